@@ -1,0 +1,1 @@
+"""Writers: results to bytes and text."""

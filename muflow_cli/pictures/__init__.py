@@ -1,0 +1,1 @@
+"""From disk to uint8 pictures."""
