@@ -39,6 +39,13 @@ class TooFewScores(MuflowError):
         super().__init__(f"{purpose} needs scores of {needed} real pictures, found {found}: add pictures")
 
 
+class BadCalibration(MuflowError):
+    """Calibration scores that cannot be used."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the calibration {what}: calibrate the detector again")
+
+
 class OutputExists(MuflowError):
     """An output file that is already there."""
 
@@ -59,3 +66,34 @@ class NotFinite(MuflowError):
 
 class NothingToDo(MuflowError):
     """No input was found where the user pointed."""
+
+
+class BadReport(MuflowError):
+    """A report that cannot be read back."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: give a json or jsonl report as muflow wrote it, without --fields")
+
+
+class BadScores(MuflowError):
+    """Scores and labels that a metric cannot be computed from."""
+
+    def __init__(self, purpose: str, reals: int, fakes: int) -> None:
+        super().__init__(
+            f"{purpose} needs scores of at least one real and one fake picture, found {reals} real and {fakes} fake: "
+            "add the missing kind"
+        )
+
+
+class BadExpression(MuflowError):
+    """A small text of the command line that does not parse; columns count from 1."""
+
+    def __init__(self, kind: str, text: str, column: int, problem: str) -> None:
+        super().__init__(f"{kind} {text!r}, column {column}: {problem}")
+
+
+class BadTable(MuflowError):
+    """A CSV file whose line or column is wrong; lines count from 1, the header being line 1."""
+
+    def __init__(self, path: str, line: int, column: str, problem: str) -> None:
+        super().__init__(f"{path}, line {line}, column {column!r}: {problem}")
