@@ -49,6 +49,7 @@ class Scored:
         duplicate_of: path of the first input with the same bytes in this run.
         calibration: "matched", a stratum's name, "fallback" or "extrapolated".
         atypical_input: names of the facts outside the calibration set's range.
+        heaviest: the scale that weighs most in the verdict; None for rules that do not look at single scales.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Scored:
     duplicate_of: str | None = None
     calibration: str = "matched"
     atypical_input: tuple[str, ...] = ()
+    heaviest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
