@@ -1,0 +1,274 @@
+"""The FastFlow of one scale: FrEIA blocks that are trained, and the same function on plain tensors that scores.
+
+Source: Yu et al. 2021, FastFlow (arXiv 2111.07677), over FrEIA 0.2's `AllInOneBlock`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation uses
+from FrEIA.modules import AllInOneBlock
+from torch import Tensor, nn
+
+from muflow_cli.specs import FlowSpec
+
+# FrEIA multiplies the coupling nets' output by this, "for stability and easier initialization".
+NET_SCALE = 0.1
+
+
+class Flow(nn.Module):
+    """A chain of FrEIA coupling blocks over (C, H, W) maps of any height and width: the trained form.
+
+    Args:
+        channels: C, at least 2.
+        spec: steps, kernels, hidden ratio, clamp.
+        block_scale: factor by which each block multiplies its input at the start.
+    """
+
+    def __init__(self, channels: int, spec: FlowSpec, block_scale: float) -> None:
+        super().__init__()
+        self.clamp = spec.clamp
+        kernels = (spec.kernels[i % len(spec.kernels)] for i in range(spec.steps))
+        self.blocks = nn.ModuleList(
+            AllInOneBlock(
+                [(channels, 1, 1)],
+                subnet_constructor=_coupling_net(kernel, spec.hidden_ratio),
+                affine_clamping=spec.clamp,
+                global_affine_init=block_scale,
+                global_affine_type="SOFTPLUS",
+            )
+            for kernel in kernels
+        )
+        for block in self.blocks:
+            # FrEIA keeps a permutation as two dense C x C matrices; beside them, the same as indices.
+            block.register_buffer("permutation", _indices(block), persistent=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, H, W) and the log-determinant of the whole map (B,), by FrEIA's own code."""
+        log_det = x.new_zeros(len(x))
+        for block in self.blocks:
+            (x,), block_log_det = block([x])
+            log_det = log_det + block_log_det
+        return x, log_det
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The map (B, C, H, W) whose latents are `z`."""
+        for block in self.blocks[::-1]:
+            (z,), _ = block([z], rev=True)
+        return z
+
+
+def _indices(block: AllInOneBlock) -> Tensor:
+    return block.w_perm.flatten(1).argmax(dim=1)
+
+
+def _coupling_net(kernel: int, hidden_ratio: float) -> Callable[[int, int], nn.Module]:
+    def build(inputs: int, outputs: int) -> nn.Module:
+        hidden = max(1, int(hidden_ratio * inputs))
+        return nn.Sequential(
+            nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2),
+            nn.ReLU(),
+            nn.Conv2d(hidden, outputs, kernel, padding=kernel // 2),
+        )
+
+    return build
+
+
+def build_flow(channels: int, spec: FlowSpec, seed: int, scale: float = 1.0) -> Flow:
+    """An untrained flow, the same for the same arguments whatever the state of the global generators.
+
+    Args:
+        channels: C, at least 2.
+        spec: steps, kernels, hidden ratio, clamp.
+        seed: of the permutations and of the coupling nets.
+        scale: factor by which the whole flow multiplies its input at the start, coupling aside; above 0.
+    """
+    block_scale = scale ** (1 / spec.steps) if spec.steps else 1.0
+    # FrEIA draws permutations from NumPy's global generator and nn.Conv2d draws from torch's: neither takes another.
+    state = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            return Flow(channels, spec, block_scale)
+        finally:
+            np.random.set_state(state)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One coupling block: the passive half of the channels scales and shifts the other, then all are permuted.
+
+    Attributes:
+        weight_in: (hidden, C1, k, k), C1 = C - C // 2.
+        bias_in: (hidden,).
+        weight_out: (2 C2, hidden, k, k), C2 = C // 2, FrEIA's factor 0.1 included.
+        bias_out: (2 C2,), likewise.
+        scale: (C,) positive, before the permutation.
+        offset: (C,).
+        permutation: (C,) int64; output channel i is channel permutation[i].
+    """
+
+    weight_in: Tensor
+    bias_in: Tensor
+    weight_out: Tensor
+    bias_out: Tensor
+    scale: Tensor
+    offset: Tensor
+    permutation: Tensor
+
+    @property
+    def kernel(self) -> int:
+        """Side of the convolutions."""
+        return self.weight_in.shape[-1]
+
+    def net(self, x: Tensor) -> Tensor:
+        """Scales and shifts (B, 2 C2, H, W) of the passive half (B, C1, H, W), in x's dtype."""
+        padding = self.kernel // 2
+        hidden = F.conv2d(x.to(self.weight_in.dtype), self.weight_in, self.bias_in, padding=padding).relu_()
+        return F.conv2d(hidden, self.weight_out, self.bias_out, padding=padding).to(x.dtype)
+
+    def pointwise_net(self, x: Tensor) -> Tensor:
+        """The same for 1x1 kernels over channels-first positions: (C1, P) to (2 C2, P)."""
+        weight_in, weight_out = self.weight_in.flatten(1), self.weight_out.flatten(1)
+        hidden = torch.addmm(self.bias_in[:, None], weight_in, x.to(weight_in.dtype)).relu_()
+        return torch.addmm(self.bias_out[:, None], weight_out, hidden).to(x.dtype)
+
+    def to(self, device: torch.device | None, dtype: torch.dtype | None) -> Step:
+        """The step elsewhere; `dtype` is that of the nets, the affine part stays float32 at least."""
+        wide = None if dtype is None else torch.promote_types(dtype, torch.float32)
+        return Step(
+            weight_in=self.weight_in.to(device, dtype),
+            bias_in=self.bias_in.to(device, dtype),
+            weight_out=self.weight_out.to(device, dtype),
+            bias_out=self.bias_out.to(device, dtype),
+            scale=self.scale.to(device, wide),
+            offset=self.offset.to(device, wide),
+            permutation=self.permutation.to(device),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlainFlow:
+    """A flow as plain tensors: permutations by index, one log-determinant per position.
+
+    Attributes:
+        steps: coupling blocks in order; none = the identity.
+        clamp: bound of the couplings' log-scale.
+    """
+
+    steps: tuple[Step, ...]
+    clamp: float
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, H, W) and log-determinants (B, H, W), nats; their sum over positions is the map's.
+
+        x (B, C, H, W) and the log-determinants are computed in float32 at least, the nets in the steps' dtype.
+        """
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if any(step.kernel > 1 for step in self.steps):
+            return self._run(x, 1)
+        # Positions are independent: channels first, one long matrix, so that halves are views and nets are products.
+        flat = x.transpose(0, 1)
+        z, log_det = self._run(flat.reshape(x.shape[1], -1), 0)
+        return z.view(flat.shape).transpose(0, 1), log_det.view(flat.shape[1:])
+
+    def _run(self, x: Tensor, channel: int) -> tuple[Tensor, Tensor]:
+        """The flow over x whose channels lie in dimension `channel`: (C, P) or (B, C, H, W)."""
+        like = [1] * (x.dim() - channel - 1)
+        log_det = x.new_zeros(()).expand(x.select(channel, 0).shape)
+        for step in self.steps:
+            passive, active = x.tensor_split([step.weight_in.shape[1]], channel)
+            net = step.net(passive) if channel else step.pointwise_net(passive)
+            raw, shift = net.tensor_split(2, channel)
+            log_scale = self.clamp * torch.tanh(raw)
+            x = torch.cat([passive, torch.addcmul(shift, active, log_scale.exp())], channel)
+            x = torch.addcmul(step.offset.to(x.dtype).view(-1, *like), x, step.scale.to(x.dtype).view(-1, *like))
+            x = x.index_select(channel, step.permutation)
+            log_det = log_det + log_scale.sum(channel)
+        return x, log_det + self._global_log_det().to(log_det)
+
+    def _global_log_det(self) -> Tensor:
+        """The part of the log-determinant that every position has alike."""
+        return sum((step.scale.log().sum() for step in self.steps), torch.zeros(()))
+
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> PlainFlow:
+        """The same flow elsewhere, its coupling nets in `dtype` (bfloat16, float32, float64)."""
+        return PlainFlow(tuple(step.to(device, dtype) for step in self.steps), self.clamp)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name, `step0.weight_in` and so on; none for the identity."""
+        names = Step.__slots__
+        return {f"step{i}.{name}": getattr(step, name) for i, step in enumerate(self.steps) for name in names}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], spec: FlowSpec) -> PlainFlow:
+        """The flow of `spec` whose `tensors()` these are.
+
+        Raises:
+            KeyError: a tensor is missing.
+            ValueError: tensors are left over, or their shapes do not belong together.
+        """
+        steps = tuple(Step(*(tensors[f"step{i}.{name}"] for name in Step.__slots__)) for i in range(spec.steps))
+        flow = cls(steps, spec.clamp)
+        left = sorted(tensors.keys() - flow.tensors().keys())
+        if left:
+            raise ValueError(f"a flow of {spec.steps} steps has no tensor {left[0]}")
+        for i, step in enumerate(steps):
+            _check_shapes(i, step, spec.kernels[i % len(spec.kernels)])
+        return flow
+
+
+def _check_shapes(index: int, step: Step, kernel: int) -> None:
+    channels, hidden = len(step.scale), len(step.bias_in)
+    active = channels // 2
+    expected = (
+        (hidden, channels - active, kernel, kernel),
+        (hidden,),
+        (2 * active, hidden, kernel, kernel),
+        (2 * active,),
+        (channels,),
+        (channels,),
+        (channels,),
+    )
+    for name, shape in zip(Step.__slots__, expected, strict=True):
+        found = tuple(getattr(step, name).shape)
+        if found != shape:
+            raise ValueError(f"step{index}.{name} has shape {found}, expected {shape}")
+    if not torch.equal(step.permutation.sort().values, torch.arange(channels, device=step.permutation.device)):
+        raise ValueError(f"step{index}.permutation is not a permutation of {channels} channels")
+
+
+def trace(flow: Flow) -> PlainFlow:
+    """`flow` as plain tensors that its parameters' gradients flow through."""
+    blocks: list[AllInOneBlock] = list(flow.blocks)
+    if not blocks:
+        return PlainFlow((), flow.clamp)
+    # All blocks' global scales at once: eight tiny operations less per block and training step.
+    raw = torch.stack([block.global_scale.flatten() for block in blocks])
+    scales = (NET_SCALE * F.softplus(raw, beta=0.5)).unbind()
+    return PlainFlow(tuple(_step(b, s) for b, s in zip(blocks, scales, strict=True)), flow.clamp)
+
+
+def plain(flow: Flow) -> PlainFlow:
+    """`flow` as plain tensors of their own, without gradients: what scores and what a bundle holds."""
+    live = trace(flow)
+    copies = (Step(*(getattr(s, name).detach().clone() for name in Step.__slots__)) for s in live.steps)
+    return PlainFlow(tuple(copies), live.clamp)
+
+
+def _step(block: AllInOneBlock, scale: Tensor) -> Step:
+    first, _, last = block.subnet
+    return Step(
+        first.weight,
+        first.bias,
+        NET_SCALE * last.weight,
+        NET_SCALE * last.bias,
+        scale,
+        block.global_offset.flatten(),
+        block.permutation,
+    )
