@@ -14,9 +14,19 @@ from numpy.typing import NDArray
 
 from muflow_cli.canonical import canonical_json, from_json, to_json
 from muflow_cli.errors import BadCalibration, NotFinite, TooFewScores
+from muflow_cli.rates import Description, Stratum, check_normality, promised_rate, smallest_p_value
 from muflow_cli.records import Facts
-from muflow_cli.rules import RULES, Judgement, Rule, Scores, picture_scores, stratum_minimum
-from muflow_cli.specs import RuleSpec
+from muflow_cli.rules import (
+    NOVELTY_METHODS,
+    RULES,
+    Judgement,
+    Rule,
+    Scores,
+    novelty_subsample,
+    picture_scores,
+    stratum_minimum,
+)
+from muflow_cli.specs import Method, RuleSpec
 from muflow_cli.strata import ranges_of, stratum_name
 
 # Facts that are whole numbers, each stored as one (n,) array.
@@ -86,7 +96,7 @@ class Calibration:
         return {
             "scores": self.scores,
             "score": picture_scores(self.scores),
-            "sha256": np.frombuffer(digests, dtype=np.uint8).reshape(len(self), 32),
+            "sha256": np.frombuffer(digests, dtype=np.uint8).reshape(len(self), 32).copy(),
             "format": np.array([formats.index(one.format) for one in self.facts], dtype=np.int64),
             "jpeg_quality": np.array(quality, dtype=np.int64),
             "sharpness": np.array(sharpness, dtype=np.float64),
@@ -237,6 +247,28 @@ class Judge:
             for place, row in enumerate(rows):
                 verdicts[row] = self._verdict(judgement, place, said, facts[row])
         return [verdicts[row] for row in range(len(facts))]
+
+    def describe(self) -> Description:
+        """What may be said of these reals and this rule, for a summary."""
+        own, spec, n = self._calibration, self._spec, len(self._calibration)
+        return Description(
+            pictures=n,
+            rule=spec,
+            created=own.created,
+            source_digest=own.source_digest,
+            smallest_p_value=smallest_p_value(spec, n),
+            true_rate=promised_rate(spec, n),
+            normality=check_normality(own.scores, spec) if spec.method is Method.GAUSSIAN else None,
+            fitted_on=len(novelty_subsample(n)) if spec.method in NOVELTY_METHODS else None,
+            stratum_minimum=stratum_minimum(spec),
+            strata=tuple(self._stratum(name) for name in sorted(self._members)),
+            ranges=self._ranges,
+        )
+
+    def _stratum(self, name: str) -> Stratum:
+        pictures, calibrated = len(self._members[name]), name in self._rules
+        true_rate = promised_rate(self._spec, pictures) if calibrated else None
+        return Stratum(name=name, pictures=pictures, calibrated=calibrated, true_rate=true_rate)
 
     def _rule_for(self, name: str) -> tuple[Rule, str]:
         if not self._spec.by:

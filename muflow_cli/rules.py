@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil
 from statistics import NormalDist
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
-from muflow_cli.errors import BadSpec, TooFewScores
+from muflow_cli.errors import BadCalibration, BadSpec, TooFewScores
 from muflow_cli.specs import Method, RuleSpec, Tail
 
 Scores = NDArray[np.float64]
 
 # LOF and the one-class SVM compare pictures with each other: time and memory grow with n or its square.
+NOVELTY_METHODS: Final = frozenset({Method.LOF, Method.OCSVM})
 NOVELTY_CAP: Final = 10_000
 NOVELTY_SEED: Final = 0
 LOF_NEIGHBOURS: Final = 20  # scikit-learn's default, fewer where fewer reals are there
@@ -53,32 +53,18 @@ class Rule(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class RateBounds:
-    """What n reals allow to be said of the true false-positive rate, a probability.
-
-    Attributes:
-        low: 2.5 % quantile.
-        high: 97.5 % quantile.
-        at_most: 95 % quantile, the one-sided statement.
-    """
-
-    low: float
-    high: float
-    at_most: float
-
-
 def picture_scores(scores: Scores) -> Scores:
     """One score per picture, (B,): the mean of its (B, S) per-scale scores."""
     means: Scores = np.ascontiguousarray(scores).mean(axis=1)
     return means
 
 
-def _tails(spec: RuleSpec) -> int:
+def tails_of(spec: RuleSpec) -> int:
+    """How many tails share alpha."""
     return 2 if spec.tail is Tail.BOTH else 1
 
 
-def _exact(alpha: float) -> Fraction:
+def exact(alpha: float) -> Fraction:
     """The decimal number that was asked for: 0.07 * 100 is 7, not 7.000000000000001."""
     return Fraction(repr(float(alpha)))
 
@@ -89,55 +75,23 @@ def pictures_needed(spec: RuleSpec) -> int:
     Conformal: alpha >= 1 / (n + 1), each tail at alpha / 2. Fisher: the same, one tail, for the half that calibrates
     the statistic. LOF and one-class SVM: alpha * n >= 1. Gaussian: 2, for a deviation; it extrapolates.
     """
-    alpha = _exact(spec.alpha)
+    alpha = exact(spec.alpha)
     if spec.method is Method.GAUSSIAN:
         return 2
     if spec.method is Method.FISHER:
         return max(2, 2 * (ceil(1 / alpha) - 1) - 1)
     if spec.method is Method.CONFORMAL:
-        return ceil(_tails(spec) / alpha) - 1
+        return ceil(tails_of(spec) / alpha) - 1
     return max(2, ceil(1 / alpha))
 
 
 def stratum_minimum(spec: RuleSpec) -> int:
     """Fewest reals for a stratum to have a rule of its own: enough for the rule and for its p-value to reach alpha."""
-    return max(pictures_needed(spec), ceil(_tails(spec) / _exact(spec.alpha)) - 1)
+    return max(pictures_needed(spec), ceil(tails_of(spec) / exact(spec.alpha)) - 1)
 
 
-def _conformal_rank(spec: RuleSpec, n: int) -> tuple[int, int]:
-    """How many ranks (k, of m + 1) a conformal threshold flags: the realised rate is Beta(k, m + 1 - k)."""
-    if spec.method is Method.FISHER:
-        calibrating = n - n // 2
-        return floor(_exact(spec.alpha) * (calibrating + 1)), calibrating
-    return _tails(spec) * floor(_exact(spec.alpha) / _tails(spec) * (n + 1)), n
-
-
-def smallest_p_value(spec: RuleSpec, n: int) -> float:
-    """Smallest p-value that n reals can give: 1 / (n + 1), 2 / (n + 1) with both tails, by its half with Fisher."""
-    if spec.method is Method.FISHER:
-        return 1 / (n - n // 2 + 1)
-    return min(1.0, _tails(spec) / (n + 1))
-
-
-def true_rate_bounds(spec: RuleSpec, n: int) -> RateBounds:
-    """Where the true false-positive rate of a conformal or Fisher threshold lies, given that it was set on n reals.
-
-    The threshold is an order statistic, so over draws of the n reals the rate follows Beta(k, n + 1 - k) with
-    k = floor(alpha (n + 1)) (two tails: the sum of two such rates, k = 2 floor(alpha (n + 1) / 2)) when scores have no
-    ties, and is smaller with ties. Example: alpha 0.01 from 1,000 reals, at most 0.0157 with 95 % confidence.
-
-    Source: Vovk 2012, "Conditional validity of inductive conformal predictors", section 3.
-
-    Raises:
-        TooFewScores: with fewer reals than alpha needs.
-    """
-    _require(spec, n)
-    k, m = _conformal_rank(spec, n)
-    low, high, at_most = betaincinv(k, m + 1 - k, [0.025, 0.975, 0.95])
-    return RateBounds(float(low), float(high), float(at_most))
-
-
-def _require(spec: RuleSpec, n: int) -> None:
+def require_pictures(spec: RuleSpec, n: int) -> None:
+    """Raise TooFewScores where n reals cannot reach the rule's alpha."""
     needed = pictures_needed(spec)
     if n < needed:
         raise TooFewScores(f"method {spec.method} at alpha {spec.alpha:g}, tail {spec.tail},", n, needed)
@@ -203,7 +157,7 @@ class Gaussian:
         if self.spec.tail is Tail.BOTH:
             # The tail on record is the one that was exceeded: the median's side can differ when scores are skew.
             high, away = away > 0, np.abs(away)
-        limit = NormalDist().inv_cdf(1 - self.spec.alpha / _tails(self.spec)) * self.deviation
+        limit = NormalDist().inv_cdf(1 - self.spec.alpha / tails_of(self.spec)) * self.deviation
         return Judgement(p_value, away > limit, _tail_names(high))
 
 
@@ -261,20 +215,22 @@ class Novelty:
 
 def fit_conformal(scores: Scores, spec: RuleSpec) -> Conformal:
     """Conformal rule from (n, S) scores of reals; TooFewScores when alpha is below what n can reach."""
-    _require(spec, len(scores))
+    require_pictures(spec, len(scores))
     return Conformal(np.sort(picture_scores(scores)), spec)
 
 
 def fit_gaussian(scores: Scores, spec: RuleSpec) -> Gaussian:
-    """Gaussian rule from (n, S) scores of reals, n >= 2, by their mean and sample deviation (n - 1)."""
-    _require(spec, len(scores))
+    """Gaussian rule from (n, S) scores of reals, by their mean and sample deviation; BadCalibration when all equal."""
+    require_pictures(spec, len(scores))
     reals = np.sort(picture_scores(scores))
+    if reals[0] == reals[-1]:
+        raise BadCalibration("holds scores that are all equal, through which no Gaussian goes")
     return Gaussian(reals, spec, float(reals.mean()), float(reals.std(ddof=1)))
 
 
 def fit_fisher(scores: Scores, spec: RuleSpec) -> Fisher:
     """Fisher rule from (n, S) scores of reals in an order that knows nothing of the scores (by content hash)."""
-    _require(spec, len(scores))
+    require_pictures(spec, len(scores))
     half = len(scores) // 2
     reference = np.sort(scores[:half], axis=0)
     p_values, _ = _scale_p_values(reference, scores[half:], spec.tail)
@@ -292,7 +248,7 @@ def _fit_novelty(scores: Scores, spec: RuleSpec, model: Any) -> Novelty:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    _require(spec, len(scores))
+    require_pictures(spec, len(scores))
     pipeline = make_pipeline(StandardScaler(), model).fit(scores[novelty_subsample(len(scores))])
     return Novelty(np.sort(picture_scores(scores)), spec, pipeline)
 
