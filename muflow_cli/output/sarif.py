@@ -1,0 +1,118 @@
+"""SARIF 2.1.0 (OASIS): flagged pictures are results, inputs that could not be read are notifications."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import PurePath
+from typing import BinaryIO, Final
+from urllib.parse import quote
+
+from muflow_cli.errors import BadSpec
+from muflow_cli.output.encode import detector_to_json, line, result_to_json, run_to_json, summary_to_json
+from muflow_cli.output.inert import escape
+from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary, Unreadable
+
+SCHEMA_URI: Final = "https://json.schemastore.org/sarif-2.1.0.json"
+
+_RULES: Final = {
+    "high": ("synthetic-face-high", "UnlikeTheRealFaces", "Less like the real faces fitted than the rule allows."),
+    "low": ("synthetic-face-low", "TooTypicalOfTheRealFaces", "More typical than the real faces fitted ever are."),
+}
+
+_REMOTE: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+def artifact_uri(path: str) -> str:
+    """A path as found -> a URI reference (RFC 3986): remote addresses as they are, local names percent-encoded.
+
+    Bytes that are not UTF-8 are encoded as those bytes, so that the name is recoverable.
+    """
+    raw = path.encode("utf-8", "surrogateescape")
+    if _REMOTE.match(path):
+        return quote(raw, safe=":/?#@!$&'()*+,;=%")
+    prefix = "file://" if PurePath(path).is_absolute() else ""
+    return prefix + quote(raw, safe="/!")
+
+
+def _location(path: str) -> dict[str, object]:
+    return {"physicalLocation": {"artifactLocation": {"uri": artifact_uri(path)}}}
+
+
+def _finding(result: Scored) -> dict[str, object]:
+    rule = _RULES[result.tail][0]
+    text = f"{escape(result.path)}: flagged, p = {result.p_value:.4g}, score {result.score:.4f} ({result.tail} tail)"
+    properties = {key: value for key, value in result_to_json(result).items() if key not in {"path", "error"}}
+    return {
+        "ruleId": rule,
+        "ruleIndex": list(_RULES).index(result.tail),
+        "level": "warning",
+        "message": {"text": text},
+        "locations": [_location(result.path)],
+        "fingerprints": {"contentSha256/v1": result.facts.sha256},
+        "properties": properties,
+    }
+
+
+def _notification(result: Unreadable) -> dict[str, object]:
+    return {
+        "level": "error",
+        "descriptor": {"id": result.code},
+        "message": {"text": f"{escape(result.path)}: {escape(result.message)}"},
+        "locations": [_location(result.path)],
+    }
+
+
+def _tool(run: RunInfo) -> dict[str, object]:
+    rules = [{"id": key, "name": name, "shortDescription": {"text": text}} for key, name, text in _RULES.values()]
+    return {"driver": {"name": run.tool, "version": run.version, "rules": rules}}
+
+
+class SarifWriter:
+    """One SARIF log of one run; findings are streamed, notifications wait in a temporary file.
+
+    Scores that were not flagged are not findings: the summary in `properties` counts them.
+    """
+
+    def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None) -> None:
+        if fields is not None:
+            raise BadSpec("--fields", ",".join(fields), "left out with sarif, whose shape is fixed by its standard")
+        self._stream = stream
+        # In memory up to 1 MiB, on disk beyond it.
+        self._notifications = tempfile.SpooledTemporaryFile(max_size=2**20)  # noqa: SIM115 - lives until `end`
+        self._separator = self._notice_separator = b"\n"
+        self._detector: dict[str, object] = {}
+
+    def begin(self, run: RunInfo, detector: DetectorInfo) -> None:
+        """Open the log up to its findings."""
+        self._detector = detector_to_json(detector)
+        head = line({"$schema": SCHEMA_URI, "version": "2.1.0"}).removesuffix(b"}\n")
+        body = line({"tool": _tool(run), "columnKind": "unicodeCodePoints"}).removesuffix(b"}\n")
+        self._stream.write(head + b',"runs":[' + body + b',"results":[')
+
+    def write(self, result: Result) -> None:
+        """Add a finding or a notification; a picture that was not flagged adds nothing."""
+        if isinstance(result, Unreadable):
+            self._notifications.write(self._notice_separator + line(_notification(result)).rstrip(b"\n"))
+            self._notice_separator = b",\n"
+        elif result.flagged:
+            self._stream.write(self._separator + line(_finding(result)).rstrip(b"\n"))
+            self._stream.flush()
+            self._separator = b",\n"
+
+    def end(self, run: RunInfo, summary: Summary) -> None:
+        """Close the log: when it ran, what could not be read, and the counts."""
+        properties = {"run": run_to_json(run), "detector": self._detector, "summary": summary_to_json(summary)}
+        self._stream.write(b'\n],"invocations":[' + line(_invocation(run, summary)).removesuffix(b"}\n"))
+        self._stream.write(b',"toolExecutionNotifications":[')
+        self._notifications.seek(0)
+        while chunk := self._notifications.read(2**16):
+            self._stream.write(chunk)
+        self._notifications.close()
+        self._stream.write(b'\n]}],"properties":' + line(properties).rstrip(b"\n") + b"}]}\n")
+        self._stream.flush()
+
+
+def _invocation(run: RunInfo, summary: Summary) -> dict[str, object]:
+    times = {"startTimeUtc": run.started, **({"endTimeUtc": run.finished} if run.finished else {})}
+    return {"executionSuccessful": not summary.interrupted, "arguments": list(run.argv), **times}

@@ -1,0 +1,146 @@
+"""CSV for spreadsheets and aligned lines for people, both streamed."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import IO, BinaryIO, Final, cast
+
+from rich.console import Console
+from rich.text import Text
+
+from muflow_cli.output.encode import FIELDS, check_fields, result_to_json, select
+from muflow_cli.output.inert import cell, escape
+from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary
+
+_ERROR_COLUMNS: Final = ("error_code", "error_message")
+
+_TABLE_FIELDS: Final = ("verdict", "tail", "p_value", "score", "path")
+
+# Widths in characters that hold nearly every value; the last column is never padded, so long paths break nothing.
+_WIDTHS: Final = {
+    "path": 40,
+    "sha256": 64,
+    "bytes": 10,
+    "format": 6,
+    "width": 6,
+    "height": 6,
+    "jpeg_quality": 12,
+    "sharpness": 9,
+    "score": 10,
+    "scale_scores": 32,
+    "p_value": 8,
+    "flagged": 7,
+    "tail": 4,
+    "verdict": 12,
+    "q_value": 8,
+    "duplicate_of": 40,
+    "calibration": 12,
+    "atypical_input": 16,
+    "error": 40,
+}
+
+_STYLES: Final = {"flagged": "bold red", "inconclusive": "yellow", "unreadable": "magenta"}
+
+
+def csv_columns(fields: Sequence[str] | None) -> tuple[str, ...]:
+    """Header of the CSV: the fields, `error` being two columns."""
+    names = FIELDS if fields is None else tuple(fields)
+    return tuple(column for name in names for column in (_ERROR_COLUMNS if name == "error" else (name,)))
+
+
+def _csv_cell(value: object) -> object:
+    if isinstance(value, str):
+        return cell(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        # A JSON array starts with a bracket, where "-1.5;-2.0" or "-1.5 -2.0" may become a formula.
+        return json.dumps(value)
+    return value
+
+
+class CsvWriter:
+    """RFC 4180, UTF-8, lines ending in CR LF, a header row; numbers in full precision, an empty cell for null.
+
+    Text cells are made inert and stay recoverable (`output.inert.cell`); lists are JSON arrays.
+    """
+
+    def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None) -> None:
+        check_fields(fields)
+        self._stream, self._columns = stream, csv_columns(fields)
+
+    def begin(self, run: RunInfo, detector: DetectorInfo) -> None:  # noqa: ARG002 - a CSV has rows only
+        """Write the header row."""
+        self._row(self._columns)
+
+    def write(self, result: Result) -> None:
+        """Write one row."""
+        value = result_to_json(result)
+        error = value.get("error")
+        parts = {f"error_{key}": text for key, text in error.items()} if isinstance(error, Mapping) else {}
+        self._row([_csv_cell({**value, **parts}.get(column)) for column in self._columns])
+
+    def end(self, run: RunInfo, summary: Summary) -> None:
+        """Nothing: a CSV has rows only."""
+
+    def _row(self, cells: Sequence[object]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\r\n").writerow(cells)
+        self._stream.write(text.getvalue().encode("utf-8"))
+        self._stream.flush()
+
+
+def _show(name: str, value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2f}" if name == "sharpness" else f"{value:.4f}"
+    if isinstance(value, list):
+        return " ".join(_show(name, item) for item in value) or "-"
+    if isinstance(value, Mapping):
+        return escape(f"{value['code']}: {value['message']}")
+    return escape(str(value))
+
+
+class TableWriter:
+    """Aligned columns, one result a line, the path last; colours only on a terminal (NO_COLOR is heeded).
+
+    A name's control characters, direction overrides and bytes that are not UTF-8 are written out as escapes,
+    and nothing in it is taken for markup.
+    """
+
+    def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None) -> None:
+        check_fields(fields)
+        self._fields = fields or _TABLE_FIELDS
+        # codecs' writer, unlike io.TextIOWrapper, leaves the stream open when it is collected.
+        text = cast(IO[str], codecs.getwriter("utf-8")(stream))
+        self._console = Console(file=text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._stream = stream
+
+    def begin(self, run: RunInfo, detector: DetectorInfo) -> None:  # noqa: ARG002 - a table has rows only
+        """Write the column titles."""
+        self._put([name.upper() for name in self._fields], "bold")
+
+    def write(self, result: Result) -> None:
+        """Write one line; an input that could not be read says why after its path."""
+        value = result_to_json(result)
+        error = value.get("error")
+        shown = select({"verdict": "unreadable", **value} if error else value, self._fields)
+        cells = [_show(name, item) for name, item in shown.items()]
+        if error and "error" not in self._fields:
+            cells[-1] += f"  ({_show('error', error)})"
+        self._put(cells, _STYLES.get(str(shown.get("verdict")), ""))
+
+    def end(self, run: RunInfo, summary: Summary) -> None:
+        """Nothing: the summary goes to stderr."""
+
+    def _put(self, cells: Sequence[str], style: str) -> None:
+        padded = [text.ljust(_WIDTHS[name]) for text, name in zip(cells[:-1], self._fields, strict=False)]
+        self._console.print(Text("  ".join([*padded, cells[-1]]), style=style), soft_wrap=True)
+        self._stream.flush()
