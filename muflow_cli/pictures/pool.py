@@ -1,0 +1,145 @@
+"""Read, decode and cut on worker threads: bounded look-ahead, results in the order of the inputs."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from muflow_cli.errors import BadSpec
+from muflow_cli.pictures.decode import PictureError, decode
+from muflow_cli.pictures.sources import Source, unreadable
+from muflow_cli.pictures.views import cut_views
+from muflow_cli.records import Facts, Unreadable
+from muflow_cli.specs import InputSpec, ViewSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One picture ready to be scored.
+
+    Attributes:
+        path: as found.
+        facts: with the sharpness of the first view.
+        views: (V, size, size, 3).
+        thumbnail: a small JPEG, where asked for.
+    """
+
+    path: str
+    facts: Facts
+    views: NDArray[np.uint8]
+    thumbnail: bytes | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadSpec:
+    """How inputs become views.
+
+    Attributes:
+        view: the detector's views.
+        inputs: limits on bytes and pixels.
+        workers: decoding threads, at least 1.
+        ahead: inputs held beyond the one being consumed, at least 1: the bound on memory.
+        crops_seed: random crops for fitting, drawn from (seed, content), so that neither order nor workers matter.
+        thumbnail: longer side of a JPEG thumbnail, pixels; 0 = none.
+        transform: applied to the decoded picture before the views are cut.
+    """
+
+    view: ViewSpec
+    inputs: InputSpec
+    workers: int
+    ahead: int
+    crops_seed: int | None = None
+    thumbnail: int = 0
+    transform: Callable[[Image.Image], Image.Image] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("workers", self.workers), ("ahead", self.ahead)):
+            if value < 1:
+                raise BadSpec(name, value, "at least 1")
+
+
+def load(sources: Iterable[Source | Unreadable], spec: LoadSpec) -> Iterator[Loaded | Unreadable]:
+    """Results in the order of the sources, at most `spec.ahead` inputs read beyond those handed out.
+
+    Sources are drawn in the consumer's thread. An exception of `sources` is raised in its place, after the results
+    of everything before it. Closing the iterator cancels what waits and returns when the running pictures are done.
+    """
+    pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="decode")
+    pending: deque[Future[Loaded | Unreadable]] = deque()
+    tasks = _submitted(iter(sources), spec, pool)
+    try:
+        _fill(pending, tasks, spec.ahead)
+        while pending:
+            result = pending.popleft().result()
+            _fill(pending, tasks, spec.ahead)
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def sharpness(view: NDArray[np.uint8]) -> float:
+    """Standard deviation of the 4-neighbour Laplacian of the luma, in grey levels.
+
+    Args:
+        view: (H, W, 3), RGB, H and W at least 3.
+    """
+    luma = np.asarray(Image.fromarray(view).convert("L"), dtype=np.float32)
+    laplacian = luma[1:-1, :-2] + luma[1:-1, 2:] + luma[:-2, 1:-1] + luma[2:, 1:-1] - 4 * luma[1:-1, 1:-1]
+    return float(laplacian.std(dtype=np.float64))
+
+
+def _submitted(
+    sources: Iterator[Source | Unreadable], spec: LoadSpec, pool: ThreadPoolExecutor
+) -> Iterator[Future[Loaded | Unreadable]]:
+    try:
+        for source in sources:
+            yield pool.submit(_load_one, source, spec)
+    except Exception as error:  # noqa: BLE001  re-raised by result(), in its place among the results
+        failed: Future[Loaded | Unreadable] = Future()
+        failed.set_exception(error)
+        yield failed
+
+
+def _fill(
+    pending: deque[Future[Loaded | Unreadable]], tasks: Iterator[Future[Loaded | Unreadable]], ahead: int
+) -> None:
+    while len(pending) < ahead and (task := next(tasks, None)) is not None:
+        pending.append(task)
+
+
+def _load_one(source: Source | Unreadable, spec: LoadSpec) -> Loaded | Unreadable:
+    if isinstance(source, Unreadable):
+        return source
+    try:
+        return _views_of(source, spec)
+    except PictureError as error:
+        return unreadable(source.path, error)
+
+
+def _views_of(source: Source, spec: LoadSpec) -> Loaded:
+    picture = decode(source.read(spec.inputs.max_bytes), spec.view, spec.inputs.max_pixels)
+    image = picture.image if spec.transform is None else spec.transform(picture.image)
+    generator = None
+    if spec.crops_seed is not None:
+        generator = np.random.default_rng([spec.crops_seed, int(picture.facts.sha256, 16)])
+    views = cut_views(image, spec.view, generator)
+    facts = replace(picture.facts, sharpness=sharpness(views[0]))
+    return Loaded(source.path, facts, views, _thumbnail(image, spec.thumbnail))
+
+
+def _thumbnail(image: Image.Image, side: int) -> bytes | None:
+    if side == 0:
+        return None
+    scale = min(1.0, side / max(image.size))
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    buffer = io.BytesIO()
+    small = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    small.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

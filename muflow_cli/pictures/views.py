@@ -1,0 +1,59 @@
+"""A picture -> its square views: the whole picture squashed, or distinct crops at native resolution."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from muflow_cli.specs import View, ViewSpec
+
+# Antialiased by Pillow (its support grows with the reduction), and what torchvision's weights were trained with nearly.
+RESAMPLING = Image.Resampling.BICUBIC
+
+
+def cut_views(image: Image.Image, spec: ViewSpec, generator: np.random.Generator | None = None) -> NDArray[np.uint8]:
+    """Views of a picture, (V, size, size, 3), each distinct one once.
+
+    `resize`: the whole picture squashed to one square, antialiased bicubic. `crops`: squares at native resolution on
+    an even grid of at most `count`, or `fit_count` at random where a generator is given; a picture smaller than the
+    square in either side is cut to its centre square and resized.
+
+    Args:
+        image: RGB.
+        spec: kind, size and number of the views.
+        generator: draws the offsets of random crops, without replacement.
+    """
+    square = (spec.size, spec.size)
+    if spec.kind is View.RESIZE:
+        return np.asarray(image.resize(square, RESAMPLING))[None]
+    if min(image.size) < spec.size:
+        return np.asarray(ImageOps.fit(image, square, RESAMPLING))[None]
+    if generator is None:
+        corners = _grid(image.size, spec.size, spec.count)
+    else:
+        corners = _random(image.size, spec.size, spec.fit_count, generator)
+    return np.stack([np.asarray(image.crop((x, y, x + spec.size, y + spec.size))) for x, y in corners])
+
+
+def _grid(size: tuple[int, int], side: int, count: int) -> list[tuple[int, int]]:
+    """Corners (x, y), row by row; the longer side of the picture gets the more columns or rows."""
+    fewer = math.isqrt(count)
+    more = count // fewer
+    columns, rows = (more, fewer) if size[0] >= size[1] else (fewer, more)
+    return [(x, y) for y in _offsets(size[1] - side, rows) for x in _offsets(size[0] - side, columns)]
+
+
+def _offsets(room: int, count: int) -> list[int]:
+    """At most `count` distinct offsets spread evenly over 0..room; a single one sits in the middle."""
+    if count == 1:
+        return [room // 2]
+    return sorted({round(room * step / (count - 1)) for step in range(count)})
+
+
+def _random(size: tuple[int, int], side: int, count: int, generator: np.random.Generator) -> list[tuple[int, int]]:
+    columns, rows = size[0] - side + 1, size[1] - side + 1
+    picked = generator.choice(columns * rows, size=min(count, columns * rows), replace=False)
+    return [(int(corner) % columns, int(corner) // columns) for corner in picked]
