@@ -63,7 +63,8 @@ class Flow(nn.Module):
 
 
 def _indices(block: AllInOneBlock) -> Tensor:
-    return block.w_perm.flatten(1).argmax(dim=1)
+    matrix: Tensor = block.w_perm
+    return matrix.flatten(1).argmax(dim=1)
 
 
 def _coupling_net(kernel: int, hidden_ratio: float) -> Callable[[int, int], nn.Module]:
