@@ -1,4 +1,4 @@
-"""Time of the stratified bootstrap: 1,000 resamples of 10,000 scores on one core, beside scikit-learn's AUC in a loop."""
+"""Time of the stratified bootstrap: 1,000 resamples of 10,000 scores, beside scikit-learn in a loop; one core."""
 
 from __future__ import annotations
 

@@ -1,0 +1,114 @@
+"""Null baselines: they find what the container or the sharpness gives away, and nothing where there is nothing."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from muflow_cli.errors import BadSpec
+from muflow_cli.metrics import signed_auc
+from muflow_cli.nulls import NULL_BASELINES, metadata_features, null_scores, sharpness_features
+from muflow_cli.records import Facts
+
+DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
+
+
+def facts(number: int, **changes) -> Facts:
+    settled = {"bytes": 20_000, "format": "JPEG", "width": 256, "height": 256, "jpeg_quality": 75, "sharpness": 20.0}
+    return Facts(sha256=f"{number:064x}", **(settled | changes))
+
+
+def null_auc(features, fake) -> float:
+    return signed_auc(null_scores(features, fake), fake)
+
+
+@pytest.fixture
+def fake() -> np.ndarray:
+    return np.arange(240) >= 140
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(2)
+
+
+def test_a_container_that_differs_is_found_by_metadata_and_not_by_sharpness(fake, rng):
+    pictures = [
+        facts(i, format="PNG" if label else "JPEG", jpeg_quality=None if label else 75, sharpness=rng.normal(20, 3))
+        for i, label in enumerate(fake)
+    ]
+    assert null_auc(metadata_features(pictures), fake) > 0.99
+    assert abs(null_auc(sharpness_features(pictures), fake) - 0.5) < 0.1
+
+
+@pytest.mark.parametrize("change", [{"width": 300, "height": 300}, {"jpeg_quality": 90}, {"bytes": 40_000}])
+def test_each_fact_of_the_file_alone_is_found(fake, rng, change):
+    pictures = [
+        facts(i, **({"bytes": int(rng.normal(20_000, 900))} | (change if f else {}))) for i, f in enumerate(fake)
+    ]
+    assert null_auc(metadata_features(pictures), fake) > 0.97
+
+
+def test_a_quality_between_two_others_is_found(fake, rng):
+    qualities = np.where(fake, 75, rng.choice([70, 80], len(fake)))
+    pictures = [facts(i, jpeg_quality=int(quality)) for i, quality in enumerate(qualities)]
+    assert null_auc(metadata_features(pictures), fake) > 0.99
+
+
+def test_sharpness_that_is_only_more_spread_is_found(fake, rng):
+    pictures = [facts(i, sharpness=rng.normal(20, 12 if label else 1)) for i, label in enumerate(fake)]
+    assert null_auc(sharpness_features(pictures), fake) > 0.8
+
+
+@pytest.mark.parametrize("baseline", NULL_BASELINES)
+def test_labels_at_random_stay_at_chance(baseline):
+    figures = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        pictures = [facts(i, bytes=int(rng.normal(20_000, 900)), sharpness=rng.normal(20, 3)) for i in range(150)]
+        shuffled = rng.permutation(np.arange(150) >= 90)
+        figures.append(null_auc(NULL_BASELINES[baseline](pictures), shuffled))
+    assert abs(np.mean(figures) - 0.5) < 0.04
+
+
+def test_pictures_that_are_all_alike_give_nothing_away_and_raise_no_warning(fake):
+    pictures = [facts(i) for i in range(len(fake))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for baseline, features in NULL_BASELINES.items():
+            assert null_auc(features(pictures), fake) == pytest.approx(0.5, abs=0.1), baseline
+
+
+def test_scores_come_back_equal_for_one_seed(fake, rng):
+    pictures = [facts(i, bytes=int(rng.normal(20_000, 900))) for i in range(len(fake))]
+    features = metadata_features(pictures)
+    np.testing.assert_array_equal(null_scores(features, fake), null_scores(features, fake))
+
+
+def test_a_kind_with_one_picture_and_a_missing_sharpness_are_refused():
+    with pytest.raises(BadSpec, match="null baseline is 1: it must be at least 2"):
+        null_scores(metadata_features([facts(0), facts(1), facts(2)]), [True, False, False])
+    with pytest.raises(BadSpec, match="missing for 1 of 2"):
+        sharpness_features([facts(0), facts(1, sharpness=None)])
+    scores = null_scores(metadata_features([facts(i) for i in range(5)]), [True, True, False, False, False])
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the development pictures are not there")
+def test_png_reals_against_jpeg_fakes_are_told_apart_by_their_files_alone():
+    with (DATA / "MANIFEST.csv").open(newline="", encoding="utf-8") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["source"] in {"celebahq_256", "stylegan1_256"}]
+    pictures = [
+        facts(
+            i,
+            format=row["format"],
+            jpeg_quality=int(row["jpeg_quality"]) if row["jpeg_quality"] else None,
+            bytes=(DATA / row["path"]).stat().st_size,
+        )
+        for i, row in enumerate(rows)
+    ]
+    assert null_auc(metadata_features(pictures), [row["kind"] == "fake" for row in rows]) == 1
