@@ -1,5 +1,5 @@
 """The Typer app: options -> spec -> one call -> writer. The last layer; nothing imports it back."""
 
+from muflow_cli.cli.app import app, main
 
-def main() -> None:
-    """Run the command line."""
+__all__ = ["app", "main"]

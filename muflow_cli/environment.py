@@ -1,0 +1,28 @@
+"""What a run stands on: versions of what computed, and the time in UTC."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from muflow_cli import __version__
+
+_PACKAGES: Final = ("torch", "torchvision", "FrEIA", "scikit-learn", "numpy", "safetensors", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of muflow, Python and every library that a score depends on."""
+    found = {"muflow": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a vendored or renamed build: say so in the record
+            found[package] = "unknown"
+    return found
+
+
+def utc_now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
