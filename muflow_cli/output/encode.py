@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final, TypeVar
 
+from muflow_cli.canonical import from_json
 from muflow_cli.errors import BadReport, BadSpec, NotFinite
 from muflow_cli.records import DetectorInfo, Facts, Result, RunInfo, Scored, Summary, Unreadable
 
@@ -19,7 +20,7 @@ _VERDICT: Final = tuple(f.name for f in fields(Scored) if f.name not in {"path",
 # The stable names, in the order in which every format shows them.
 FIELDS: Final[tuple[str, ...]] = ("path", *_FACTS, *_VERDICT, "error")
 
-_Record = TypeVar("_Record", RunInfo, DetectorInfo, Summary, Facts, Scored)
+_Record = TypeVar("_Record")
 
 
 def check_fields(selection: Sequence[str] | None) -> None:
@@ -95,14 +96,10 @@ def select(value: Mapping[str, object], selection: Sequence[str] | None) -> dict
 
 
 def _restore(kind: type[_Record], value: Mapping[str, Any]) -> _Record:
-    names = {f.name for f in fields(kind)}
-    if not isinstance(value, Mapping) or set(value) - names:
-        raise BadReport(f"the report holds no {kind.__name__} that this version knows")
-    arguments: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
     try:
-        return kind(**arguments)
-    except TypeError:
-        raise BadReport(f"the report's {kind.__name__} lacks a field") from None
+        return from_json(kind, value)
+    except (TypeError, ValueError, KeyError) as error:
+        raise BadReport(f"the report holds no whole {kind.__name__} of this version ({error})") from None
 
 
 def run_from_json(value: Mapping[str, Any]) -> RunInfo:
@@ -129,23 +126,23 @@ def result_from_json(value: Mapping[str, Any]) -> Result:
     if not isinstance(value, Mapping) or not isinstance(value.get("path"), str):
         raise BadReport("a result without a path")
     body = {key: item for key, item in value.items() if key != "type"}
-    result = _unreadable_from(body) if "error" in body else _scored_from(body)
-    if result_to_json(result) != body:
-        raise BadReport(f"the result of {result.path!a} is not whole")
-    return result
+    return _unreadable_from(body) if "error" in body else _scored_from(body)
 
 
 def _unreadable_from(body: Mapping[str, Any]) -> Unreadable:
     error = body["error"]
     if not isinstance(error, Mapping) or set(error) != {"code", "message"}:
         raise BadReport(f"the error of {body['path']!a} lacks its code or message")
-    return Unreadable(path=body["path"], sha256=body.get("sha256"), bytes=body.get("bytes"), **error)
+    rest = {key: item for key, item in body.items() if key != "error"}
+    return _restore(Unreadable, {**rest, **error})
 
 
 def _scored_from(body: Mapping[str, Any]) -> Scored:
-    facts = _restore(Facts, {key: item for key, item in body.items() if key in _FACTS})
+    facts = {key: item for key, item in body.items() if key in _FACTS}
     rest = {key: item for key, item in body.items() if key not in _FACTS}
-    return _restore(Scored, {**rest, "facts": facts})
+    result = _restore(Scored, {**rest, "facts": facts})
+    result_to_json(result)  # raises NotFinite: JSON readers take 1e999 for infinity
+    return result
 
 
 def line(value: Mapping[str, object]) -> bytes:

@@ -1,0 +1,122 @@
+"""Results as every output test needs them: plain, odd and hostile."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable
+
+from muflow_cli.output.writers import WRITERS, OutputFormat
+from muflow_cli.records import DetectorInfo, Facts, Result, RunInfo, Scored, Summary, Unreadable
+
+RUN = RunInfo(
+    tool="muflow",
+    version="0.1.0",
+    argv=("muflow", "scan", "faces", "--json"),
+    started="2026-03-01T09:00:00Z",
+    device="cpu",
+    precision="fp32",
+    versions={"torch": "2.15.0", "pillow": "13.0.0"},
+)
+FINISHED = RunInfo(
+    **{name: getattr(RUN, name) for name in RunInfo.__dataclass_fields__ if name != "finished"},
+    finished="2026-03-01T09:00:02Z",
+)
+DETECTOR = DetectorInfo(
+    path="light.safetensors",
+    fingerprint="5f" * 32,
+    calibration_fingerprint="c4" * 32,
+    encoder="resnet50",
+    rule="conformal",
+    alpha=0.05,
+    tail="both",
+    scales=("layer2", "layer3"),
+    calibration_pictures=300,
+)
+SUMMARY = Summary(
+    inputs=5,
+    scored=4,
+    flagged=2,
+    unreadable=1,
+    duplicates=1,
+    seconds=2.0,
+    images_per_second=2.0,
+    unreadable_by_code={"truncated": 1},
+    flagged_by_tail={"high": 1, "low": 1},
+    results_sha256="ab" * 32,
+    stages={"decode": 0.4, "score": 1.5},
+    bottleneck="score",
+)
+
+# Names that have broken a terminal, a spreadsheet, a browser or an encoder before.
+HOSTILE_NAMES = [
+    "<script>alert(1)</script>.jpg",
+    "</script><img src=x onerror=alert(1)>.png",
+    "\"quoted\" 'both' & ampersand.jpg",
+    "photo\u202egpj.exe",
+    "line\nbreak\r\n\ttab.jpg",
+    "\x1b[31mred\x1b]0;title\x07.jpg",
+    "[bold red]markup[/] :smile:.jpg",
+    "=cmd|' /C calc'!A0.jpg",
+    "+1.jpg",
+    "-2+3.jpg",
+    "@SUM(A1).jpg",
+    "'=already quoted.jpg",
+    "\t=tab first.jpg",
+    "{{ 7 * 7 }} {% raw %}.jpg",
+    "C:\\new\\table.jpg",
+    "zero\u200bwidth \ufeff bom\u2028separator.jpg",
+    "\U0001f600 emoji, comma.jpg",
+    os.fsdecode(b"latin-\xe9\xff\x80.jpg"),
+    "",
+]
+
+
+def scored(path: str = "faces/a.jpg", *, number: int = 0, **changes: object) -> Scored:
+    """A plain result, changed where asked."""
+    facts = Facts(
+        sha256=f"{number:064x}",
+        bytes=48_213 + number,
+        format="JPEG",
+        width=1024,
+        height=768,
+        jpeg_quality=92,
+        sharpness=31.25,
+    )
+    values: dict[str, object] = {
+        "path": path,
+        "facts": facts,
+        "score": -1.125,
+        "scale_scores": (-1.5, -0.75),
+        "p_value": 0.4,
+        "flagged": False,
+        "tail": "low",
+    }
+    return Scored(**{**values, **changes})  # type: ignore[arg-type]  # the keys are Scored's own
+
+
+def unreadable(path: str = "faces/broken.jpg") -> Unreadable:
+    """A picture that ends too early."""
+    return Unreadable(path=path, code="truncated", message="the file ends inside the picture", sha256="e" * 64, bytes=9)
+
+
+RESULTS: list[Result] = [
+    scored(),
+    scored("faces/b.png", number=1, score=3.5, scale_scores=(2.0, 5.0), p_value=0.0033, flagged=True, tail="high",
+           verdict="flagged", q_value=0.01, heaviest="layer3"),
+    unreadable(),
+    scored(os.fsdecode(b"faces/\xe9t\xe9 <b>.jpg"), number=2, p_value=0.006, flagged=True, verdict="flagged",
+           calibration="extrapolated", atypical_input=("format", "width")),
+    scored("=faces/copy.jpg", duplicate_of="faces/a.jpg"),
+]  # fmt: skip  # one result a line reads as a table
+
+
+def write_all(format_: OutputFormat, results: Iterable[Result], fields: tuple[str, ...] | None = None) -> bytes:
+    """What the writer of a format makes of a whole run."""
+    stream = io.BytesIO()
+    writer = WRITERS[format_](stream, fields)
+    writer.begin(RUN, DETECTOR)
+    for result in results:
+        writer.write(result)
+    writer.end(FINISHED, SUMMARY)
+    return stream.getvalue()
