@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muflow_cli.canonical import canonical_json, from_json, to_json
-from muflow_cli.errors import BadCalibration, NotFinite, TooFewScores
+from muflow_cli.errors import BadCalibration, BadSpec, NotFinite, TooFewScores
 from muflow_cli.rates import Description, Stratum, check_normality, promised_rate, smallest_p_value
 from muflow_cli.records import Facts
 from muflow_cli.rules import (
@@ -130,7 +130,7 @@ class Calibration:
                 created=meta["created"],
                 source_digest=meta["source_digest"],
             )
-        except (KeyError, ValueError, TypeError, IndexError) as error:
+        except (KeyError, ValueError, TypeError, IndexError, BadSpec) as error:
             raise BadCalibration(f"cannot be read ({error})") from error
         if found.meta() != dict(meta) or not _same_arrays(found.arrays(), arrays):
             raise BadCalibration("contradicts itself")

@@ -50,7 +50,8 @@ def true_rate_bounds(spec: RuleSpec, n: int) -> RateBounds:
 
     The threshold is an order statistic, so over draws of the n reals the rate follows Beta(k, n + 1 - k) with
     k = floor(alpha (n + 1)) (two tails: the sum of two such rates, k = 2 floor(alpha (n + 1) / 2)) when scores have no
-    ties, and is smaller with ties. Example: alpha 0.01 from 1,000 reals, at most 0.0157 with 95 % confidence.
+    ties, and is smaller with ties. Under Fisher n is the half that calibrates the statistic.
+    Example: alpha 0.01 from 1,000 reals, at most 0.0157 with 95 % confidence.
 
     Source: Vovk 2012, "Conditional validity of inductive conformal predictors", section 3.
 

@@ -25,6 +25,7 @@ Scores = NDArray[np.float64]
 NOVELTY_METHODS: Final = frozenset({Method.LOF, Method.OCSVM})
 NOVELTY_CAP: Final = 10_000
 NOVELTY_SEED: Final = 0
+TIE_BREAK: Final = 1e-6
 LOF_NEIGHBOURS: Final = 20  # scikit-learn's default, fewer where fewer reals are there
 
 
@@ -167,7 +168,7 @@ class Fisher:
 
     Attributes:
         reference: (h, S) each column ascending: first half of the reals, gives each scale's p-value.
-        statistics: (m,) ascending: the statistic of the second half of the reals.
+        statistics: (m,) ascending: the statistic of the second half of the reals, ties broken by distance.
     """
 
     reference: Scores
@@ -177,7 +178,8 @@ class Fisher:
     def judge(self, scores: Scores) -> Judgement:
         """Judge (B, S) scores; p_value is that of the statistic and decides the flag; tail is the heaviest scale's."""
         p_values, high = _scale_p_values(self.reference, scores, self.spec.tail)
-        p_value, _ = tail_p_values(self.statistics, fisher_statistic(p_values))
+        statistics = fisher_statistic(p_values) + _tie_break(self.reference, scores, self.spec.tail)
+        p_value, _ = tail_p_values(self.statistics, statistics)
         heaviest = p_values.argmin(axis=1)
         tail = _tail_names(high[np.arange(len(high)), heaviest])
         return Judgement(p_value, p_value <= self.spec.alpha, tail, heaviest)
@@ -213,6 +215,18 @@ class Novelty:
         return Judgement(p_value, flagged, _tail_names(high))
 
 
+def _tie_break(reference: Scores, scores: Scores, tail: Tail) -> Scores:
+    """Below any step of Fisher's statistic, (B,) in [0, TIE_BREAK): grows with the distance from the reference.
+
+    Beyond all the reference reals a conformal p-value stands still, and pictures far out would tie with the outermost
+    reals of the second half. Any function of a picture and the reference may be calibrated, so p stays valid.
+    """
+    spread = reference.std(axis=0)
+    away = (scores - reference.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    distance = picture_scores(np.abs(away) if tail is Tail.BOTH else np.maximum(away, 0))
+    return TIE_BREAK * distance / (1 + distance)
+
+
 def fit_conformal(scores: Scores, spec: RuleSpec) -> Conformal:
     """Conformal rule from (n, S) scores of reals; TooFewScores when alpha is below what n can reach."""
     require_pictures(spec, len(scores))
@@ -234,7 +248,8 @@ def fit_fisher(scores: Scores, spec: RuleSpec) -> Fisher:
     half = len(scores) // 2
     reference = np.sort(scores[:half], axis=0)
     p_values, _ = _scale_p_values(reference, scores[half:], spec.tail)
-    return Fisher(reference, np.sort(fisher_statistic(p_values)), spec)
+    statistics = fisher_statistic(p_values) + _tie_break(reference, scores[half:], spec.tail)
+    return Fisher(reference, np.sort(statistics), spec)
 
 
 def novelty_subsample(n: int) -> NDArray[np.int64]:

@@ -1,0 +1,80 @@
+"""Laws of what is said about a calibration: bounds of the true rate, smallest p-value, fit of the Gaussian."""
+
+import numpy as np
+import pytest
+from scipy.stats import beta, binomtest, kstest
+
+from muflow_cli.errors import TooFewScores
+from muflow_cli.rates import check_normality, promised_rate, smallest_p_value, true_rate_bounds
+from muflow_cli.rules import RULES
+from muflow_cli.specs import Method, RuleSpec, Tail
+
+
+@pytest.mark.parametrize("tail", list(Tail))
+def test_alpha_one_percent_from_a_thousand_reals_is_at_most_157_in_ten_thousand(tail):
+    bounds = true_rate_bounds(RuleSpec(alpha=0.01, tail=tail), 1000)
+    assert round(bounds.at_most, 4) == 0.0157
+    assert bounds.low < 0.01 < bounds.at_most < bounds.high
+
+
+@pytest.mark.parametrize("tail", list(Tail))
+def test_the_true_rate_follows_the_beta_law_that_is_stated(tail):
+    """On uniform scores the true rate of a threshold is known exactly: the measure of what it flags."""
+    n, spec = 99, RuleSpec(alpha=0.05, tail=tail)
+    grid = np.linspace(0, 1, 20_001)[:, None]
+    rng = np.random.default_rng(0)
+    rates = [RULES[Method.CONFORMAL](rng.random((n, 1)), spec).judge(grid).flagged.mean() for _ in range(400)]
+    k = 5 if tail is Tail.UPPER else 4
+    assert kstest(rates, beta(k, n + 1 - k).cdf).pvalue > 0.01
+    bounds = true_rate_bounds(spec, n)
+    assert bounds.at_most == pytest.approx(beta(k, n + 1 - k).ppf(0.95))
+    assert (bounds.low, bounds.high) == pytest.approx(beta(k, n + 1 - k).interval(0.95))
+
+
+def test_fisher_speaks_of_the_half_that_calibrates_its_statistic():
+    bounds = true_rate_bounds(RuleSpec(method=Method.FISHER, alpha=0.01), 2000)
+    assert round(bounds.at_most, 4) == 0.0157
+
+
+def test_bounds_are_refused_where_alpha_is():
+    with pytest.raises(TooFewScores, match="199 real pictures, found 198"):
+        true_rate_bounds(RuleSpec(alpha=0.01), 198)
+
+
+@pytest.mark.parametrize("method", [Method.GAUSSIAN, Method.LOF, Method.OCSVM])
+def test_only_conformal_methods_promise_a_rate(method):
+    assert promised_rate(RuleSpec(method=method), 1000) is None
+    assert promised_rate(RuleSpec(method=Method.CONFORMAL), 1000) is not None
+
+
+@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("tail", list(Tail))
+def test_the_smallest_p_value_is_that_of_a_picture_beyond_all_reals(method, tail):
+    spec = RuleSpec(method=method, tail=tail)
+    reals = np.random.default_rng(1).normal(size=(101, 2))
+    judged = RULES[method](reals, spec).judge(np.full((1, 2), 50.0))
+    assert judged.p_value[0] == smallest_p_value(spec, 101)
+
+
+def test_normality_accepts_a_gaussian_and_warns_of_a_skew_law():
+    spec = RuleSpec(method=Method.GAUSSIAN, alpha=0.1, tail=Tail.UPPER)
+    rng = np.random.default_rng(2)
+    gaussian, skew = (
+        check_normality(rng.normal(size=(500, 1)), spec),
+        check_normality(rng.exponential(size=(500, 1)), spec),
+    )
+    assert not gaussian.poor_fit
+    assert abs(gaussian.skew) < 0.4
+    assert skew.poor_fit
+    assert skew.skew > 1
+    assert skew.anderson_darling > gaussian.anderson_darling
+
+
+def test_normality_states_the_share_that_the_threshold_flags_with_its_exact_interval():
+    reals = np.random.default_rng(3).exponential(size=(300, 2))
+    spec = RuleSpec(method=Method.GAUSSIAN, alpha=0.01, tail=Tail.UPPER)
+    found = check_normality(reals, spec)
+    count = int(RULES[Method.GAUSSIAN](reals, spec).judge(reals).flagged.sum())
+    exact = binomtest(count, 300).proportion_ci(method="exact")
+    assert found.flagged_share == count / 300
+    assert (found.low, found.high) == (exact.low, exact.high)
