@@ -87,8 +87,9 @@ class ViewSpec:
         size: side of the square, pixels.
         count: crops per picture when scanning; a small picture has fewer distinct ones, each scored once.
         fit_count: random crops per picture when fitting.
-        draft: decode a JPEG much larger than `size` at reduced scale (libjpeg), only with `resize`. Part of the
-            spec because it changes pixels: a detector is fitted and scanned the same way.
+        draft: decode a JPEG much larger than `size` at reduced scale (libjpeg), average other pictures down by the
+            same power of two; only with `resize`. Part of the spec because it changes pixels: a detector is fitted
+            and scanned the same way.
     """
 
     kind: View = View.RESIZE

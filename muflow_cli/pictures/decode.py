@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import io
 import struct
@@ -10,6 +11,7 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -26,6 +28,19 @@ Image.MAX_IMAGE_PIXELS = None
 # Pillow's modules only and is set once: `warnings.catch_warnings` would swap the filters of all threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.init()
+
+
+def _silence_libtiff() -> None:
+    """Stop libtiff from printing on stderr what Pillow raises as well; best effort, where the library can be found."""
+    try:
+        with Path("/proc/self/maps").open(encoding="utf-8", errors="replace") as maps:
+            for library in {line.split()[-1] for line in maps if "libtiff" in line}:
+                ctypes.CDLL(library).TIFFSetErrorHandler(None)
+    except (OSError, AttributeError):
+        return
+
+
+_silence_libtiff()
 
 # What cameras, phones and generators write. Left out: containers that start other programs (EPS), that have no
 # signature (TGA) or that hold no photographs.
@@ -71,6 +86,7 @@ _SIGNATURES: Final = (
     b"\0\0\0\x0cjP  \r\n\x87\n",
     b"\xff\x4f\xff\x51",
 )
+_ENDS: Final = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
 SIGNATURE_BYTES: Final = 32
 
 # Annex K of ITU-T T.81, Table K.1: the luminance table that the IJG library scales by its quality.
@@ -132,7 +148,7 @@ def decode(data: bytes, view: ViewSpec, max_pixels: int) -> Picture:
 
     Transparency is laid on white, 16-bit samples keep their high byte, ICC profiles are not applied. With the view
     `resize` and `draft`, libjpeg decodes a JPEG at the smallest of 1/1, 1/2, 1/4, 1/8 that leaves both sides at
-    least twice `view.size`, so that the antialiased resize, not the DCT scaling, decides what the view looks like.
+    least `view.size`; `cut_views` averages pictures of other containers down by the same factor.
 
     Args:
         data: the whole file.
@@ -197,7 +213,7 @@ def _decode(data: bytes, sha256: str, view: ViewSpec, max_pixels: int) -> Pictur
             jpeg_quality=_quality(image),
         )
         if view.kind is View.RESIZE and view.draft:
-            image.draft("RGB", (2 * view.size, 2 * view.size))
+            image.draft("RGB", (view.size, view.size))
         image.load()
         return Picture(facts, _turned(_rgb(image), _orientation(image)))
 
@@ -282,11 +298,22 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _diagnosis(error: BaseException, data: bytes) -> tuple[str, str]:
+    reason = "".join(c if c.isprintable() else "?" for c in str(error))[:160]
+    cut = isinstance(error, EOFError) or any(word in reason.lower() for word in ("truncated", "unexpected end"))
+    if cut or _lacks_its_end(data):
+        return "truncated", "the picture is cut short: bytes are missing at its end"
     if isinstance(error, UnidentifiedImageError):
         if is_picture(data[:SIGNATURE_BYTES]):
             return "corrupt", "it begins like a picture, but its header cannot be read"
         return "not_a_picture", "its bytes are of no picture format that is read here"
-    reason = "".join(c if c.isprintable() else "?" for c in str(error))[:160]
-    if isinstance(error, EOFError) or any(word in reason.lower() for word in ("truncated", "unexpected end")):
-        return "truncated", "the picture is cut short: bytes are missing at its end"
     return "corrupt", f"the picture's data are damaged ({reason or type(error).__name__})"
+
+
+def _lacks_its_end(data: bytes) -> bool:
+    """Whether a file that could not be decoded was cut: its container's end mark, or announced length, is missing."""
+    if data.startswith(b"RIFF"):
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    for start, end in _ENDS:
+        if data.startswith(start):
+            return end not in data
+    return False

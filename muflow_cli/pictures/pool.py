@@ -48,7 +48,7 @@ class LoadSpec:
         ahead: inputs held beyond the one being consumed, at least 1: the bound on memory.
         crops_seed: random crops for fitting, drawn from (seed, content), so that neither order nor workers matter.
         thumbnail: longer side of a JPEG thumbnail, pixels; 0 = none.
-        transform: applied to the decoded picture before the views are cut.
+        transform: applied to the picture before the views are cut, always decoded at full scale.
     """
 
     view: ViewSpec
@@ -124,7 +124,8 @@ def _load_one(source: Source | Unreadable, spec: LoadSpec) -> Loaded | Unreadabl
 
 
 def _views_of(source: Source, spec: LoadSpec) -> Loaded:
-    picture = decode(source.read(spec.inputs.max_bytes), spec.view, spec.inputs.max_pixels)
+    as_decoded = spec.view if spec.transform is None else replace(spec.view, draft=False)
+    picture = decode(source.read(spec.inputs.max_bytes), as_decoded, spec.inputs.max_pixels)
     image = picture.image if spec.transform is None else spec.transform(picture.image)
     generator = None
     if spec.crops_seed is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +11,15 @@ from PIL import Image, ImageOps
 
 from muflow_cli.specs import View, ViewSpec
 
-# Antialiased by Pillow (its support grows with the reduction), and what torchvision's weights were trained with nearly.
-RESAMPLING = Image.Resampling.BICUBIC
+RESAMPLING: Final = Image.Resampling.BICUBIC  # antialiased: Pillow's support grows with the reduction
 
 
 def cut_views(image: Image.Image, spec: ViewSpec, generator: np.random.Generator | None = None) -> NDArray[np.uint8]:
     """Views of a picture, (V, size, size, 3), each distinct one once.
 
-    `resize`: the whole picture squashed to one square, antialiased bicubic. `crops`: squares at native resolution on
+    `resize`: the whole picture squashed to one square, antialiased bicubic; with `draft`, first averaged down by the
+    largest power of two that leaves both sides at least `size`. That is what libjpeg's scaled decoding amounts to,
+    so a picture's container does not show in its view, and it is several times cheaper. `crops`: squares at native resolution on
     an even grid of at most `count`, or `fit_count` at random where a generator is given; a picture smaller than the
     square in either side is cut to its centre square and resized.
 
@@ -28,7 +30,7 @@ def cut_views(image: Image.Image, spec: ViewSpec, generator: np.random.Generator
     """
     square = (spec.size, spec.size)
     if spec.kind is View.RESIZE:
-        return np.asarray(image.resize(square, RESAMPLING))[None]
+        return np.asarray(_averaged(image, spec).resize(square, RESAMPLING))[None]
     if min(image.size) < spec.size:
         return np.asarray(ImageOps.fit(image, square, RESAMPLING))[None]
     if generator is None:
@@ -36,6 +38,13 @@ def cut_views(image: Image.Image, spec: ViewSpec, generator: np.random.Generator
     else:
         corners = _random(image.size, spec.size, spec.fit_count, generator)
     return np.stack([np.asarray(image.crop((x, y, x + spec.size, y + spec.size))) for x, y in corners])
+
+
+def _averaged(image: Image.Image, spec: ViewSpec) -> Image.Image:
+    ratio = min(image.size) // spec.size
+    if not spec.draft or ratio < 2:
+        return image
+    return image.reduce(2 ** (ratio.bit_length() - 1))
 
 
 def _grid(size: tuple[int, int], side: int, count: int) -> list[tuple[int, int]]:
