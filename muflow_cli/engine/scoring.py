@@ -80,7 +80,7 @@ class Extractor:
         trunk = load_trunk(feature.encoder, chosen_cuts(feature.encoder, feature.cuts), weights)
         self.weights = trunk_weights(trunk)
         if row.model is not None:
-            trunk = fuse(trunk)
+            trunk = fuse(trunk, inplace=True, no_trace=True).eval()
         self._dtype = torch.bfloat16 if placement.precision is Precision.BF16 else torch.float32
         trunk = trunk.to(placement.device, self._dtype)
         self._trunk: nn.Module = trunk.to(memory_format=torch.channels_last)

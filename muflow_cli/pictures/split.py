@@ -14,7 +14,8 @@ from scipy.sparse.csgraph import connected_components
 
 from muflow_cli.specs import TrainSpec
 
-# Of 64 bits: re-encodings and resizes of one picture differ in 0 to 4, two portraits in 20 and more.
+# Of 64 bits: 300 aligned portraits saved smaller at quality 60 differ from themselves in 0 to 2; the two most alike of
+# 1,100 different ones in 8.
 NEAR_DISTANCE = 4
 _BLOCK = 2048
 

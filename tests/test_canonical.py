@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muflow_cli.canonical import canonical_json, from_json, to_json
+from muflow_cli.errors import BadSpec
+from muflow_cli.settings import names, override
+from muflow_cli.specs import LIGHT, PAPER, DetectorSpec, FlowSpec, Method, RuleSpec, Tail
+
+rules = st.builds(
+    RuleSpec,
+    method=st.sampled_from(Method),
+    alpha=st.floats(1e-6, 0.999),
+    tail=st.sampled_from(Tail),
+    band=st.none() | st.tuples(st.floats(0, 0.5), st.floats(0.5, 1)),
+    by=st.lists(st.sampled_from(["format", "quality", "size"]), unique=True).map(tuple),
+)
+
+
+@given(rules)
+def test_a_rule_survives_the_round_trip_through_json(rule: RuleSpec) -> None:
+    assert from_json(RuleSpec, json.loads(canonical_json(to_json(rule)))) == rule
+
+
+@pytest.mark.parametrize("spec", [LIGHT, PAPER])
+def test_a_preset_survives_the_round_trip_through_json(spec: DetectorSpec) -> None:
+    assert from_json(DetectorSpec, json.loads(canonical_json(to_json(spec)))) == spec
+
+
+def test_an_unknown_and_a_missing_field_are_refused() -> None:
+    data = to_json(FlowSpec())
+    with pytest.raises(ValueError, match="colour"):
+        from_json(FlowSpec, data | {"colour": 1})
+    del data["steps"]
+    with pytest.raises(ValueError, match="steps"):
+        from_json(FlowSpec, data)
+
+
+@pytest.mark.parametrize(("field", "value"), [("steps", "8"), ("steps", 8.0), ("kernels", 3), ("matched_init", 1)])
+def test_a_value_of_another_kind_is_refused(field: str, value: object) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        from_json(FlowSpec, to_json(FlowSpec()) | {field: value})
+
+
+def test_canonical_json_has_one_spelling_and_no_nan() -> None:
+    assert canonical_json({"b": [1, 2.5], "a": "µ"}) == b'{"a":"\\u00b5","b":[1,2.5]}'
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json(float("nan"))
+
+
+def test_every_setting_can_be_given_by_name() -> None:
+    given_ = ["flow.steps=0", "flow.kernels=3,1", "feature.cuts=layer1", "view.draft=no", "target.score_kind=nll"]
+    spec = override(LIGHT, [*given_, "rule.band=0.01,0.1", "train.learning_rate=1e-4", "rule.by="])
+    assert (spec.flow.steps, spec.flow.kernels, spec.feature.cuts) == (0, (3, 1), ("layer1",))
+    assert (spec.view.draft, spec.rule.band, spec.train.learning_rate) == (False, (0.01, 0.1), 1e-4)
+    assert "target.mean_size" in names()
+
+
+@pytest.mark.parametrize(
+    "text", ["flow.steps", "flow.size=3", "steps=3", "flow.steps=many", "view.draft=perhaps", "rule.band=1", "flow=1"]
+)
+def test_a_setting_that_makes_no_sense_is_one_sentence(text: str) -> None:
+    with pytest.raises(BadSpec, match="it must be"):
+        override(LIGHT, [text])
+
+
+def test_a_value_outside_its_range_is_refused_when_set() -> None:
+    with pytest.raises(BadSpec, match="steps is -1: it must be at least 0"):
+        override(LIGHT, ["flow.steps=-1"])

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from muflow_cli.engine.features import Space, fit_space, pool
+from muflow_cli.errors import NotFinite, TooFewPictures
+from muflow_cli.specs import FeatureSpec, Normalisation
+
+
+def maps(count: int = 50, channels: int = 12, side: int = 4, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(channels, channels, generator=generator)
+    noise = torch.randn(count, channels, side, side, generator=generator)
+    return torch.einsum("ij,bjhw->bihw", mixing, noise) + 3
+
+
+def test_standardised_training_reals_have_mean_0_and_deviation_1() -> None:
+    pooled = maps()
+    space = fit_space([pooled], FeatureSpec(dimensions=0, grid=4))
+    standard = space.apply(pooled).movedim(1, -1).reshape(-1, 12)
+    torch.testing.assert_close(standard.mean(dim=0), torch.zeros(12), atol=1e-5, rtol=0)
+    torch.testing.assert_close(standard.std(dim=0), torch.ones(12), atol=1e-5, rtol=0)
+
+
+def test_statistics_do_not_depend_on_the_chunks() -> None:
+    pooled, spec = maps(), FeatureSpec(dimensions=5, grid=4)
+    whole = fit_space([pooled], spec)
+    for size in (1, 7, 49):
+        parts = fit_space(pooled.split(size), spec)
+        torch.testing.assert_close(parts.mean, whole.mean)
+        torch.testing.assert_close(parts.std, whole.std)
+        torch.testing.assert_close(parts.projection, whole.projection, atol=1e-5, rtol=1e-5)
+
+
+def test_the_projection_keeps_the_directions_of_largest_variance() -> None:
+    pooled = maps()
+    space = fit_space([pooled], FeatureSpec(dimensions=5, grid=4))
+    standard = ((pooled - space.mean[:, None, None]) / space.std[:, None, None]).movedim(1, -1).reshape(-1, 12)
+    variances = torch.linalg.svdvals(standard.double()) ** 2 / (len(standard) - 1)
+    found = space.apply(pooled).movedim(1, -1).reshape(-1, 5).var(dim=0)
+    torch.testing.assert_close(found.double(), variances[:5], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(space.projection.T @ space.projection, torch.eye(5), atol=1e-5, rtol=0)
+
+
+def test_pooling_and_projecting_commute() -> None:
+    pooled = maps(side=4)
+    space = fit_space([pooled], FeatureSpec(dimensions=5, grid=4))
+    torch.testing.assert_close(
+        space.apply(functional.adaptive_avg_pool2d(pooled, 1)),
+        functional.adaptive_avg_pool2d(space.apply(pooled), 1),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(("side", "grid"), [(8, 4), (8, 1), (6, 4), (7, 3), (5, 5)])
+def test_pooling_equals_adaptive_average_pooling(side: int, grid: int) -> None:
+    map_ = maps(side=side)
+    torch.testing.assert_close(pool(map_, FeatureSpec(grid=grid)), functional.adaptive_avg_pool2d(map_, grid))
+
+
+def test_grid_0_leaves_the_map_as_it_is() -> None:
+    assert torch.equal(pool(maps(), FeatureSpec(grid=0)), maps())
+
+
+def test_layernorm_makes_every_picture_mean_0_and_variance_1_before_pooling() -> None:
+    spec = FeatureSpec(grid=0, dimensions=0, normalisation=Normalisation.LAYERNORM)
+    flat = pool(maps() * 7 + 2, spec).flatten(1)
+    torch.testing.assert_close(flat.mean(dim=1), torch.zeros(50), atol=1e-5, rtol=0)
+    torch.testing.assert_close(flat.var(dim=1, unbiased=False), torch.ones(50), atol=1e-3, rtol=0)
+    space = fit_space([pool(maps(), spec)], spec)
+    assert torch.equal(space.apply(pool(maps(), spec)), pool(maps(), spec))
+
+
+def test_a_channel_that_never_varies_does_not_blow_up() -> None:
+    pooled = maps()
+    pooled[:, 3] = 5
+    assert bool(fit_space([pooled], FeatureSpec(dimensions=4, grid=4)).apply(pooled).isfinite().all())
+
+
+def test_more_dimensions_than_channels_means_all_of_them() -> None:
+    assert fit_space([maps()], FeatureSpec(dimensions=64, grid=4)).dimensions == 12
+
+
+def test_values_that_are_not_finite_are_refused_with_a_remedy() -> None:
+    pooled = maps()
+    pooled[0, 0] = float("inf")
+    with pytest.raises(NotFinite, match="precision"):
+        fit_space([pooled], FeatureSpec(grid=4))
+
+
+def test_one_vector_has_no_deviation() -> None:
+    with pytest.raises(TooFewPictures):
+        fit_space([torch.zeros(1, 3, 1, 1)], FeatureSpec(grid=1))
+
+
+def test_tensors_give_the_space_back() -> None:
+    space = fit_space([maps()], FeatureSpec(dimensions=5, grid=4))
+    again = Space.from_tensors(space.tensors())
+    assert torch.equal(again.apply(maps(seed=3)), space.apply(maps(seed=3)))

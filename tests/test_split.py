@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from muflow_cli.pictures.split import near_duplicate_groups, perceptual_hash, split
+from muflow_cli.specs import TrainSpec
+
+digests = st.lists(st.integers(0, 2**256 - 1).map(lambda n: f"{n:064x}"), min_size=1, max_size=120, unique=True)
+
+
+@given(digests, st.data())
+def test_every_picture_is_in_one_part_and_every_group_on_one_side(names: list[str], data: st.DataObject) -> None:
+    groups = np.array(data.draw(st.lists(st.integers(0, 30), min_size=len(names), max_size=len(names))))
+    parts = split(names, groups, TrainSpec())
+    dealt = [*parts.train, *parts.validation, *parts.calibration]
+    assert sorted(dealt) == list(range(len(names)))
+    sides = [{int(groups[i]) for i in part} for part in (parts.train, parts.validation, parts.calibration)]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+
+
+@given(digests, st.randoms())
+def test_the_split_knows_content_and_not_order(names: list[str], random: object) -> None:
+    shuffled = names.copy()
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    alone = np.arange(len(names))
+    first, second = split(names, alone, TrainSpec()), split(shuffled, alone, TrainSpec())
+    assert [names[i] for i in first.train] == [shuffled[i] for i in second.train]
+    assert [names[i] for i in first.calibration] == [shuffled[i] for i in second.calibration]
+
+
+def test_the_shares_are_kept() -> None:
+    names = [f"{i * 7919 % 1000:064x}" for i in range(1000)]
+    parts = split(names, np.arange(1000), TrainSpec(validation_share=0.2, calibration_share=0.3))
+    assert (len(parts.train), len(parts.validation), len(parts.calibration)) == (500, 200, 300)
+
+
+def test_linked_pictures_form_one_group() -> None:
+    base = 0x0123456789ABCDEF
+    hashes = [base, base ^ 0b1111, base ^ 0b11111111, 2**64 - 1 - base]
+    groups = near_duplicate_groups(hashes, distance=4).tolist()
+    assert groups[0] == groups[1] == groups[2] != groups[3]
+
+
+def test_a_re_encoded_or_resized_copy_is_a_near_duplicate_and_another_picture_is_not(tmp_path: Path) -> None:
+    generator = np.random.default_rng(4)
+    coarse = generator.integers(0, 256, size=(2, 8, 8, 3), dtype=np.uint8)
+    picture, other = (Image.fromarray(c).resize((72, 72), Image.Resampling.BICUBIC) for c in coarse)
+    picture.save(tmp_path / "copy.jpg", quality=70)
+
+    copies = [picture, Image.open(tmp_path / "copy.jpg"), picture.resize((64, 64)).resize((72, 72)), other]
+    groups = near_duplicate_groups([perceptual_hash(np.asarray(p.convert("RGB"))) for p in copies]).tolist()
+    assert groups[0] == groups[1] == groups[2] != groups[3]
+
+
+def test_the_same_photographs_in_two_sizes_are_found(shared: Path) -> None:
+    import csv
+
+    with (shared / "data" / "MANIFEST.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] in ("ffhq_256", "ffhq_1024")]
+    large = [row for row in rows if row["source"] == "ffhq_1024"][:20]
+    wanted = {row["near_dup_group"] for row in large}
+    small = [row for row in rows if row["source"] == "ffhq_256" and row["near_dup_group"] in wanted]
+    if not small:
+        pytest.skip("the manifest lists no pictures in both sizes")
+
+    def hash_of(row: dict[str, str]) -> int:
+        picture = Image.open(shared / "data" / row["path"]).convert("RGB").resize((256, 256))
+        return perceptual_hash(np.asarray(picture))
+
+    both = [*large, *small]
+    groups = near_duplicate_groups([hash_of(row) for row in both]).tolist()
+    by_name: dict[str, set[int]] = {}
+    for row, group in zip(both, groups, strict=True):
+        by_name.setdefault(row["near_dup_group"], set()).add(group)
+    together = sum(len(found) == 1 for name, found in by_name.items() if name in {r["near_dup_group"] for r in small})
+    assert together >= 0.95 * len({r["near_dup_group"] for r in small})
