@@ -97,3 +97,7 @@ class BadTable(MuflowError):
 
     def __init__(self, path: str, line: int, column: str, problem: str) -> None:
         super().__init__(f"{path}, line {line}, column {column!r}: {problem}")
+
+
+class BadData(MuflowError):
+    """Labelled pictures that contradict themselves or each other."""
