@@ -1,0 +1,65 @@
+"""The workflow of `scan --verify`: does a report still say what was written, of files that are still what they were?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from muflow_cli.output.journal import Report, ResultsDigest, read_report
+from muflow_cli.pictures.decode import PictureError
+from muflow_cli.pictures.find import find
+from muflow_cli.records import Result, Unreadable
+from muflow_cli.specs import InputSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as the report says: what it is about, and a sentence."""
+
+    path: str
+    message: str
+
+
+def verify(report_path: Path) -> tuple[Report, Iterator[Difference]]:
+    """The report, and what differs: in its own lines first, then file by file in its order.
+
+    Raises:
+        BadReport: where the report cannot be read as one.
+    """
+    report = read_report(report_path)
+    return report, _differences(report_path, report)
+
+
+def _differences(path: Path, report: Report) -> Iterator[Difference]:
+    if report.summary is None:
+        yield Difference(str(path), "the run did not end: there is no digest over the results to compare with")
+    else:
+        digest = ResultsDigest()
+        for result in report.results:
+            digest.add(result)
+        if digest.hexdigest() != report.summary.results_sha256:
+            yield Difference(str(path), "the results are not those that were written: their SHA-256 differs")
+        if len(report.results) != report.summary.inputs:
+            yield Difference(str(path), f"{len(report.results)} results, {report.summary.inputs} were written")
+    for result in report.results:
+        message = _difference(result)
+        if message is not None:
+            yield Difference(result.path, message)
+
+
+def _difference(result: Result) -> str | None:
+    wanted = result.sha256 if isinstance(result, Unreadable) else result.facts.sha256
+    if wanted is None:
+        return None
+    # The limits of the scan are not those of a check: a file that was read then is read now.
+    limits = InputSpec(hidden=True, follow_links=True, max_bytes=2**40)
+    source = next(find([result.path], limits), None)
+    if source is None or isinstance(source, Unreadable):
+        return "cannot be found any more" if source is None else f"cannot be read: {source.message}"
+    try:
+        found = hashlib.sha256(source.read(limits.max_bytes)).hexdigest()
+    except PictureError as error:
+        return f"cannot be read: {error.message}"
+    return None if found == wanted else f"has other content: SHA-256 {found}, the report says {wanted}"
