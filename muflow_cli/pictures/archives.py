@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
+import io
 import lzma
 import os
 import stat
@@ -22,7 +23,7 @@ from muflow_cli.pictures.sources import (
     file_error,
     has_picture_name,
     is_skipped,
-    open_read_only,
+    open_regular,
     read_all,
     too_large,
     unreadable,
@@ -228,6 +229,8 @@ class _Tar:
             while (info := archive.next()) is not None:
                 archive.members.clear()  # tarfile would keep every member's header
                 allowance.take(0)
+                if info.size < 0:
+                    raise PictureError("corrupt_archive", "a header of the archive claims a negative size")
                 if info.isreg() and self.only in (None, info.name):
                     yield from self._member(archive, info)
 
@@ -247,7 +250,7 @@ class _Tar:
 
 
 def _tar(path: str, spec: InputSpec, only: str | None) -> Iterator[Source]:
-    with os.fdopen(open_read_only(path), "rb") as raw:
+    with io.BufferedReader(open_regular(path)) as raw:
         head = raw.read(8)
         raw.seek(0)
         unpack = next((reader for magic, reader in _COMPRESSED if head.startswith(magic)), None)
@@ -262,7 +265,7 @@ def _read_slice(path: str, offset: int, size: int, max_bytes: int) -> bytes:
     if size > max_bytes:
         raise too_large(size, max_bytes)
     try:
-        with os.fdopen(open_read_only(path), "rb", buffering=0) as file:
+        with open_regular(path) as file:
             file.seek(offset)
             data = file.read(size) or b""
     except OSError as error:

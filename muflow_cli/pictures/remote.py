@@ -13,6 +13,7 @@ from muflow_cli.records import Unreadable
 from muflow_cli.specs import InputSpec
 
 _SCHEMES: Final = ("http://", "https://", "s3://")
+_HTTP_NOT_FOUND: Final = 404
 _NEEDED: Final = "reading from an address needs an extra: pip install 'muflow-cli[remote]'"
 
 
@@ -73,11 +74,14 @@ def _read(filesystem: Any, path: str, max_bytes: int) -> bytes:
             return read_all(stream.read, 2**20, max_bytes)
     except PictureError:
         raise
-    except FileNotFoundError:
-        raise PictureError("not_found", "nothing lies at this address") from None
+    except FileNotFoundError as error:
+        if error.__cause__ is None or getattr(error.__cause__, "status", None) == _HTTP_NOT_FOUND:
+            raise PictureError("not_found", "nothing lies at this address") from None
+        # fsspec says this of a server that cannot be reached, too; the cause says what it was.
+        raise PictureError("remote_error", f"it cannot be fetched ({_reason(error.__cause__)})") from error
     except Exception as error:
         raise PictureError("remote_error", f"it cannot be fetched ({_reason(error)})") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__

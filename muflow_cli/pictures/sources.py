@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from io import FileIO
 from typing import Final
 
 from muflow_cli.pictures.decode import SIGNATURE_BYTES, PictureError, is_picture
@@ -63,13 +64,11 @@ def read_file(path: str, max_bytes: int) -> bytes:
         PictureError: as Source.read.
     """
     try:
-        with os.fdopen(open_read_only(path), "rb", buffering=0) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise PictureError("not_a_file", "neither a regular file nor a folder")
-            if found.st_size > max_bytes:
-                raise too_large(found.st_size, max_bytes)
-            return read_all(file.read, found.st_size, max_bytes)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > max_bytes:
+                raise too_large(size, max_bytes)
+            return read_all(file.read, size, max_bytes)
     except OSError as error:
         raise file_error(error) from error
 
@@ -94,12 +93,21 @@ def read_all(read: Callable[[int], bytes | None], expected: int, max_bytes: int)
     return b"".join(parts)
 
 
-def open_read_only(path: str) -> int:
-    """A file descriptor that changes nothing, not even the access time where the owner asks."""
+def open_regular(path: str) -> FileIO:
+    """A regular file opened so that nothing changes, not even its access time where the owner asks.
+
+    Raises:
+        PictureError: not_a_file, without blocking, where a folder, pipe, socket or device is in its place.
+        OSError: as the operating system says.
+    """
     try:
-        return os.open(path, _NO_TRACE)
-    except PermissionError:
-        return os.open(path, _FLAGS)
+        descriptor = os.open(path, _NO_TRACE)
+    except PermissionError:  # O_NOATIME is for the owner alone
+        descriptor = os.open(path, _FLAGS)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise PictureError("not_a_file", "neither a regular file nor a folder")
+    return FileIO(descriptor)
 
 
 def too_large(size: int | None, max_bytes: int) -> PictureError:
@@ -127,9 +135,9 @@ def has_picture_name(name: str) -> bool:
 def sniff(path: str) -> bool:
     """Whether a file begins like a picture; True where it cannot be read, so that it becomes one error record."""
     try:
-        with os.fdopen(open_read_only(path), "rb", buffering=0) as file:
+        with open_regular(path) as file:
             return is_picture(file.read(SIGNATURE_BYTES) or b"")
-    except OSError:
+    except (OSError, PictureError):
         return True
 
 

@@ -19,9 +19,10 @@ def cut_views(image: Image.Image, spec: ViewSpec, generator: np.random.Generator
 
     `resize`: the whole picture squashed to one square, antialiased bicubic; with `draft`, first averaged down by the
     largest power of two that leaves both sides at least `size`. That is what libjpeg's scaled decoding amounts to,
-    so a picture's container does not show in its view, and it is several times cheaper. `crops`: squares at native resolution on
-    an even grid of at most `count`, or `fit_count` at random where a generator is given; a picture smaller than the
-    square in either side is cut to its centre square and resized.
+    so a picture's container does not show in its view, and it is several times cheaper.
+
+    `crops`: squares at native resolution on an even grid of at most `count`, or `fit_count` at random where a
+    generator is given; a picture smaller than the square in either side is cut to its centre square and resized.
 
     Args:
         image: RGB.

@@ -1,0 +1,262 @@
+"""Promises of pictures/archives.py: members are inputs, nothing is extracted, no archive harms a run."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from muflow_cli.pictures import archives
+from muflow_cli.pictures.archives import split
+from muflow_cli.pictures.decode import PictureError
+from muflow_cli.pictures.find import Source, find
+from muflow_cli.records import Unreadable
+from muflow_cli.specs import InputSpec
+
+Members = dict[str, bytes]
+KINDS = ("zip", "tar", "tar.gz", "tar.bz2", "tar.xz")
+
+
+def png(level: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), (level, 0, 0)).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def pack(kind: str, members: Members) -> str:
+    path = f"faces.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        return path
+    with tarfile.open(path, f"w:{kind.removeprefix('tar').removeprefix('.')}") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def outcome(found: Source | Unreadable, max_bytes: int) -> bytes | str:
+    if isinstance(found, Unreadable):
+        return found.code
+    try:
+        return found.read(max_bytes)
+    except PictureError as error:
+        return error.code
+
+
+def contents(argument: str, max_bytes: int = 2**20, **settings: object) -> list[tuple[str, bytes | str]]:
+    """Paths with what is read of them, or the code of the record; all are found before the first is read."""
+    found = list(find([argument], InputSpec(max_bytes=max_bytes, **settings)))
+    return [(one.path, outcome(one, max_bytes)) for one in found]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_members_are_read_in_stored_order(kind: str) -> None:
+    path = pack(kind, {"z.png": png(1), "a/b.jpg": png(2), "a/no extension": png(3), "é.png": png(4)})
+    assert contents(path) == [
+        (f"{path}!z.png", png(1)),
+        (f"{path}!a/b.jpg", png(2)),
+        (f"{path}!a/no extension", png(3)),
+        (f"{path}!é.png", png(4)),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_members_are_chosen_as_files_in_a_folder_are(kind: str) -> None:
+    members = {".h.png": b"1", "__MACOSX/._a.png": b"2", "skip/a.png": b"3", "notes.txt": b"4", "a.png": b"5", "b": b""}
+    path = pack(kind, members)
+    assert contents(path, exclude=("skip",)) == [(f"{path}!a.png", b"5")]
+    assert [name for name, _ in contents(path, exclude=("skip",), hidden=True)] == [
+        f"{path}!.h.png",
+        f"{path}!__MACOSX/._a.png",
+        f"{path}!a.png",
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_member_is_addressed_by_name_whatever_it_is(kind: str) -> None:
+    path = pack(kind, {"a.png": png(1), "d!/.notes": b"text", "b.png": png(2)})
+    assert contents(f"{path}!b.png") == [(f"{path}!b.png", png(2))]
+    assert contents(f"{path}!d!/.notes") == [(f"{path}!d!/.notes", b"text")]
+    assert contents(f"{path}!c.png") == [(f"{path}!c.png", "not_found")]
+
+
+def test_only_an_archive_that_exists_is_entered() -> None:
+    path = pack("zip", {"a.png": png(1)})
+    Path("x!y.png").write_bytes(png(2))
+    assert split(f"{path}!a.png") == (path, "a.png")
+    assert split("x!y.png") == split("no.zip!a.png") == split("nul\0.zip!a") == ("", "")
+    assert contents("x!y.png") == [("x!y.png", png(2))]
+    assert contents("no.zip!a.png") == [("no.zip!a.png", "not_found")]
+
+
+def test_an_archive_in_a_folder_is_no_input() -> None:
+    pack("zip", {"a.png": png(1)})
+    assert contents(".") == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_reach_nothing_outside_the_archive(kind: str, folder: Path) -> None:
+    path = pack(kind, {"/etc/a.png": png(1), "../../b.png": png(2)})
+    before = sorted(folder.parent.rglob("*"))
+    assert [content for _, content in contents(path)] == [png(1), png(2)]
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+def test_links_and_devices_in_archives_are_no_inputs() -> None:
+    with tarfile.open("a.tar", "w") as archive:
+        for name, kind in (("l.png", tarfile.SYMTYPE), ("h.png", tarfile.LNKTYPE), ("d.png", tarfile.CHRTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        link = zipfile.ZipInfo("l.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    assert contents("a.tar") == contents("a.zip") == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_member_beyond_max_bytes_is_one_record(kind: str) -> None:
+    path = pack(kind, {"a.png": bytes(1000), "b.png": bytes(1001), "c.png": b"c"})
+    assert contents(path, max_bytes=1000) == [
+        (f"{path}!a.png", bytes(1000)),
+        (f"{path}!b.png", "too_large"),
+        (f"{path}!c.png", b"c"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.bz2", "tar.xz"])
+def test_an_archive_that_explodes_ends_with_one_record(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 100)
+    path = pack(kind, {f"{number}.png": bytes(2**20) for number in range(12)})
+    found = contents(path, max_bytes=2**20)
+    assert 1 <= len(found) < 12
+    assert found[-1] == (path, "archive_bomb")
+
+
+def test_skipping_in_a_compressed_tar_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 100)
+    path = pack("tar.gz", {"a.png": png(1), "zeros.bin": bytes(50 * 2**20), "b.png": png(2)})
+    assert contents(path) == [(f"{path}!a.png", png(1)), (path, "archive_bomb")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_members_are_counted(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives._Allowance, "__init__", _three_members)
+    path = pack(kind, {f"{number}.png": b"x" for number in range(5)})
+    assert [content for _, content in contents(path)] == [b"x", b"x", b"x", "too_many_members"]
+
+
+def _three_members(self: archives._Allowance, size: int) -> None:
+    self.bytes, self.members = size, 3
+
+
+def test_an_encrypted_member_is_one_record() -> None:
+    path = pack("zip", {"a.png": png(1), "b.png": png(2)})
+    data = bytearray(Path(path).read_bytes())
+    for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = data.index(signature)
+        data[start + at] |= 1
+    Path(path).write_bytes(data)
+    assert contents(path) == [(f"{path}!a.png", "encrypted"), (f"{path}!b.png", png(2))]
+
+
+def test_a_member_with_a_wrong_checksum_is_one_record() -> None:
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.writestr("a.png", b"good content")
+        archive.writestr("b.png", b"b")
+    data = Path("a.zip").read_bytes()
+    Path("a.zip").write_bytes(data.replace(b"good content", b"evil content"))
+    assert contents("a.zip") == [("a.zip!a.png", "corrupt_member"), ("a.zip!b.png", b"b")]
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_truncated_tar_gives_its_good_members_then_one_record(kind: str) -> None:
+    chance = random.Random(0)
+    members = {f"{number}.png": chance.randbytes(3000) for number in range(6)}
+    path = pack(kind, members)
+    whole = Path(path).read_bytes()
+    if kind == "tar":
+        whole = whole[: 6 * (512 + 3072)]  # what follows the members is padding
+    for share in (0.2, 0.5, 0.8):
+        Path(path).write_bytes(whole[: int(len(whole) * share)])
+        found = contents(path)
+        good = [(name, content) for name, content in found if isinstance(content, bytes)]
+        assert good == [(f"{path}!{name}", members[name]) for name in list(members)[: len(good)]]
+        assert found[-1] == (path, "truncated_archive")
+        assert len(found) <= len(good) + 2
+
+
+def test_a_tar_cut_between_two_members_is_told_from_a_whole_one() -> None:
+    path = pack("tar", {"a.png": bytes(512), "b.png": bytes(512)})
+    Path(path).write_bytes(Path(path).read_bytes()[:1024])
+    assert contents(path) == [(f"{path}!a.png", bytes(512)), (path, "truncated_archive")]
+
+
+def test_a_tar_with_a_damaged_header_does_not_end_in_silence() -> None:
+    path = pack("tar", {"a.png": bytes(512), "b.png": bytes(512)})
+    data = bytearray(Path(path).read_bytes())
+    data[1024 + 150] ^= 1
+    Path(path).write_bytes(data)
+    assert contents(path) == [(f"{path}!a.png", bytes(512)), (path, "corrupt_archive")]
+
+
+def test_a_tar_header_that_points_backwards_ends() -> None:
+    info = tarfile.TarInfo("a.png")
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = struct.pack(">BxxxQ", 0xFF, 2**64 - 4096)  # base 256, negative
+    header[148:156] = b"        "
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    Path("a.tar").write_bytes(header + bytes(1024))
+    assert contents("a.tar") == [("a.tar", "corrupt_archive")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_archive_is_one_record(kind: str) -> None:
+    path = f"a.{kind}"
+    for content in (b"", b"text", bytes(100), png(1)):
+        Path(path).write_bytes(content)
+        ((name, code),) = contents(path)
+        assert name == path
+        assert code in ("corrupt_archive", "truncated_archive")
+
+
+def damaged(data: bytes, chance: random.Random) -> bytes:
+    changed = bytearray(data)
+    at = chance.randrange(len(data))
+    changes: list[Callable[[], object]] = [
+        lambda: changed.__delitem__(slice(at, None)),
+        lambda: changed.__delitem__(slice(at, at + chance.randrange(1, 600))),
+        lambda: [changed.__setitem__(chance.randrange(len(data)), chance.randrange(256)) for _ in range(6)],
+        lambda: [changed.__setitem__(-chance.randrange(1, 200), chance.randrange(256)) for _ in range(3)],
+    ]
+    chance.choice(changes)()
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_archive_never_ends_a_run(kind: str) -> None:
+    chance = random.Random(3)
+    path = pack(kind, {f"{number}.png": png(number) for number in range(4)} | {"unknown": png(9)})
+    whole = Path(path).read_bytes()
+    for _ in range(150):
+        Path(path).write_bytes(damaged(whole, chance))
+        for _, content in contents(path):
+            assert isinstance(content, bytes | str)

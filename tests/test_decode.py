@@ -1,0 +1,322 @@
+"""Promises of pictures/decode.py: every container becomes correct RGB, every damaged file one PictureError."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import struct
+import zlib
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from muflow_cli.pictures.decode import Picture, PictureError, decode, is_picture
+from muflow_cli.specs import View, ViewSpec
+
+MANY = 10_000_000
+FULL = ViewSpec(draft=False)
+
+
+def encoded(image: Image.Image, container: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, container, **options)
+    return buffer.getvalue()
+
+
+def scene(width: int = 70, height: int = 90) -> Image.Image:
+    """A smooth picture, so that lossy containers stay near it, different in each corner."""
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    return Image.fromarray(np.stack([255 * x, 255 * y, 128 + 0 * x], axis=2).astype(np.uint8))
+
+
+def pixels(data: bytes, view: ViewSpec = FULL) -> np.ndarray:
+    return np.asarray(decode(data, view, MANY).image).astype(int)
+
+
+def refusal(data: bytes, max_pixels: int = MANY) -> PictureError:
+    with pytest.raises(PictureError) as caught:
+        decode(data, FULL, max_pixels)
+    return caught.value
+
+
+def test_hash_length_and_size_are_those_of_the_bytes_that_were_decoded() -> None:
+    data = encoded(scene(), "PNG")
+    facts = decode(data, FULL, MANY).facts
+    assert (facts.sha256, facts.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert (facts.format, facts.width, facts.height, facts.jpeg_quality) == ("PNG", 70, 90, None)
+
+
+@pytest.mark.parametrize("container", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "JPEG2000"])
+def test_lossless_containers_give_back_the_pixels(container: str) -> None:
+    options = {"lossless": True} if container == "WEBP" else {}
+    assert (pixels(encoded(scene(), container, **options)) == np.asarray(scene())).all()
+
+
+@pytest.mark.parametrize("container", ["JPEG", "WEBP", "AVIF", "MPO"])
+def test_lossy_containers_stay_near_the_pixels(container: str) -> None:
+    assert np.abs(pixels(encoded(scene(), container, quality=95)) - np.asarray(scene())).mean() < 3
+
+
+def test_heic_is_read_where_its_decoder_is_installed() -> None:
+    heif = pytest.importorskip("pillow_heif", reason="needs the extra heif")
+    buffer = io.BytesIO()
+    heif.from_pillow(scene()).save(buffer, quality=95)
+    picture = decode(buffer.getvalue(), FULL, MANY)
+    assert picture.facts.format == "HEIF"
+    assert np.abs(np.asarray(picture.image).astype(int) - np.asarray(scene())).mean() < 3
+
+
+def test_heic_without_its_decoder_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    error = refusal(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50))
+    assert error.code == "needs_heif"
+    assert "muflow-cli[heif]" in error.message
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("container", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_undone_and_the_stored_size_is_reported(orientation: int, container: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(container, {})
+    # How the camera held the sensor: the inverse of what a viewer does.
+    stored = {
+        1: scene(),
+        2: scene().transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        3: scene().transpose(Image.Transpose.ROTATE_180),
+        4: scene().transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        5: scene().transpose(Image.Transpose.TRANSPOSE),
+        6: scene().transpose(Image.Transpose.ROTATE_90),
+        7: scene().transpose(Image.Transpose.TRANSVERSE),
+        8: scene().transpose(Image.Transpose.ROTATE_270),
+    }[orientation]
+    picture = decode(encoded(stored, container, exif=exif, **options), FULL, MANY)
+    assert picture.image.size == scene().size
+    assert np.abs(np.asarray(picture.image).astype(int) - np.asarray(scene())).mean() < 3
+    assert (picture.facts.width, picture.facts.height) == stored.size
+
+
+def test_damaged_exif_does_not_cost_the_picture() -> None:
+    assert pixels(encoded(scene(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f garbage")).shape == (90, 70, 3)
+
+
+def grey_ramp() -> np.ndarray:
+    return np.tile(np.arange(256, dtype=np.uint16), (20, 1))
+
+
+@pytest.mark.parametrize("container", ["PNG", "TIFF", "PPM", "JPEG2000"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(container: str) -> None:
+    found = pixels(encoded(Image.fromarray(grey_ramp() * 257), container))
+    assert (found == grey_ramp()[..., None]).all()
+
+
+def test_sixteen_bit_colour_is_scaled_not_clipped() -> None:
+    rows = b"".join(b"\0" + row.tobytes() for row in np.repeat(grey_ramp() * 257, 3, axis=1).astype(">u2"))
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 256, 20, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+    assert (pixels(data) == grey_ramp()[..., None]).all()
+
+
+def test_pixels_without_a_defined_white_are_refused_not_guessed() -> None:
+    for image in (scene().convert("F"), scene().convert("I")):
+        assert refusal(encoded(image, "TIFF")).code == "unsupported_pixels"
+
+
+def half_transparent(mode: str) -> Image.Image:
+    image = Image.new("RGBA", (40, 20), (200, 0, 0, 255))
+    image.paste((200, 0, 0, 0), (0, 0, 20, 20))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("container", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_on_white(container: str, mode: str) -> None:
+    options = {"lossless": True} if container == "WEBP" else {}
+    found = pixels(encoded(half_transparent(mode), container, **options))
+    assert (found[:, :20] == 255).all()
+    assert (found[:, 20:] < 255).any()
+
+
+@pytest.mark.parametrize(("container", "transparency"), [("PNG", 0), ("PNG", b"\0\xff"), ("GIF", 0)])
+def test_transparency_of_a_palette_is_laid_on_white(container: str, transparency: int | bytes) -> None:
+    image = Image.new("P", (40, 20), 1)
+    image.putpalette([0, 0, 0, 200, 0, 0])
+    image.paste(0, (0, 0, 20, 20))
+    found = pixels(encoded(image, container, transparency=transparency))
+    assert (found[:, :20] == 255).all()
+    assert (found[:, 20:] == (200, 0, 0)).all()
+
+
+def test_transparent_colours_are_laid_on_white() -> None:
+    image = half_transparent("RGB")
+    image.paste((1, 2, 3), (0, 0, 20, 20))
+    assert (pixels(encoded(image, "PNG", transparency=(1, 2, 3)))[:, :20] == 255).all()
+    assert (pixels(encoded(Image.new("L", (8, 8), 7), "PNG", transparency=7)) == 255).all()
+    assert (pixels(encoded(Image.new("1", (8, 8), 0), "PNG", transparency=0)) == 255).all()
+    deep = Image.fromarray(np.full((8, 8), 700, np.uint16))
+    assert (pixels(encoded(deep, "PNG", transparency=700)) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+def test_simple_modes_keep_black_and_white(mode: str) -> None:
+    image = Image.new("L", (40, 20), 255)
+    image.paste(0, (0, 0, 20, 20))
+    found = pixels(encoded(image.convert(mode), "PNG"))
+    assert (found[:, :20] == 0).all()
+    assert (found[:, 20:] == 255).all()
+
+
+@pytest.mark.parametrize("container", ["JPEG", "TIFF"])
+def test_cmyk_keeps_its_colours_adobe_inversion_included(container: str) -> None:
+    found = pixels(encoded(scene().convert("CMYK"), container))
+    assert np.abs(found - np.asarray(scene())).mean() < 4
+
+
+@pytest.mark.parametrize("container", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
+def test_first_frame_of_many_is_the_picture(container: str) -> None:
+    options = {"lossless": True} if container == "WEBP" else {}
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    found = pixels(encoded(frames[0], container, save_all=True, append_images=frames[1:], **options))
+    assert np.abs(found - (255, 0, 0)).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (30_000, 1), (1, 30_000)])
+def test_extreme_shapes_are_pictures(size: tuple[int, int]) -> None:
+    for container in ("PNG", "JPEG"):
+        assert decode(encoded(Image.new("RGB", size, "red"), container), ViewSpec(), MANY).image.size == size
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_quality_of_an_ijg_jpeg_is_estimated_exactly(progressive: bool) -> None:
+    for quality in range(1, 101):
+        data = encoded(scene(16, 16), "JPEG", quality=quality, progressive=progressive)
+        assert decode(data, FULL, MANY).facts.jpeg_quality == quality
+
+
+def test_a_large_jpeg_is_decoded_at_the_smallest_scale_that_leaves_the_view_size() -> None:
+    data = encoded(scene(1024, 1600), "JPEG")
+    picture = decode(data, ViewSpec(size=256), MANY)
+    assert picture.image.size == (256, 400)
+    assert (picture.facts.width, picture.facts.height) == (1024, 1600)
+    assert decode(encoded(scene(1023, 1600), "JPEG"), ViewSpec(size=256), MANY).image.size == (512, 800)
+    assert decode(data, FULL, MANY).image.size == (1024, 1600)
+    assert decode(data, ViewSpec(kind=View.CROPS), MANY).image.size == (1024, 1600)
+
+
+@pytest.mark.parametrize("container", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM"])
+def test_too_many_pixels_are_refused_from_the_header_alone(container: str) -> None:
+    data = encoded(Image.new("RGB", (300, 200)), container)
+    assert refusal(data, 300 * 200 - 1).code == "too_many_pixels"
+    assert decode(data, FULL, 300 * 200).image.size == (300, 200)
+
+
+def test_a_bomb_is_refused_before_it_takes_memory() -> None:
+    header = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
+    bomb += struct.pack(">I", zlib.crc32(b"IHDR" + header)) + struct.pack(">I", 0) + b"IDAT" + bytes(4)
+    assert refusal(bomb).code == "too_many_pixels"
+
+
+def test_empty_and_foreign_files_say_so() -> None:
+    assert refusal(b"").code == "empty"
+    for data in (
+        b"Dear reader, this is text.\n",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        b"PK\x03\x04",
+        b"BMW is a car",
+        bytes(99),
+    ):
+        assert refusal(data).code == "not_a_picture"
+
+
+def test_an_error_carries_the_hash_and_length_of_what_was_read() -> None:
+    error = refusal(b"text")
+    assert (error.sha256, error.bytes) == (hashlib.sha256(b"text").hexdigest(), 4)
+    assert "0x" not in error.message  # no address: two runs report alike
+
+
+@pytest.mark.parametrize("container", ["JPEG", "PNG", "WEBP"])
+def test_every_cut_is_truncated_or_costs_no_pixel(container: str) -> None:
+    data = encoded(scene(), container)
+    whole = pixels(data)
+    for end in [*range(12, len(data), 61), *range(len(data) - 20, len(data))]:
+        try:
+            assert (pixels(data[:end]) == whole).all()
+        except PictureError as error:
+            assert error.code == "truncated"  # noqa: PT017  either outcome is right, silence about lost rows is not
+
+
+@pytest.mark.parametrize("container", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM"])
+def test_every_container_is_known_by_its_signature(container: str) -> None:
+    assert is_picture(encoded(scene(), container)[:32])
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_picture_or_a_picture_error(data: bytes) -> None:
+    is_picture(data)
+    assert refusal(data).code
+
+
+@cache
+def seeds() -> list[bytes]:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = scene()
+    return [
+        encoded(image, "JPEG", exif=exif),
+        encoded(image, "JPEG", progressive=True),
+        encoded(image.convert("CMYK"), "JPEG"),
+        encoded(image, "PNG", exif=exif),
+        encoded(image.quantize(16), "PNG", transparency=3),
+        encoded(image, "WEBP", exif=exif),
+        encoded(image.convert("RGBA"), "WEBP", lossless=True),
+        encoded(image, "GIF", save_all=True, append_images=[image.rotate(180)]),
+        encoded(image, "TIFF"),
+        encoded(image, "TIFF", compression="tiff_lzw"),
+        encoded(image, "TIFF", compression="jpeg"),
+        encoded(image, "BMP"),
+        encoded(image, "JPEG2000"),
+        encoded(image, "AVIF"),
+    ]
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    changed = bytearray(data)
+    at = chance.randrange(len(changed))
+    changes: list[Callable[[], None]] = [
+        lambda: changed.__delitem__(slice(at, None)),
+        lambda: changed.__delitem__(slice(at, at + chance.randrange(1, 99))),
+        lambda: changed.__setitem__(slice(at, at + 4), chance.choice((b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff"))),
+        lambda: [changed.__setitem__(chance.randrange(len(changed)), chance.randrange(256)) for _ in range(12)],
+        lambda: [
+            changed.__setitem__(chance.randrange(min(300, len(changed))), chance.randrange(256)) for _ in range(3)
+        ],
+    ]
+    chance.choice(changes)()
+    return bytes(changed)
+
+
+def test_damaged_files_are_a_picture_or_a_picture_error_and_nothing_is_printed(capfd: pytest.CaptureFixture) -> None:
+    chance = random.Random(7)
+    outcomes = {Picture: 0, PictureError: 0}
+    for number in range(600):
+        data = mutated(chance.choice(seeds()), chance)
+        try:
+            outcome: Picture | PictureError = decode(data, ViewSpec(size=32 + 224 * (number % 2)), MANY)
+        except PictureError as error:
+            outcome = error
+        outcomes[type(outcome)] += 1
+    assert min(outcomes.values()) > 50  # the mutations neither spare nor destroy everything
+    assert capfd.readouterr() == ("", "")
