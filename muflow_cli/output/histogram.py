@@ -1,0 +1,102 @@
+"""Two sets of scores as one histogram, in percent of the plot, so that a page can draw it at any width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One set of scores in the common bins.
+
+    Attributes:
+        heights: (BINS,) share of the set in each bin, percent of the tallest bin shown.
+        count: size of the set.
+        median: of the set, nats per dimension; None for an empty set.
+        beyond: how many lie outside the axis; they are counted in the outermost bins.
+    """
+
+    heights: tuple[float, ...]
+    count: int
+    median: float | None
+    beyond: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """A mark on an axis: its place in percent of the axis, and its text."""
+
+    place: float
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """This run over the calibration reals; both normalised to shares, since the sets differ in size."""
+
+    run: Series
+    calibration: Series
+    score_ticks: tuple[Tick, ...]
+    share_ticks: tuple[Tick, ...]
+
+
+def histogram(run: Sequence[float], calibration: Sequence[float]) -> Histogram | None:
+    """Histogram of two sets of finite scores over one axis; None where the run holds none.
+
+    The axis spans the central 99 % of each set, so that one extreme score does not hide the rest.
+    """
+    if not run:
+        return None
+    sets = [np.asarray(scores, dtype=np.float64) for scores in (run, calibration)]
+    low, high = _axis([scores for scores in sets if scores.size])
+    shares = [_shares(scores, low, high) for scores in sets]
+    top = max(float(share.max()) for share in shares)
+    series = [_series(scores, share / top, low, high) for scores, share in zip(sets, shares, strict=True)]
+    return Histogram(
+        run=series[0],
+        calibration=series[1],
+        score_ticks=_ticks(low, high, 5, ""),
+        share_ticks=_ticks(0.0, 100 * top, 4, " %"),
+    )
+
+
+def _axis(sets: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    quantiles = np.concatenate([np.quantile(scores, [0.005, 0.995]) for scores in sets])
+    low, high = float(quantiles.min()), float(quantiles.max())
+    # A set of equal scores still needs an axis around it.
+    margin = 0.03 * (high - low) or max(0.5, 0.05 * abs(high))
+    return low - margin, high + margin
+
+
+def _shares(scores: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    counts, _ = np.histogram(np.clip(scores, low, high), bins=BINS, range=(low, high))
+    return counts / max(1, scores.size)
+
+
+def _series(scores: NDArray[np.float64], heights: NDArray[np.float64], low: float, high: float) -> Series:
+    return Series(
+        heights=tuple(round(100 * float(height), 3) for height in heights),
+        count=scores.size,
+        median=float(np.median(scores)) if scores.size else None,
+        beyond=int(np.sum((scores < low) | (scores > high))),
+    )
+
+
+def _ticks(low: float, high: float, about: int, unit: str) -> tuple[Tick, ...]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) inside [low, high]."""
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    numbers = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return tuple(
+        Tick(place=round(100 * (number - low) / (high - low), 3), label=f"{number + 0.0:.{digits}f}{unit}")
+        for number in numbers
+    )

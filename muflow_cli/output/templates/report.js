@@ -1,0 +1,232 @@
+"use strict";
+(() => {
+  const { rows, scales } = JSON.parse(document.getElementById("data").textContent);
+  const by = (id) => document.getElementById(id);
+  const state = { key: "index", order: "ascending", text: "", verdict: "", tail: "", page: 0, size: 50 };
+  const collator = new Intl.Collator("en", { numeric: true });
+
+  // Rows carry only what is known: what a cell, a filter or the sorting asks for is settled here once.
+  rows.forEach((row, index) => {
+    row.index = index + 1;
+    row.verdict = row.error ? "unreadable" : row.verdict;
+    row.found = row.path.toLowerCase();
+    (row.scale_scores || []).forEach((score, scale) => { row[`scale-${scale}`] = score; });
+  });
+
+  function element(name, properties = {}, ...children) {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  }
+
+  function decimal(value, digits = 4) {
+    if (value === undefined) return "–";
+    const small = value !== 0 && Math.abs(value) < 0.5 * 10 ** -digits;
+    return (small ? value.toExponential(1) : value.toFixed(digits)).replaceAll("-", "−");
+  }
+
+  // ---- filter, sort, page
+
+  function compare(a, b) {
+    const [x, y] = [a[state.key], b[state.key]];
+    if (x === undefined || y === undefined) return (x === undefined) - (y === undefined) || a.index - b.index;
+    const difference = typeof x === "number" ? x - y : collator.compare(x, y);
+    return (state.order === "ascending" ? difference : -difference) || a.index - b.index;
+  }
+
+  function chosen() {
+    const kept = rows.filter((row) => row.found.includes(state.text)
+      && (!state.verdict || row.verdict === state.verdict) && (!state.tail || row.tail === state.tail));
+    return kept.sort(compare);
+  }
+
+  function show(everything = false) {
+    const kept = chosen();
+    const pages = Math.max(1, Math.ceil(kept.length / state.size));
+    state.page = Math.min(state.page, pages - 1);
+    const first = state.page * state.size;
+    const part = everything ? kept : kept.slice(first, first + state.size);
+    by("rows").replaceChildren(...part.map(tableRow));
+    by("found").textContent = `${kept.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} inputs`
+      + (kept.length > part.length ? `, rows ${first + 1}–${first + part.length} shown` : "");
+    by("page-place").textContent = `Page ${state.page + 1} of ${pages}`;
+    for (const id of ["page-first", "page-previous"]) by(id).disabled = state.page === 0;
+    for (const id of ["page-next", "page-last"]) by(id).disabled = state.page === pages - 1;
+    for (const head of document.querySelectorAll("th[data-key]")) {
+      head.setAttribute("aria-sort", head.dataset.key === state.key ? state.order : "none");
+    }
+    by("sort-key").value = state.key;
+    by("sort-order").value = state.order;
+  }
+
+  function change(changes) {
+    Object.assign(state, { page: 0 }, changes);
+    show();
+  }
+
+  function turn(page) {
+    state.page = page;
+    show();
+    by("pictures").scrollIntoView();
+  }
+
+  // ---- one row
+
+  function cell(label, className, ...children) {
+    const made = element("td", { className }, ...children);
+    if (label) made.dataset.label = label;
+    return made;
+  }
+
+  function thumbnail(row) {
+    const inside = row.thumbnail
+      ? element("img", { src: row.thumbnail, alt: "", loading: "lazy", decoding: "async", width: 64, height: 64 })
+      : row.error ? "why" : "details";
+    const button = element("button", { type: "button", className: "thumbnail" }, inside);
+    const what = row.heat ? "heat map and details" : "details";
+    button.setAttribute("aria-label", `Show ${what} of ${row.path}`);
+    button.addEventListener("click", () => open(row));
+    return button;
+  }
+
+  function remarks(row) {
+    const parts = [];
+    if (row.error) parts.push(`${row.error.code}: ${row.error.message}`);
+    if (row.calibration && row.calibration !== "matched") parts.push(`calibration: ${row.calibration}`);
+    if (row.atypical_input) parts.push(`atypical ${row.atypical_input.join(", ")}`);
+    if (row.duplicate_of !== undefined) parts.push("duplicate");
+    return parts.map((part) => element("div", { className: "detail", textContent: part }));
+  }
+
+  function size(row) {
+    return row.format ? `${row.format}, ${row.width} × ${row.height}` : "";
+  }
+
+  function tableRow(row) {
+    const name = element("div", {}, element("bdi", { className: "path", textContent: row.path }),
+      element("div", { className: "detail", textContent: size(row) }));
+    const verdict = element("span", { className: `verdict is-${row.verdict.replace(" ", "-")}`, textContent: row.verdict });
+    const cells = [
+      cell("", "number", String(row.index)),
+      cell("", "", element("div", { className: "picture" }, thumbnail(row), name)),
+      cell("Verdict", "", verdict, ...remarks(row)),
+      cell("Tail", "tail", tail(row)),
+      cell("p-value", "number", decimal(row.p_value)),
+    ];
+    if (document.querySelector('th[data-key="q_value"]')) cells.push(cell("q-value", "number", decimal(row.q_value)));
+    cells.push(cell("Score", "number", decimal(row.score)));
+    scales.forEach((scale, at) => cells.push(cell(scale, "number", decimal(row[`scale-${at}`]))));
+    return element("tr", { className: row.verdict === "flagged" ? "flagged" : "" }, ...cells);
+  }
+
+  function tail(row) {
+    return row.tail ? { high: "▲ high", low: "▼ low" }[row.tail] : "–";
+  }
+
+  // ---- the exhibit: picture, heat map, facts
+
+  // Magma (Smith & van der Walt, 2015): lightness rises evenly, so that it reads without colour vision too.
+  const RAMP = ["#000004", "#3b0f70", "#8c2981", "#de4968", "#fe9f6d", "#fcfdbf"]
+    .map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+  const maps = rows.filter((row) => row.heat).map((row) => row.heat);
+  const whole = { low: Math.min(...maps.map((map) => map.low)), high: Math.max(...maps.map((map) => map.high)) };
+  let shown = null;
+  let span = "picture";
+
+  function colour(share) {
+    const place = Math.min(Math.max(share, 0), 1) * (RAMP.length - 1);
+    const [from, to] = [RAMP[Math.floor(place)], RAMP[Math.ceil(place)]];
+    const part = place - Math.floor(place);
+    return `rgb(${from.map((value, at) => Math.round(value + part * (to[at] - value))).join(" ")})`;
+  }
+
+  function rectangle(x, y, fill) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    // A hair wider than the cell: no seam between neighbours.
+    for (const [name, value] of Object.entries({ x, y, width: 1.01, height: 1.01, fill })) made.setAttribute(name, value);
+    return made;
+  }
+
+  function paint() {
+    const { side, low, high, levels } = shown.heat;
+    const range = span === "picture" ? { low, high } : whole;
+    const cells = Array.from(atob(levels), (letter, at) => {
+      const value = low + (letter.charCodeAt(0) / 255) * (high - low);
+      return rectangle(at % side, Math.floor(at / side), colour((value - range.low) / (range.high - range.low || 1)));
+    });
+    by("exhibit-heat").setAttribute("viewBox", `0 0 ${side} ${side}`);
+    by("exhibit-heat").replaceChildren(...cells);
+    by("heat-low").textContent = decimal(range.low, 2);
+    by("heat-high").textContent = decimal(range.high, 2);
+    by("span-picture").setAttribute("aria-pressed", String(span === "picture"));
+    by("span-report").setAttribute("aria-pressed", String(span === "report"));
+  }
+
+  function facts(row) {
+    const parts = [["Verdict", row.verdict], ["Tail", row.tail && tail(row)], ["p-value", row.p_value !== undefined && decimal(row.p_value, 6)],
+      ["q-value", row.q_value !== undefined && decimal(row.q_value, 6)], ["Score", row.score !== undefined && decimal(row.score, 6)]];
+    (row.scale_scores || []).forEach((score, at) => parts.push([`Score, ${scales[at] || at + 1}`, decimal(score, 6)]));
+    parts.push(["Heaviest scale", row.heaviest], ["Calibration", row.calibration],
+      ["Atypical", row.atypical_input && row.atypical_input.join(", ")], ["Duplicate of", row.duplicate_of],
+      ["Reason", row.error && `${row.error.code}: ${row.error.message}`], ["Format", size(row)],
+      ["Bytes", row.bytes !== undefined && row.bytes.toLocaleString("en")], ["JPEG quality", row.jpeg_quality],
+      ["Sharpness", row.sharpness !== undefined && decimal(row.sharpness, 2)], ["SHA-256", row.sha256]);
+    return parts.filter(([, value]) => value !== undefined && value !== false && value !== "").flatMap(([name, value]) => [
+      element("dt", { textContent: name }), element("dd", {}, element(name === "SHA-256" ? "code" : "span", { textContent: value }))]);
+  }
+
+  function open(row) {
+    shown = row;
+    by("exhibit-title").replaceChildren(element("bdi", { textContent: row.path }));
+    by("exhibit-picture").hidden = !row.thumbnail;
+    if (row.thumbnail) by("exhibit-picture").src = row.thumbnail;
+    by("exhibit-picture").alt = `Thumbnail of ${row.path}`;
+    document.querySelector(".stage").classList.toggle("bare", !row.thumbnail);
+    document.querySelector(".view").hidden = !row.thumbnail && !row.heat;
+    document.querySelector(".exhibit-body").classList.toggle("alone", !row.thumbnail && !row.heat);
+    by("exhibit-heat").toggleAttribute("hidden", !row.heat);
+    by("heat-controls").hidden = !row.heat;
+    by("heat-none").hidden = Boolean(row.heat);
+    if (row.heat) paint();
+    by("exhibit-facts").replaceChildren(...facts(row));
+    by("exhibit").showModal();
+  }
+
+  function strength() {
+    by("exhibit-heat").setAttribute("opacity", by("heat-strength").value / 100);
+  }
+
+  // ---- wiring
+
+  document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
+  by("filter-text").addEventListener("input", (event) => change({ text: event.target.value.toLowerCase() }));
+  by("filter-verdict").addEventListener("change", (event) => change({ verdict: event.target.value }));
+  by("filter-tail").addEventListener("change", (event) => change({ tail: event.target.value }));
+  by("sort-key").addEventListener("change", (event) => change({ key: event.target.value }));
+  by("sort-order").addEventListener("change", (event) => change({ order: event.target.value }));
+  by("page-size").addEventListener("change", (event) => change({ size: Number(event.target.value) }));
+  for (const head of document.querySelectorAll("th[data-key]")) {
+    head.querySelector("button").addEventListener("click", () => {
+      const again = state.key === head.dataset.key && state.order === "ascending";
+      change({ key: head.dataset.key, order: again ? "descending" : "ascending" });
+    });
+  }
+  by("page-first").addEventListener("click", () => turn(0));
+  by("page-previous").addEventListener("click", () => turn(state.page - 1));
+  by("page-next").addEventListener("click", () => turn(state.page + 1));
+  by("page-last").addEventListener("click", () => turn(Infinity));
+  by("exhibit-close").addEventListener("click", () => by("exhibit").close());
+  by("exhibit").addEventListener("click", (event) => { if (event.target === by("exhibit")) by("exhibit").close(); });
+  by("heat-strength").addEventListener("input", strength);
+  by("span-picture").addEventListener("click", () => { span = "picture"; paint(); });
+  by("span-report").addEventListener("click", () => { span = "report"; paint(); });
+  by("heat-ramp").append(...Array.from({ length: 50 }, (_, at) => {
+    const made = rectangle(at / 10, 0, colour(at / 49));
+    made.setAttribute("width", "0.11");
+    return made;
+  }));
+  window.addEventListener("beforeprint", () => show(true));
+  window.addEventListener("afterprint", () => show());
+  strength();
+  show();
+})();
