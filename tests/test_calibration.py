@@ -181,6 +181,15 @@ def test_the_fingerprint_follows_scores_rule_and_facts_but_not_the_date():
     assert dataclasses.replace(one, created="2030-01-01T00:00:00+00:00").fingerprint() == one.fingerprint()
 
 
+def test_the_fingerprint_can_be_recomputed_from_names_types_shapes_bytes_and_rule():
+    one = calibration()
+    digest = hashlib.sha256(canonical_json({"rule": one.meta()["rule"], "formats": ["JPEG"]}))
+    for name in sorted(one.arrays()):
+        array = one.arrays()[name]
+        digest.update(canonical_json([name, array.dtype.str, list(array.shape)]) + array.tobytes())
+    assert one.fingerprint() == digest.hexdigest()
+
+
 def test_the_source_digest_names_the_set_of_pictures():
     hashes = [picture(i).sha256 for i in range(5)]
     assert source_digest(hashes) == source_digest(hashes[::-1]) != source_digest(hashes[:4])

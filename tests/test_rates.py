@@ -31,6 +31,14 @@ def test_the_true_rate_follows_the_beta_law_that_is_stated(tail):
     assert (bounds.low, bounds.high) == pytest.approx(beta(k, n + 1 - k).interval(0.95))
 
 
+@pytest.mark.parametrize(("alpha", "n"), [(0.29, 99), (0.07, 99), (0.05, 39), (0.58, 49), (0.015, 133)])
+def test_bounds_count_the_p_values_that_the_rule_flags(alpha, n):
+    """0.29 as a float lies below 29/100, yet p = 29/100 is flagged: the bounds must count that rank too."""
+    spec, reals = RuleSpec(alpha=alpha, tail=Tail.UPPER), np.arange(n, dtype=float)[:, None]
+    k = RULES[Method.CONFORMAL](reals, spec).judge(np.arange(n + 1)[:, None] - 0.5).flagged.sum()
+    assert true_rate_bounds(spec, n).at_most == pytest.approx(beta(k, n + 1 - k).ppf(0.95))
+
+
 def test_fisher_speaks_of_the_half_that_calibrates_its_statistic():
     bounds = true_rate_bounds(RuleSpec(method=Method.FISHER, alpha=0.01), 2000)
     assert round(bounds.at_most, 4) == 0.0157
