@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import io
+import logging
 import struct
 import threading
 import warnings
@@ -27,6 +28,7 @@ Image.MAX_IMAGE_PIXELS = None
 # Pillow warns about damaged metadata (EXIF, TIFF tags, MPO index) of pictures that decode well. The filter names
 # Pillow's modules only and is set once: `warnings.catch_warnings` would swap the filters of all threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs as an error it raises, too
 Image.init()
 
 
