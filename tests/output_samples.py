@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import math
 import os
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from muflow_cli.output.report import Exhibit, ReportData
 from muflow_cli.output.writers import WRITERS, OutputFormat
 from muflow_cli.records import DetectorInfo, Facts, Result, RunInfo, Scored, Summary, Unreadable
 
@@ -120,3 +127,45 @@ def write_all(format_: OutputFormat, results: Iterable[Result], fields: tuple[st
         writer.write(result)
     writer.end(FINISHED, SUMMARY)
     return stream.getvalue()
+
+
+def thumbnail() -> bytes:
+    """A JPEG of 64 x 64."""
+    stream = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 64)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def row(index: int) -> Result:
+    """One of many results: hostile names first, every 40th unreadable."""
+    name = HOSTILE_NAMES[index] if index < len(HOSTILE_NAMES) else f"faces/{index:05d}.jpg"
+    if index % 40 == 39:
+        return unreadable(name)
+    score = math.sin(index) * 3
+    flagged = abs(score) > 2.8
+    return scored(
+        name,
+        number=index,
+        score=score,
+        scale_scores=(score - 1, score + 1),
+        p_value=1 / (1 + abs(score)),
+        flagged=flagged,
+        verdict="flagged" if flagged else "not flagged",
+        tail="high" if score > 0 else "low",
+    )
+
+
+def report_data(count: int, **changes: Any) -> ReportData:
+    """A report of `count` inputs, every other one with a picture and a heat map."""
+    results = [row(index) for index in range(count)]
+    grid = np.linspace(-1, 2, 16, dtype=np.float32).reshape(4, 4)
+    exhibits = {i: Exhibit(thumbnail(), grid + np.float32(i % 3)) for i in range(0, count, 2)}
+    values: dict[str, Any] = {
+        "run": FINISHED,
+        "detector": DETECTOR,
+        "summary": dataclasses.replace(SUMMARY, inputs=count),
+        "results": results,
+        "calibration_scores": [math.cos(index) for index in range(300)],
+        "exhibits": exhibits,
+    }
+    return ReportData(**{**values, **changes})

@@ -50,7 +50,8 @@ class Histogram:
 def histogram(run: Sequence[float], calibration: Sequence[float]) -> Histogram | None:
     """Histogram of two sets of finite scores over one axis; None where the run holds none.
 
-    The axis spans the central 99 % of each set, so that one extreme score does not hide the rest.
+    The axis spans the central 99 % of each set, and the rest where it lies within once that span: so one extreme
+    score does not hide all others.
     """
     if not run:
         return None
@@ -68,8 +69,14 @@ def histogram(run: Sequence[float], calibration: Sequence[float]) -> Histogram |
 
 
 def _axis(sets: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
-    quantiles = np.concatenate([np.quantile(scores, [0.005, 0.995]) for scores in sets])
-    low, high = float(quantiles.min()), float(quantiles.max())
+    inner_low = min(float(np.quantile(scores, 0.005, method="higher")) for scores in sets)
+    inner_high = max(float(np.quantile(scores, 0.995, method="lower")) for scores in sets)
+    # Two scores have no centre: their quantiles cross.
+    inner_low, inner_high = min(inner_low, inner_high), max(inner_low, inner_high)
+    span = inner_high - inner_low
+    least, greatest = (float(choose(np.concatenate(sets))) for choose in (np.min, np.max))
+    low = least if least >= inner_low - span else inner_low
+    high = greatest if greatest <= inner_high + span else inner_high
     # A set of equal scores still needs an axis around it.
     margin = 0.03 * (high - low) or max(0.5, 0.05 * abs(high))
     return low - margin, high + margin

@@ -78,8 +78,8 @@ class SarifWriter:
         if fields is not None:
             raise BadSpec("--fields", ",".join(fields), "left out with sarif, whose shape is fixed by its standard")
         self._stream = stream
-        # In memory up to 1 MiB, on disk beyond it.
-        self._notifications = tempfile.SpooledTemporaryFile(max_size=2**20)  # noqa: SIM115 - lives until `end`
+        # In memory up to 256 KiB, on disk beyond it.
+        self._notifications = tempfile.SpooledTemporaryFile(max_size=2**18)  # noqa: SIM115 - lives until `end`
         self._separator = self._notice_separator = b"\n"
         self._detector: dict[str, object] = {}
 

@@ -1,0 +1,134 @@
+"""The HTML report: the page itself, and the page in a real browser."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from output_samples import DETECTOR, FINISHED, HOSTILE_NAMES, SUMMARY, report_data, scored, unreadable
+
+from muflow_cli.errors import NotFinite
+from muflow_cli.output.histogram import BINS, histogram
+from muflow_cli.output.inert import escape
+from muflow_cli.output.report import Exhibit, render_report
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text of each script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002 - HTMLParser's signature
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+
+
+def test_the_page_names_no_address_but_its_own_data() -> None:
+    page = Page(render_report(report_data(30)))
+    links = [value for _, attributes in page.elements for name, value in attributes.items() if name in {"src", "href"}]
+    assert links == ["data:,", "#pictures"]
+    assert "http:" not in render_report(report_data(30)).replace("http://www.w3.org/2000/svg", "")
+    assert "https:" not in render_report(report_data(30))
+
+
+def test_the_policy_allows_this_script_and_nothing_from_outside() -> None:
+    page = Page(render_report(report_data(30)))
+    (policy,) = [a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    assert not any(name.startswith("on") or name == "style" for _, a in page.elements for name in a)
+
+
+def test_hostile_names_add_no_element_and_no_script() -> None:
+    plain = report_data(2, results=[scored("a"), unreadable("b")], exhibits={})
+    expected = [tag for tag, _ in Page(render_report(plain)).elements]
+    for name in HOSTILE_NAMES:
+        results = [scored(name, duplicate_of=name), dataclasses.replace(unreadable(name), message=name, code=name)]
+        hostile = dataclasses.replace(
+            plain,
+            results=results,
+            run=dataclasses.replace(FINISHED, argv=(name,)),
+            detector=dataclasses.replace(DETECTOR, path=name),
+            summary=dataclasses.replace(SUMMARY, unreadable_by_code={name: 1}),
+        )
+        page = Page(render_report(hostile))
+        assert [tag for tag, _ in page.elements] == expected
+        rows = json.loads(page.scripts[0])["rows"]
+        assert [item["path"] for item in rows] == [escape(name)] * 2
+
+
+def test_the_page_can_be_written_as_utf_8_whatever_the_names_hold() -> None:
+    text = render_report(report_data(len(HOSTILE_NAMES)))
+    assert text.encode("utf-8").decode("utf-8") == text
+    assert "\u202e" not in text
+
+
+def test_a_run_without_a_score_and_a_detector_without_calibration_still_make_a_page() -> None:
+    empty = dataclasses.replace(SUMMARY, inputs=1, scored=0, flagged=0, flagged_by_tail={})
+    text = render_report(report_data(0, results=[unreadable()], summary=empty, exhibits={}))
+    assert "No picture could be scored." in text
+    assert "holds no calibration scores" in render_report(report_data(3, calibration_scores=[]))
+
+
+def test_the_summary_says_how_many_flags_chance_alone_would_raise() -> None:
+    summary = dataclasses.replace(SUMMARY, inputs=1000, scored=1000, flagged=70)
+    text = " ".join(re.sub(r"<[^>]+>", " ", render_report(report_data(3, summary=summary))).split())
+    assert "70 of 1,000 scored pictures were flagged" in text
+    assert "about 50 (5 %) would be flagged by chance" in text
+    by_rate = dataclasses.replace(summary, fdr=0.1)
+    assert "false discovery rate of 0.1" in render_report(report_data(3, summary=by_rate))
+
+
+def test_a_heat_map_or_score_that_is_no_number_is_refused() -> None:
+    broken = Exhibit(None, np.full((2, 2), np.nan, dtype=np.float32))
+    with pytest.raises(NotFinite, match="heat map"):
+        render_report(report_data(1, exhibits={0: broken}))
+    with pytest.raises(NotFinite, match="score"):
+        render_report(report_data(1, results=[scored(score=math.inf)]))
+
+
+def test_a_histogram_counts_every_score_once() -> None:
+    run, reals = [0.1, 0.2, 5.0, -3.0, 1e6], [0.0, 0.5, 1.0]
+    drawn = histogram(run, reals)
+    assert drawn is not None
+    mark = drawn.share_ticks[-1]
+    percent_at_the_top = 100 * float(mark.label.removesuffix(" %")) / mark.place
+    for series, scores in ((drawn.run, run), (drawn.calibration, reals)):
+        assert series.count == len(scores)
+        assert len(series.heights) == BINS
+        assert sum(series.heights) / 100 * percent_at_the_top == pytest.approx(100, abs=0.01)
+    assert (drawn.run.beyond, drawn.calibration.beyond) == (1, 0)
+
+
+@pytest.mark.parametrize("scores", [[2.0], [0.0, 0.0], [-1e-9, 1e-9], [1e12, 1e12], [0.0, 7.0], [0.0, 0.0, 9.0]])
+def test_a_histogram_of_few_or_equal_scores_has_an_axis(scores: list[float]) -> None:
+    drawn = histogram(scores, [])
+    assert drawn is not None
+    assert max(drawn.run.heights) == 100
+    assert 1 <= len(drawn.score_ticks) <= 12
+    assert all(0 <= tick.place <= 100 for tick in (*drawn.score_ticks, *drawn.share_ticks))
+    assert len({tick.label for tick in drawn.score_ticks}) == len(drawn.score_ticks)
+
+
+def test_nothing_scored_makes_no_histogram() -> None:
+    assert histogram([], [1.0]) is None
