@@ -100,6 +100,8 @@ def test_ffhq_as_downloaded_is_one_group_with_each_photograph_once(tmp_path):
     }
     assert labels_and_groups(read((Wanted.REAL, root / "images1024x1024"))) == [("real", "ffhq")]
     # Alone, the thumbnails are no second copy.
+    alone = grow(tmp_path / "alone", "thumbnails128x128/00000/00000.png")
+    assert labels_and_groups(read((Wanted.REAL, alone))) == [("real", "thumbnails128x128")]
     assert labels_and_groups(read((Wanted.REAL, root / "thumbnails128x128"))) == [("real", "thumbnails128x128")]
 
 

@@ -53,6 +53,11 @@ def test_impossible_counts_are_refused(events, trials):
         clopper_pearson(events, trials)
 
 
+def test_percentile_interval_leaves_an_equal_share_on_either_side():
+    interval = percentile_interval(np.arange(1001), level=0.9)
+    assert (interval.low, interval.high) == pytest.approx((50, 950))
+
+
 def test_bootstrap_interval_holds_the_measured_figure_and_narrows_with_more_pictures(rng_scores):
     widths = []
     for size in (50, 500):
@@ -81,6 +86,9 @@ def test_same_seed_same_resamples_other_seed_others(reals, fakes):
     once, again, other = (resample(reals, fakes, BootstrapSpec(seed=seed))["gan"]["auc"] for seed in (1, 1, 2))
     np.testing.assert_array_equal(once, again)
     assert not np.array_equal(once, other)
+    # One real: only the fakes can differ.
+    alone = [resample([0.5], fakes, BootstrapSpec(seed=seed))["gan"]["auc"] for seed in (1, 2)]
+    assert not np.array_equal(*alone)
 
 
 def test_draws_depend_neither_on_the_chunk_nor_on_the_other_groups(reals, fakes, monkeypatch):

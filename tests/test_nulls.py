@@ -45,7 +45,9 @@ def test_a_container_that_differs_is_found_by_metadata_and_not_by_sharpness(fake
     assert abs(null_auc(sharpness_features(pictures), fake) - 0.5) < 0.1
 
 
-@pytest.mark.parametrize("change", [{"width": 300, "height": 300}, {"jpeg_quality": 90}, {"bytes": 40_000}])
+@pytest.mark.parametrize(
+    "change", [{"width": 300, "height": 300}, {"jpeg_quality": 90}, {"bytes": 40_000}, {"format": "MPO"}]
+)
 def test_each_fact_of_the_file_alone_is_found(fake, rng, change):
     pictures = [
         facts(i, **({"bytes": int(rng.normal(20_000, 900))} | (change if f else {}))) for i, f in enumerate(fake)
@@ -57,6 +59,18 @@ def test_a_quality_between_two_others_is_found(fake, rng):
     qualities = np.where(fake, 75, rng.choice([70, 80], len(fake)))
     pictures = [facts(i, jpeg_quality=int(quality)) for i, quality in enumerate(qualities)]
     assert null_auc(metadata_features(pictures), fake) > 0.99
+
+
+def test_metadata_are_bytes_pixels_their_ratio_quality_and_names():
+    features = metadata_features([facts(0, width=200, height=100), facts(1, format="PNG", jpeg_quality=None)])
+    np.testing.assert_array_equal(features.numbers, [[20_000, 20_000, 1, 75], [20_000, 65_536, 20_000 / 65_536, 0]])
+    assert features.categories.tolist() == [["JPEG", "200x100", "75"], ["PNG", "256x256", "None"]]
+
+
+def test_bands_of_sharpness_that_alternate_are_found(fake, rng):
+    bands = np.where(fake, rng.choice([20, 40], len(fake)), rng.choice([10, 30, 50], len(fake)))
+    pictures = [facts(i, sharpness=band + rng.normal(0, 1)) for i, band in enumerate(bands)]
+    assert null_auc(sharpness_features(pictures), fake) > 0.9
 
 
 def test_sharpness_that_is_only_more_spread_is_found(fake, rng):
