@@ -1,0 +1,275 @@
+"""Maximum likelihood for the flows of all scales at once, on cached features; held-out reals decide when to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from muflow_cli.engine.flow import Flow, PlainFlow, build_flow, plain, trace
+from muflow_cli.engine.mixture import Mixture
+from muflow_cli.engine.nll import nll
+from muflow_cli.engine.train_state import Progress, TrainHooks, TrainState
+from muflow_cli.errors import NotFinite, TooFewPictures
+from muflow_cli.specs import FlowSpec, TrainSpec
+
+__all__ = ["Progress", "TrainHooks", "TrainState", "Trained", "train"]
+
+STATISTICS_CHUNK: Final = 1024
+PLATEAU_COUNTS: Final = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Trained flows, one per scale, as they were at the best epoch; NLLs in nats per dimension, mean over scales."""
+
+    flows: list[PlainFlow]
+    epochs: int
+    best_epoch: int
+    train_nll: float
+    validation_nll: float
+    history: tuple[Progress, ...]
+
+
+def train(
+    train_features: Sequence[Tensor],
+    validation_features: Sequence[Tensor],
+    targets: Sequence[Mixture],
+    flow: FlowSpec,
+    train: TrainSpec,
+    *,
+    hooks: TrainHooks,
+) -> Trained:
+    """Fit one flow per scale to single reals under the scale's target.
+
+    The loss is the mean over scales of NLL / D. The flow kept is that of the epoch with the lowest loss on the
+    held-out reals, epoch 0 (before training) included. The same input ends in the same flows, resumed or not.
+
+    Args:
+        train_features: per scale (n, D, H, W), any float dtype, on any device, possibly memory-mapped; a batch at a
+            time is copied to the target's device as float32.
+        validation_features: the same of reals that are held out.
+        targets: per scale; they decide the device.
+        flow: the flow of every scale; 0 steps leave nothing to train.
+        train: seed, epochs, batches, learning rate and patience.
+        hooks: progress, checkpoints, resumption.
+
+    Raises:
+        NotFinite: if a likelihood is not finite; epoch and scale are named.
+        TooFewPictures: if there is nothing to train on or to validate with.
+
+    Source: Pontorno et al. 2026, "The method"; Yu et al. 2021.
+    """
+    for purpose, features in (("training", train_features), ("validation", validation_features)):
+        if not len(features[0]):
+            raise TooFewPictures(purpose, 0, 1, "one per batch")
+    run = _Run(train_features, validation_features, targets, flow, train)
+    if hooks.resume is None:
+        hooks.on_epoch(run.before())
+    else:
+        run.restore(hooks.resume)
+    while run.goes_on():
+        hooks.on_epoch(run.epoch())
+        if hooks.save is not None and run.history[-1].epoch % train.checkpoint_every == 0:
+            hooks.save(run.state())
+    return run.result()
+
+
+class _Run:
+    """The moving parts of one training run."""
+
+    def __init__(
+        self,
+        train_features: Sequence[Tensor],
+        validation_features: Sequence[Tensor],
+        targets: Sequence[Mixture],
+        flow: FlowSpec,
+        train: TrainSpec,
+    ) -> None:
+        self.train_features, self.validation_features = train_features, validation_features
+        self.targets = [target.to(dtype=torch.float32) for target in targets]
+        self.spec = train
+        self.trainable = flow.steps > 0
+        self.flows = [
+            _start(features, target, flow, train.seed + scale)
+            for scale, (features, target) in enumerate(zip(train_features, targets, strict=True))
+        ]
+        self.generator = torch.Generator().manual_seed(train.seed)
+        self.history: list[Progress] = []
+        self.best: dict[str, Tensor] = self.parameters()
+        self.best_epoch = 0
+        if self.trainable:
+            self.optimiser = torch.optim.AdamW(
+                self.named().values(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+            )
+            self.plateau = ReduceLROnPlateau(
+                self.optimiser, factor=train.plateau_factor, patience=train.plateau_patience
+            )
+
+    def named(self) -> dict[str, Parameter]:
+        """Trained parameters by "scale.name"."""
+        return {
+            f"{scale}.{name}": parameter
+            for scale, flow in enumerate(self.flows)
+            for name, parameter in flow.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Copies of them."""
+        return {name: parameter.detach().clone() for name, parameter in self.named().items()}
+
+    def before(self) -> Progress:
+        """Epoch 0: both losses of the flow as it starts."""
+        trained, validation = self.evaluate(self.train_features, 0), self.evaluate(self.validation_features, 0)
+        self.history.append(Progress(0, trained, validation, self.spec.learning_rate))
+        return self.history[0]
+
+    def goes_on(self) -> bool:
+        """Whether there is another epoch to train."""
+        epoch = self.history[-1].epoch
+        return self.trainable and epoch < self.spec.epochs and epoch - self.best_epoch < self.spec.stop_patience
+
+    def epoch(self) -> Progress:
+        """One pass over the training features, then the held-out ones."""
+        epoch, rate = self.history[-1].epoch + 1, self.optimiser.param_groups[0]["lr"]
+        count = len(self.train_features[0])
+        order = torch.randperm(count, generator=self.generator)
+        # Equal batches: a last one of two pictures would cost a whole step and steer it as much as sixty do. Within
+        # a batch the order is the file's, which a memory-mapped read likes better.
+        batches = [places.sort().values for places in order.tensor_split(math.ceil(count / self.spec.batch_size))]
+        losses = [self.step(places) * len(places) for places in batches]
+        trained = _mean(torch.stack(losses), count, epoch)
+        validation = self.evaluate(self.validation_features, epoch)
+        if validation < self.history[self.best_epoch].validation_nll:
+            self.best, self.best_epoch = self.parameters(), epoch
+        self.plateau.step(validation)
+        self.history.append(Progress(epoch, trained, validation, rate))
+        return self.history[-1]
+
+    def step(self, places: Tensor) -> Tensor:
+        """One update of every flow; (S,) losses, still on the device so that nothing waits for them."""
+        self.optimiser.zero_grad()
+        losses = []
+        for features, flow, target in zip(self.train_features, self.flows, self.targets, strict=True):
+            x = _batch(features[places], target)
+            losses.append(nll(trace(flow), target, x).mean() / x.shape[1])
+        loss = torch.stack(losses)
+        loss.mean().backward()
+        for flow in self.flows:
+            # Each flow by itself: a steep scale must not slow the others down.
+            clip_grad_norm_(flow.parameters(), self.spec.clip_norm)
+        self.optimiser.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def evaluate(self, features: Sequence[Tensor], epoch: int) -> float:
+        """Loss of the flows as they are."""
+        flows = [plain(flow) for flow in self.flows]
+        losses = [
+            torch.stack(
+                [
+                    nll(flow, target, _batch(chunk, target)).double().sum() / chunk[0].numel()
+                    for chunk in scale.split(self.spec.batch_size)
+                ]
+            ).sum()
+            for scale, flow, target in zip(features, flows, self.targets, strict=True)
+        ]
+        return _mean(torch.stack(losses)[None], len(features[0]), epoch)
+
+    def state(self) -> TrainState:
+        """What a checkpoint holds."""
+        kept = self.optimiser.state
+        moments = {f"{key}.{name}": t for key, p in self.named().items() for name, t in kept[p].items()}
+        counts = self.plateau.state_dict()
+        return TrainState(
+            parameters=self.parameters(),
+            best=self.best,
+            moments={name: moment.clone() for name, moment in moments.items()},
+            generator=self.generator.get_state(),
+            plateau={name: counts[name] for name in PLATEAU_COUNTS},
+            learning_rate=self.optimiser.param_groups[0]["lr"],
+            history=tuple(self.history),
+            best_epoch=self.best_epoch,
+        )
+
+    def restore(self, state: TrainState) -> None:
+        """Go on from `state`."""
+        self.history, self.best_epoch = list(state.history), state.best_epoch
+        self.generator.set_state(state.generator.cpu())
+        self.best = {name: state.best[name].to(p.device) for name, p in self.named().items()}
+        self.load(state.parameters)
+        moments = ("step", "exp_avg", "exp_avg_sq")
+        kept = {i: {m: state.moments[f"{name}.{m}"] for m in moments} for i, name in enumerate(self.named())}
+        groups = self.optimiser.state_dict()["param_groups"]
+        groups[0]["lr"] = state.learning_rate
+        self.optimiser.load_state_dict({"state": kept, "param_groups": groups})
+        self.plateau.load_state_dict(self.plateau.state_dict() | dict(state.plateau))
+
+    def load(self, parameters: Mapping[str, Tensor]) -> None:
+        """Put `parameters` in place of the flows' own."""
+        with torch.no_grad():
+            for name, parameter in self.named().items():
+                parameter.copy_(parameters[name])
+
+    def result(self) -> Trained:
+        """The flows of the best epoch."""
+        self.load(self.best)
+        best = self.history[self.best_epoch]
+        return Trained(
+            flows=[plain(flow) for flow in self.flows],
+            epochs=self.history[-1].epoch,
+            best_epoch=self.best_epoch,
+            train_nll=best.train_nll,
+            validation_nll=best.validation_nll,
+            history=tuple(self.history),
+        )
+
+
+def _start(features: Tensor, target: Mixture, spec: FlowSpec, seed: int) -> Flow:
+    """The untrained flow of one scale, on the target's device."""
+    scale = target.spread() / _root_mean_variance(features) if spec.matched_init and spec.steps else 1.0
+    return build_flow(features.shape[1], spec, seed, scale).to(target.means.device)
+
+
+def _root_mean_variance(features: Tensor) -> float:
+    """Root of the mean over channels of the variance over pictures and positions; 1 where nothing varies."""
+    count = len(features) * features[0, 0].numel()
+    total = torch.zeros(features.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for chunk in features.split(STATISTICS_CHUNK):
+        wide = chunk.double().cpu()
+        total += wide.sum(dim=(0, 2, 3))
+        squares += wide.square().sum(dim=(0, 2, 3))
+    variance = float((squares / count - (total / count).square()).mean())
+    return math.sqrt(variance) if variance > 0 else 1.0
+
+
+def _batch(features: Tensor, target: Mixture) -> Tensor:
+    return features.to(target.means.device, torch.float32)
+
+
+def _mean(sums: Tensor, count: int, epoch: int) -> float:
+    """Loss of a pass: the mean over its `count` pictures and over scales of `sums` (batches, S).
+
+    The only wait for the device in a pass, and therefore the place where a loss that left the numbers is found.
+    """
+    sums = sums.double().cpu()
+    bad = (~torch.isfinite(sums)).nonzero()
+    if len(bad):
+        remedy = (
+            "lower the learning rate (--set train.learning_rate=) or raise the target's regularisation "
+            "(--set target.reg_covar=)"
+            if epoch
+            else "its features hold values that are no numbers; encode with --precision fp32"
+        )
+        where = f"epoch {epoch}, scale {int(bad[0, 1]) + 1} of {sums.shape[1]}"
+        raise NotFinite(f"the likelihood left the numbers in training, {where}: {remedy}")
+    return float(sums.sum() / (count * sums.shape[1]))
