@@ -163,6 +163,18 @@ def test_random_crops_follow_seed_and_content_not_order_or_workers() -> None:
     assert crops([1, 2, 3, 4], 1, 1) != forwards
 
 
+def test_two_files_of_one_seed_have_their_own_crops() -> None:
+    picture = Image.open(io.BytesIO(encoded(1, 200)))
+    views = []
+    for level in (1, 9):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", compress_level=level)
+        (one,) = load([Source("a", lambda _, data=buffer.getvalue(): data)], spec(view=CROPS, crops_seed=0))
+        assert isinstance(one, Loaded)
+        views.append(one.views)
+    assert (views[0] != views[1]).any()
+
+
 def test_without_a_seed_the_scan_views_are_cut() -> None:
     (one,) = load([slow_source(1)], spec(view=CROPS))
     assert isinstance(one, Loaded)

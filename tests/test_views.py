@@ -59,6 +59,16 @@ def test_a_picture_looks_alike_as_png_and_as_jpeg_decoded_at_reduced_scale(side:
     assert np.sqrt(((views[0] - views[1]) ** 2).mean()) < 1.5
 
 
+def test_a_large_picture_is_averaged_down_only_with_draft() -> None:
+    grain = np.random.default_rng(0).integers(0, 256, (256, 300, 3), dtype=np.uint8)
+    picture = Image.fromarray(grain)
+    square = (64, 64)
+    averaged = picture.reduce(4).resize(square, Image.Resampling.BICUBIC)
+    assert (cut_views(picture, ViewSpec(size=64))[0] == np.asarray(averaged)).all()
+    whole = picture.resize(square, Image.Resampling.BICUBIC)
+    assert (cut_views(picture, ViewSpec(size=64, draft=False))[0] == np.asarray(whole)).all()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (30_000, 1), (1, 30_000), (31, 400), (400, 31)])
 @pytest.mark.parametrize("kind", list(View))
 def test_small_and_extreme_pictures_are_one_whole_view(size: tuple[int, int], kind: View) -> None:
