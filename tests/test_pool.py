@@ -163,13 +163,13 @@ def test_random_crops_follow_seed_and_content_not_order_or_workers() -> None:
     assert crops([1, 2, 3, 4], 1, 1) != forwards
 
 
-def test_two_files_of_one_seed_have_their_own_crops() -> None:
+def test_two_files_of_one_seed_have_their_own_crops(tmp_path: Path) -> None:
     picture = Image.open(io.BytesIO(encoded(1, 200)))
     views = []
     for level in (1, 9):
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG", compress_level=level)
-        (one,) = load([Source("a", lambda _, data=buffer.getvalue(): data)], spec(view=CROPS, crops_seed=0))
+        path = tmp_path / f"{level}.png"
+        picture.save(path, compress_level=level)
+        (one,) = load([Source(str(path))], spec(view=CROPS, crops_seed=0))
         assert isinstance(one, Loaded)
         views.append(one.views)
     assert (views[0] != views[1]).any()
