@@ -202,3 +202,4 @@ def test_absolute_and_remote_paths_become_absolute_uris() -> None:
     assert artifact_uri("https://example.org/a%20b.jpg?x=1") == "https://example.org/a%20b.jpg?x=1"
     assert artifact_uri("s3://bucket/key.jpg") == "s3://bucket/key.jpg"
     assert artifact_uri("a:b.jpg") == "a%3Ab.jpg"
+    assert artifact_uri("100%41.jpg") == "100%2541.jpg"

@@ -29,15 +29,15 @@
 
   function compare(a, b) {
     const [x, y] = [a[state.key], b[state.key]];
-    if (x === undefined || y === undefined) return (x === undefined) - (y === undefined) || a.index - b.index;
+    if (x === undefined || y === undefined) return (x === undefined) - (y === undefined);
     const difference = typeof x === "number" ? x - y : collator.compare(x, y);
-    return (state.order === "ascending" ? difference : -difference) || a.index - b.index;
+    return state.order === "ascending" ? difference : -difference;
   }
 
   function chosen() {
     const kept = rows.filter((row) => row.found.includes(state.text)
       && (!state.verdict || row.verdict === state.verdict) && (!state.tail || row.tail === state.tail));
-    return kept.sort(compare);
+    return kept.sort(compare); // stable: ties stay in the order of the inputs
   }
 
   function show(everything = false) {
