@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-from pathlib import PurePath
 from typing import BinaryIO, Final
 from urllib.parse import quote
 
@@ -31,7 +30,8 @@ def artifact_uri(path: str) -> str:
     raw = path.encode("utf-8", "surrogateescape")
     if _REMOTE.match(path):
         return quote(raw, safe=":/?#@!$&'()*+,;=%")
-    prefix = "file://" if PurePath(path).is_absolute() else ""
+    # Not PurePath: it interns every part of every path, which the interpreter keeps a growing table for.
+    prefix = "file://" if path.startswith("/") else ""
     return prefix + quote(raw, safe="/!")
 
 
