@@ -63,8 +63,8 @@ def histogram(run: Sequence[float], calibration: Sequence[float]) -> Histogram |
     return Histogram(
         run=series[0],
         calibration=series[1],
-        score_ticks=_ticks(low, high, 5, ""),
-        share_ticks=_ticks(0.0, 100 * top, 4, " %"),
+        score_ticks=_ticks(low, high, 7, ""),
+        share_ticks=_ticks(0.0, 100 * top, 6, " %"),
     )
 
 
