@@ -170,7 +170,7 @@ class TargetSpec:
     """
 
     kind: TargetKind = TargetKind.MU
-    mean_size: int = 500
+    mean_size: int = 64
     means: int = 1000
     components: int = 0
     reg_covar: float = 1e-6

@@ -21,7 +21,9 @@ def test_every_picture_is_in_one_part_and_every_group_on_one_side(names: list[st
     dealt = [*parts.train, *parts.validation, *parts.calibration]
     assert sorted(dealt) == list(range(len(names)))
     sides = [{int(groups[i]) for i in part} for part in (parts.train, parts.validation, parts.calibration)]
-    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    assert not sides[0] & sides[1]
+    assert not sides[0] & sides[2]
+    assert not sides[1] & sides[2]
 
 
 @given(digests, st.randoms())

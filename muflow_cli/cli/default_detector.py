@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 
 from muflow_cli.errors import NothingToDo
 
 
-def find_detector(given: Path | None, console: Console) -> Path:
+def find_detector(given: Path | None) -> Path:
     """The bundle to load.
 
     Raises:

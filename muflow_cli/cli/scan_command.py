@@ -86,7 +86,7 @@ def scan_command(
     destinations = [Destination(main_format, output)]
     destinations += [Destination(kind, path) for kind, path in more.items() if path is not None]
     names = tuple(fields.split(",")) if fields is not None else None
-    chosen = find_detector(detector, console)
+    chosen = find_detector(detector)
     inputs = options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels)
     arguments = _arguments(paths or [], files_from, null)
     with Outputs(destinations, names, force=force) as outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -62,6 +63,22 @@ def place(device: str = "auto", precision: Precision = Precision.AUTO, batch_siz
     if precision is Precision.AUTO:
         precision = Precision.BF16 if has_native_bf16(where) else Precision.FP32
     return Placement(where, precision, batch_size or (CPU_BATCH if where.type == "cpu" else GPU_BATCH))
+
+
+@contextlib.contextmanager
+def one_thread(when: bool) -> Iterator[None]:  # noqa: FBT001 - the condition is the point
+    """Run the block on one processor thread, where `when` holds.
+
+    Products of a few thousand short vectors gain nothing from a second thread and, on a machine with other work,
+    lose an order of magnitude waiting for it.
+    """
+    before = torch.get_num_threads()
+    if when:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Extractor:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
 from muflow_cli.canonical import canonical_json
-from muflow_cli.engine.training import TrainState
+from muflow_cli.engine.train_state import TrainState
 from muflow_cli.errors import CannotWrite, MuflowError
 
 _KEY, _CHECKPOINT = "fit.json", "checkpoint.safetensors"

@@ -16,8 +16,9 @@ from muflow_cli.canonical import to_json
 from muflow_cli.detector import Detector, Provenance
 from muflow_cli.engine.encoders import chosen_cuts
 from muflow_cli.engine.features import Space, fit_space
-from muflow_cli.engine.scoring import Extractor, Model, Placement, place
-from muflow_cli.engine.training import Progress, Trained, TrainHooks, train
+from muflow_cli.engine.scoring import Extractor, Model, Placement, one_thread, place
+from muflow_cli.engine.train_state import Progress, TrainHooks
+from muflow_cli.engine.training import Trained, train
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
 from muflow_cli.errors import NothingToDo, TooFewPictures
@@ -217,7 +218,8 @@ class _Fit:
             self.clock.advance()
 
         hooks = TrainHooks(on_epoch=on_epoch, save=self.work.save_checkpoint, resume=self.work.load_checkpoint())
-        return train(features, held_out, targets.mixtures, self.spec.flow, self.spec.train, hooks=hooks)
+        with one_thread(set(self.spec.flow.kernels) == {1}):
+            return train(features, held_out, targets.mixtures, self.spec.flow, self.spec.train, hooks=hooks)
 
     def assemble(
         self, store: Store, parts: Split, spaces: Sequence[Space], targets: Targets, trained: Trained
