@@ -1,0 +1,212 @@
+"""Laws of the fixed filters: what they must not see, what they must see exactly, and where."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.fft import dctn
+from scipy.signal import convolve2d
+from torch import Tensor
+
+from muflow_cli.engine.forensic import (
+    CHANNELS,
+    FLOOR,
+    GAINS,
+    HALVED_CHANNELS,
+    Forensic,
+    block_dct,
+    constants_like,
+    luma_of,
+    residuals_of,
+)
+
+
+@pytest.fixture
+def pictures() -> Tensor:
+    """Four pictures of 8-bit grey levels: noise of a different strength over a slope each."""
+    generator = torch.Generator().manual_seed(7)
+    noise = torch.randn(4, 3, 96, 64, generator=generator) * torch.tensor([2.0, 5, 12, 30]).view(4, 1, 1, 1)
+    slope = torch.linspace(60, 180, 64) + torch.linspace(-20, 20, 96)[:, None]
+    return (slope + noise).round().clamp(0, 255) / 255
+
+
+def at(maps: Tensor, *names: str) -> Tensor:
+    return maps[:, [HALVED_CHANNELS.index(name) for name in names]]
+
+
+def test_the_table_of_cuts_tells_every_map_s_shape() -> None:
+    for height, width in ((32, 32), (256, 256), (48, 80), (99, 133)):
+        maps = Forensic()(torch.rand(2, 3, height, width))
+        shapes = [(2, channels, height // stride, width // stride) for _, channels, stride in Forensic.CUTS]
+        assert [tuple(m.shape) for m in maps] == shapes
+
+
+def test_a_constant_picture_has_no_residual_at_all() -> None:
+    for found in Forensic()(torch.full((1, 3, 64, 64), 0.4)):
+        assert found.abs().max() < 1e-3
+
+
+def test_a_constant_grey_level_more_changes_nothing(pictures: Tensor) -> None:
+    kept = pictures.clamp(0, 0.8)
+    for one, other in zip(Forensic()(kept), Forensic()(kept + 40 / 255), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("axes", [(-1,), (-2,), (-2, -1)])
+def test_a_mirrored_picture_gives_mirrored_maps(pictures: Tensor, axes: tuple[int, ...]) -> None:
+    for one, other in zip(Forensic()(pictures.flip(axes)), Forensic()(pictures), strict=True):
+        torch.testing.assert_close(one, other.flip(axes), atol=1e-3, rtol=1e-3)
+
+
+def test_a_picture_on_its_side_swaps_rows_and_columns(pictures: Tensor) -> None:
+    swapped = [HALVED_CHANNELS.index({"row_kv": "column_kv", "column_kv": "row_kv"}.get(n, n)) for n in HALVED_CHANNELS]
+    sign = torch.tensor([-1.0 if name.startswith("direction") else 1.0 for name in HALVED_CHANNELS]).view(1, -1, 1, 1)
+    for one, other in zip(Forensic()(pictures.mT), Forensic()(pictures), strict=True):
+        channels = other.shape[1]
+        turned = other[:, swapped[:channels]].mT * sign[:, :channels]
+        torch.testing.assert_close(one, turned, atol=1e-3, rtol=1e-3)
+
+
+def test_a_batch_gives_what_its_pictures_give_alone(pictures: Tensor) -> None:
+    together = Forensic()(pictures)
+    alone = [Forensic()(picture[None]) for picture in pictures]
+    for whole, parts in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(whole, torch.cat(parts), atol=1e-5, rtol=1e-5)
+
+
+def test_twice_the_same_picture_is_twice_the_same_map(pictures: Tensor) -> None:
+    for one, other in zip(Forensic()(pictures), Forensic()(pictures), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_memory_format_of_the_picture_does_not_matter(pictures: Tensor) -> None:
+    for one, other in zip(
+        Forensic()(pictures), Forensic()(pictures.contiguous(memory_format=torch.channels_last)), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_bfloat16_differs_from_float32_only_by_the_rounding_of_the_maps(pictures: Tensor) -> None:
+    for exact, half in zip(Forensic()(pictures), Forensic().bfloat16()(pictures.bfloat16()), strict=True):
+        assert half.dtype is torch.bfloat16
+        torch.testing.assert_close(half, exact.bfloat16(), atol=1e-2, rtol=1e-2)
+
+
+def test_autocast_does_not_blunt_the_filters(pictures: Tensor) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = Forensic()(pictures)
+    for one, other in zip(cast, Forensic()(pictures), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("extreme", [0.0, 1.0])
+def test_maps_stay_finite_on_extreme_pictures(extreme: float) -> None:
+    checkers = (torch.arange(64) + torch.arange(64)[:, None]).remainder(2).float()
+    for picture in (torch.full((64, 64), extreme), checkers, (torch.arange(64) < 32).float().expand(64, 64)):
+        for dtype in (torch.float32, torch.bfloat16):
+            for found in Forensic()(picture.expand(1, 3, 64, 64).to(dtype)):
+                assert found.isfinite().all()
+
+
+def test_every_residual_is_its_kernel_s_convolution() -> None:
+    plane = torch.rand(1, 1, 40, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 255
+    padded = np.pad(plane[0, 0].numpy(), 2, mode="reflect")
+    kv = [[-1, 2, -2, 2, -1], [2, -6, 8, -6, 2], [-2, 8, -12, 8, -2], [2, -6, 8, -6, 2], [-1, 2, -2, 2, -1]]
+    kernels = {"kv": -np.array(kv, dtype=float)}
+    steps = ([1.0], [1.0, -1.0], [1.0, -2.0, 1.0], [1.0, -3.0, 3.0, -1.0])
+    kernels |= {name: np.outer(steps[int(name[2])], steps[int(name[1])]) for name in GAINS if name != "kv"}
+    found = dict(residuals_of(plane))
+    assert list(found) == list(GAINS)
+    for name, kernel in kernels.items():
+        full = torch.from_numpy(convolve2d(padded, kernel, mode="valid"))
+        rows, columns = found[name].shape[-2:]
+        top, left = (full.shape[0] - rows) // 2, (full.shape[1] - columns) // 2
+        torch.testing.assert_close(found[name][0, 0], full[top : top + rows, left : left + columns])
+        assert GAINS[name] == pytest.approx((kernel**2).sum() ** -0.5)
+
+
+def test_white_noise_is_equally_strong_in_every_residual() -> None:
+    spread = 20.0
+    grey = torch.randn(1, 1, 512, 512, generator=torch.Generator().manual_seed(5)) * spread + 128
+    finest = Forensic()(grey.expand(1, 3, -1, -1) / 255)[0].mean(dim=(2, 3))[0]
+    value = dict(zip(CHANNELS, finest.tolist(), strict=True))
+    mean = spread * (2 / torch.pi) ** 0.5
+    deviation = (spread**2 - mean**2) ** 0.5
+    assert value["level"] == pytest.approx(math.log1p(mean / FLOOR), abs=0.05)
+    for name, found in value.items():
+        if name.startswith(("slope", "direction")):
+            assert found == pytest.approx(0, abs=0.05)
+        if name.startswith("spread"):
+            expected = 0.5 * math.log1p((deviation / FLOOR) ** 2) - math.log1p(mean / FLOOR)
+            assert found == pytest.approx(expected, abs=0.08)
+
+
+def test_stripes_show_in_the_direction_channels_by_their_sign() -> None:
+    stripes = (0.5 + 0.2 * torch.rand(64, generator=torch.Generator().manual_seed(4))).expand(1, 3, 64, 64)
+    across = at(Forensic()(stripes)[0], "direction_d1", "direction_d2")
+    along = at(Forensic()(stripes.mT)[0], "direction_d1", "direction_d2")
+    assert (across > 0.5).all()
+    assert (along < -0.5).all()
+
+
+def test_channels_that_move_together_correlate_fully_and_independent_ones_not() -> None:
+    generator = torch.Generator().manual_seed(9)
+    grey = torch.randn(1, 1, 512, 512, generator=generator).mul(40).expand(1, 3, -1, -1)
+    free = torch.randn(1, 3, 512, 512, generator=generator).mul(40)
+    names = ("red_green", "green_blue", "red_blue")
+    half = Forensic()(0.5 + grey / 255)[1]
+    assert (at(half, *names) > 0.95).all()
+    assert at(half, "level_cb", "level_cr").abs().max() < 1e-3
+    assert at(Forensic()(0.5 + free / 255)[1], *names).mean(dim=(2, 3)).abs().max() < 0.02
+
+
+def test_white_noise_has_no_correlated_neighbours_but_those_of_the_filter() -> None:
+    generator = torch.Generator().manual_seed(2)
+    fine = torch.randn(1, 1, 64, 64, generator=generator)
+    smooth = torch.nn.functional.interpolate(fine, scale_factor=4, mode="bilinear")
+    rough = torch.randn(1, 1, 256, 256, generator=generator)
+    names = ("row_kv", "column_kv")
+    of_smooth = at(Forensic()((0.5 + 0.2 * smooth).expand(1, 3, -1, -1))[1], *names).mean(dim=(2, 3))
+    of_rough = at(Forensic()((0.5 + 0.2 * rough).expand(1, 3, -1, -1))[1], *names).mean(dim=(2, 3))
+    assert (of_rough < -0.1).all()  # KV's own lag-one correlation is negative
+    assert (of_smooth > of_rough + 0.1).all()
+
+
+def test_a_local_disturbance_shows_only_in_the_windows_that_hold_it() -> None:
+    picture = torch.full((1, 3, 128, 128), 0.5)
+    picture[..., 74:76, 42:44] += 0.2  # at least two pixels of every octave inside its window
+    for found, (_, _, stride) in zip(Forensic()(picture), Forensic.CUTS, strict=True):
+        touched = (found.abs() > 1e-2).any(dim=1)[0].nonzero().tolist()
+        assert touched == [[74 // stride, 42 // stride]]
+
+
+def test_block_transform_is_the_dct_of_scipy() -> None:
+    blocks = torch.rand(2, 3, 8, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 255
+    found = block_dct(blocks, constants_like(blocks).transform)
+    for picture, row, column in ((0, 0, 0), (1, 2, 4)):
+        expected = torch.from_numpy(dctn(blocks[picture, row, :, column].numpy(), norm="ortho"))
+        torch.testing.assert_close(found[picture, row, :, column], expected)
+
+
+@pytest.mark.parametrize(("vertical", "horizontal", "zone"), [(0, 1, 0), (1, 1, 1), (3, 0, 2), (2, 5, 3), (7, 7, 5)])
+def test_a_pure_frequency_lands_in_its_zone(vertical: int, horizontal: int, zone: int) -> None:
+    cosine = [torch.cos(torch.pi / 8 * (torch.arange(64) // 2 % 8 + 0.5) * f) for f in (vertical, horizontal)]
+    wave = (0.5 + 0.1 * cosine[0][:, None] * cosine[1]).expand(1, 3, 64, 64)
+    half = Forensic()(wave)[1]
+    steps = at(half, "level", "dct1", "dct2", "dct3", "dct5", "dct8", "dct11")
+    magnitudes = steps.cumsum(dim=1)[:, 1:]
+    assert (magnitudes.argmax(dim=1) == zone).all()
+    others = [k for k in range(6) if k != zone]
+    assert magnitudes[:, others].abs().max() < 1e-3
+
+
+def test_luma_of_grey_is_that_grey() -> None:
+    grey = torch.rand(1, 1, 8, 8).expand(1, 3, 8, 8)
+    torch.testing.assert_close(luma_of(grey), grey[:, :1])
+
+
+def test_nothing_is_learned_and_nothing_is_kept() -> None:
+    assert Forensic().state_dict() == {}
