@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from muflow_cli.errors import BadCalibration, BadSpec, TooFewScores
+from muflow_cli.errors import BadCalibration, TooFewScores
 from muflow_cli.specs import Method, RuleSpec, Tail
 
 Scores = NDArray[np.float64]
@@ -269,11 +269,9 @@ def _fit_novelty(scores: Scores, spec: RuleSpec, model: Any) -> Novelty:
 
 
 def fit_lof(scores: Scores, spec: RuleSpec) -> Novelty:
-    """Local Outlier Factor from (n, S) scores of reals, contamination = alpha, which scikit-learn caps at 0.5."""
+    """Local Outlier Factor from (n, S) scores of reals, contamination = alpha."""
     from sklearn.neighbors import LocalOutlierFactor
 
-    if spec.alpha > 0.5:
-        raise BadSpec("alpha", spec.alpha, "at most 0.5 with method lof")
     neighbours = max(1, min(LOF_NEIGHBOURS, len(scores) - 1))
     return _fit_novelty(
         scores, spec, LocalOutlierFactor(n_neighbors=neighbours, novelty=True, contamination=spec.alpha)

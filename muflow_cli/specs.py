@@ -230,6 +230,8 @@ class RuleSpec:
 
     def __post_init__(self) -> None:
         _inside_unit(self, "alpha")
+        if self.method == Method.LOF and self.alpha > 0.5:  # scikit-learn's bound on its contamination
+            raise BadSpec("alpha", self.alpha, "at most 0.5 with method lof")
         if self.band is not None and not 0 <= self.band[0] <= self.band[1] <= 1:
             raise BadSpec("band", self.band, "two p-values LO,HI with 0 <= LO <= HI <= 1")
         unknown = set(self.by) - {"format", "quality", "size"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from muflow_cli.records import Facts
@@ -53,12 +53,13 @@ def stratum_name(facts: Facts, by: Sequence[str]) -> str:
     return " ".join(STRATIFIERS[fact](facts) for fact in by)
 
 
-GUARDS: Final[tuple[tuple[str, Callable[[Facts], float | None]], ...]] = (
-    ("size", shorter_side),
-    ("size", longer_side),
-    ("quality", lambda facts: facts.jpeg_quality),
-    ("sharpness", lambda facts: facts.sharpness),
-)
+# What is measured of a picture, and the name under which a result says that it is out of range.
+GUARDS: Final[Mapping[str, tuple[str, Callable[[Facts], float | None]]]] = {
+    "shorter_side": ("size", shorter_side),
+    "longer_side": ("size", longer_side),
+    "jpeg_quality": ("quality", lambda facts: facts.jpeg_quality),
+    "sharpness": ("sharpness", lambda facts: facts.sharpness),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +70,18 @@ class Ranges:
 
     Attributes:
         formats: containers seen, sorted.
-        limits: (least, greatest) for each row of GUARDS: shorter and longer side in pixels, JPEG quality 1..100,
+        limits: (least, greatest) of each row of GUARDS: shorter and longer side in pixels, JPEG quality 1..100,
             sharpness in grey levels; None where no calibration picture had the fact.
     """
 
     formats: tuple[str, ...]
-    limits: tuple[tuple[float, float] | None, ...] = field(default=(None,) * len(GUARDS))
+    limits: Mapping[str, tuple[float, float] | None]
 
     def atypical(self, facts: Facts) -> tuple[str, ...]:
         """Which of format, quality, sharpness and size lie outside, sorted; an unknown fact is not judged."""
         names = set() if facts.format in self.formats else {"format"}
-        for (name, read), limits in zip(GUARDS, self.limits, strict=True):
-            value = read(facts)
+        for measure, (name, read) in GUARDS.items():
+            value, limits = read(facts), self.limits[measure]
             if limits is not None and value is not None and not limits[0] <= value <= limits[1]:
                 names.add(name)
         return tuple(sorted(names))
@@ -94,4 +95,4 @@ def _limits(values: Iterable[float | None]) -> tuple[float, float] | None:
 def ranges_of(pictures: Sequence[Facts]) -> Ranges:
     """Formats and ranges that the pictures span."""
     formats = tuple(sorted({facts.format for facts in pictures}))
-    return Ranges(formats, tuple(_limits(read(facts) for facts in pictures) for _, read in GUARDS))
+    return Ranges(formats, {name: _limits(read(facts) for facts in pictures) for name, (_, read) in GUARDS.items()})

@@ -1,0 +1,307 @@
+"""Laws of calibrating a real detector: the flow stays, the reals decide, nothing is written that n cannot carry."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import write_faces
+
+from muflow_cli.bundle import load, save
+from muflow_cli.calibrate import CalibrateRequest, CalibrateSummary, calibrate
+from muflow_cli.calibration import Calibration
+from muflow_cli.engine.scoring import place
+from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo, OutputExists, TooFewScores
+from muflow_cli.pictures.find import find
+from muflow_cli.records import Scored
+from muflow_cli.scan import Scan, ScanRequest
+from muflow_cli.specs import InputSpec, Method, Precision, RuleSpec, Tail
+from muflow_cli.watch import Silent
+
+FRESH = 48
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of reals that the detector never saw, `a` and `b`."""
+    folder = tmp_path_factory.mktemp("fresh")
+    write_faces(folder / "a", FRESH // 2, seed=2)
+    write_faces(folder / "b", FRESH // 2, seed=3)
+    return folder
+
+
+def run(detector: Path, output: Path | None, *reals: Path, watch: Silent | None = None, **more) -> CalibrateSummary:
+    request = CalibrateRequest(
+        detector=detector, reals=tuple(map(str, reals)), output=output, precision=Precision.FP32, **more
+    )
+    return calibrate(request, watch or Silent())
+
+
+def calibration(bundle: Path) -> Calibration:
+    found = load(bundle).calibration
+    assert found is not None
+    return found
+
+
+def scanned(bundle: Path, *paths: Path) -> list[Scored]:
+    placement = place("cpu", Precision.FP32)
+    scan = Scan(ScanRequest(detector=load(bundle), placement=placement, inputs=InputSpec()))
+    return list(scan.results(find([str(path) for path in paths], InputSpec())))
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny_bundle: Path, fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny detector calibrated on both folders."""
+    output = tmp_path_factory.mktemp("calibrated") / "both.safetensors"
+    run(tiny_bundle, output, fresh)
+    return output
+
+
+def test_calibrating_changes_the_calibration_and_nothing_else(tiny_bundle, calibrated):
+    before, after = load(tiny_bundle), load(calibrated)
+    assert after.fingerprint == before.fingerprint
+    assert (after.spec, after.provenance) == (before.spec, before.provenance)
+    assert calibration(calibrated).fingerprint() != calibration(tiny_bundle).fingerprint()
+    assert calibration(calibrated).rule == calibration(tiny_bundle).rule
+    assert len(calibration(calibrated)) == FRESH
+
+
+def test_the_summary_speaks_of_the_bundle_that_was_written(tiny_bundle, fresh, tmp_path):
+    summary = run(tiny_bundle, tmp_path / "out", fresh)
+    assert (summary.scored, summary.kept, summary.left_out, summary.unreadable) == (FRESH, 0, {}, {})
+    assert summary.fingerprint == load(tmp_path / "out").fingerprint
+    assert summary.calibration_fingerprint == calibration(tmp_path / "out").fingerprint()
+    assert summary.description.pictures == FRESH
+
+
+def test_pictures_of_the_fit_are_left_out_and_the_rest_score_as_when_fitted(tiny_bundle, reals, tmp_path):
+    fitted_on, held_out = len(load(tiny_bundle).fitted_on), len(calibration(tiny_bundle))
+    summary = run(tiny_bundle, tmp_path / "out", reals)
+    assert summary.left_out == {"seen_in_fit": fitted_on}
+    assert summary.scored == held_out
+    assert calibration(tmp_path / "out").fingerprint() == calibration(tiny_bundle).fingerprint()
+
+
+def test_pictures_of_the_fit_alone_are_an_error(tiny_bundle, reals, tmp_path):
+    seen = {bytes(row).hex() for row in load(tiny_bundle).fitted_on}
+    only = [Path(one.path) for one in scanned(tiny_bundle, reals) if one.facts.sha256 in seen]
+    with pytest.raises(NothingToDo, match=f"{len(seen)} seen in fit.*not fitted on"):
+        run(tiny_bundle, tmp_path / "out", *only)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "empty.jpg").touch()
+    (folder / "text.jpg").write_text("no picture")
+    return folder
+
+
+def test_unreadable_pictures_are_counted_by_code_and_skipped(tiny_bundle, calibrated, fresh, broken, tmp_path):
+    summary = run(tiny_bundle, tmp_path / "out", broken, fresh, tmp_path / "absent.jpg")
+    assert summary.unreadable == {"empty": 1, "not_a_picture": 1, "not_found": 1}
+    assert calibration(tmp_path / "out").fingerprint() == calibration(calibrated).fingerprint()
+
+
+def test_unreadable_pictures_alone_are_an_error(tiny_bundle, broken, tmp_path):
+    wide = {"alpha": 0.9, "tail": Tail.UPPER}
+    with pytest.raises(NothingToDo, match="1 empty, 1 not a picture"):
+        run(tiny_bundle, tmp_path / "out", broken, rule=wide)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_is_not_there_is_named(tiny_bundle, tmp_path):
+    with pytest.raises(NothingToDo, match=r"absent.*1 not found"):
+        run(tiny_bundle, tmp_path / "out", tmp_path / "absent")
+
+
+def test_neither_order_nor_names_nor_copies_matter(tiny_bundle, calibrated, fresh, tmp_path):
+    for number, path in enumerate(sorted((fresh / "a").iterdir(), reverse=True)):
+        (tmp_path / "c").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "c" / f"{number}.jpg")
+    summary = run(tiny_bundle, tmp_path / "out", fresh / "b", tmp_path / "c", fresh / "a")
+    assert summary.left_out == {"duplicate": FRESH // 2}
+    assert calibration(tmp_path / "out").fingerprint() == calibration(calibrated).fingerprint()
+
+
+def test_appending_equals_calibrating_on_the_union(tiny_bundle, calibrated, fresh, tmp_path):
+    run(tiny_bundle, tmp_path / "a", fresh / "a")
+    summary = run(tmp_path / "a", tmp_path / "ab", fresh / "b", append=True)
+    assert (summary.scored, summary.kept) == (FRESH // 2, FRESH // 2)
+    assert calibration(tmp_path / "ab").fingerprint() == calibration(calibrated).fingerprint()
+
+
+def test_appending_what_is_there_scores_only_what_is_new(tiny_bundle, calibrated, fresh, tmp_path):
+    run(tiny_bundle, tmp_path / "a", fresh / "a")
+    summary = run(tmp_path / "a", tmp_path / "ab", fresh, append=True)
+    assert summary.left_out == {"calibrated": FRESH // 2}
+    assert calibration(tmp_path / "ab").fingerprint() == calibration(calibrated).fingerprint()
+    with pytest.raises(NothingToDo, match=f"{FRESH} calibrated"):
+        run(calibrated, tmp_path / "again", fresh, append=True)
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_another_rule_on_stored_scores_equals_calibrating_afresh(method, tiny_bundle, calibrated, fresh, tmp_path):
+    rule = {"method": method, "alpha": 0.2, "tail": Tail.UPPER, "band": (0.3, 0.4), "by": ("format",)}
+    stored = run(calibrated, tmp_path / "stored", rule=rule)
+    anew = run(tiny_bundle, tmp_path / "anew", fresh, rule=rule)
+    assert (stored.scored, stored.kept) == (0, FRESH)
+    assert stored.calibration_fingerprint == anew.calibration_fingerprint
+    assert stored.description == replace(anew.description, created=stored.description.created)
+    assert scanned(tmp_path / "stored", fresh / "a") == scanned(tmp_path / "anew", fresh / "a")
+
+
+def test_a_rule_changed_there_and_back_leaves_the_file_as_it_was(calibrated, tmp_path):
+    run(calibrated, tmp_path / "other", rule={"method": Method.LOF, "alpha": 0.2})
+    run(tmp_path / "other", tmp_path / "back", rule={"method": Method.CONFORMAL, "alpha": 0.1})
+    assert (tmp_path / "back").read_bytes() == calibrated.read_bytes()
+
+
+def test_what_is_not_asked_for_stays_as_the_detector_has_it(calibrated, fresh, tmp_path):
+    asked = RuleSpec(method=Method.GAUSSIAN, alpha=0.2, tail=Tail.UPPER, band=(0.1, 0.2), by=("size",))
+    names = ("method", "alpha", "tail", "band", "by")
+    run(calibrated, tmp_path / "one", rule={name: getattr(asked, name) for name in names})
+    run(tmp_path / "one", tmp_path / "two", fresh / "a")
+    run(tmp_path / "two", tmp_path / "three", rule={"band": None})
+    assert calibration(tmp_path / "two").rule == asked
+    assert calibration(tmp_path / "three").rule == replace(asked, band=None)
+
+
+NEEDED = {Method.CONFORMAL: 1999, Method.FISHER: 1997, Method.LOF: 1000, Method.OCSVM: 1000}
+
+
+@pytest.mark.parametrize("method", NEEDED)
+def test_an_alpha_that_the_reals_cannot_carry_is_refused_and_nothing_written(method, calibrated, tmp_path):
+    before = calibrated.read_bytes()
+    for output, force in ((tmp_path / "out", False), (None, True)):
+        with pytest.raises(TooFewScores, match=f"alpha 0.001.*{NEEDED[method]} real pictures, found {FRESH}"):
+            run(calibrated, output, rule={"method": method, "alpha": 0.001}, force=force)
+    assert list(tmp_path.iterdir()) == []
+    assert calibrated.read_bytes() == before
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def stage(self, name: str, total: int | None) -> None:  # noqa: ARG002 - a Watch is told both
+        self.stages.append(name)
+
+
+def test_too_few_files_are_refused_before_any_is_scored(tiny_bundle, fresh, tmp_path):
+    heard = Heard()
+    with pytest.raises(TooFewScores, match=f"39 real pictures, found {FRESH // 2}"):
+        run(tiny_bundle, tmp_path / "out", fresh / "a", rule={"alpha": 0.05}, watch=heard)
+    assert heard.stages == []
+
+
+def test_readable_pictures_count_and_not_files(tiny_bundle, fresh, tmp_path):
+    """Enough files, too few different pictures."""
+    copies = tmp_path / "copies"
+    shutil.copytree(fresh / "a", copies)
+    with pytest.raises(TooFewScores, match=f"39 real pictures, found {FRESH // 2}"):
+        run(tiny_bundle, tmp_path / "out", fresh / "a", copies, rule={"alpha": 0.05})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_replaced_only_by_force(tiny_bundle, tmp_path):
+    own = tmp_path / "own"
+    shutil.copy(tiny_bundle, own)
+    for output in (None, own):
+        with pytest.raises(OutputExists, match="--force"):
+            run(own, output, rule={"alpha": 0.2})
+    assert own.read_bytes() == tiny_bundle.read_bytes()
+    run(own, None, rule={"alpha": 0.2}, force=True)
+    assert calibration(own).rule.alpha == 0.2
+    assert load(own).fingerprint == load(tiny_bundle).fingerprint
+    assert list(tmp_path.iterdir()) == [own]
+
+
+def test_a_detector_without_scores_can_be_calibrated_but_not_judged_anew(tiny_bundle, fresh, calibrated, tmp_path):
+    save(replace(load(tiny_bundle), calibration=None), tmp_path / "bare")
+    with pytest.raises(NothingToDo, match="holds no scores"):
+        run(tmp_path / "bare", tmp_path / "out", rule={"alpha": 0.2})
+    run(tmp_path / "bare", tmp_path / "out", fresh, append=True)
+    assert calibration(tmp_path / "out").fingerprint() == calibration(calibrated).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [({"append": True, "rule": {"alpha": 0.1}}, "nothing to append"), ({}, "nothing to calibrate")],
+)
+def test_nothing_to_do_is_said(request_, sentence):
+    with pytest.raises(NothingToDo, match=sentence):
+        CalibrateRequest(detector=Path("any"), **request_)
+
+
+@pytest.mark.parametrize(
+    "rule", [{"alpha": 0.0}, {"alpha": 1.0}, {"band": (0.2, 0.1)}, {"by": ("colour",)}, {"method": "lof", "alpha": 0.6}]
+)
+def test_a_rule_that_is_nonsense_is_refused(rule, calibrated, tmp_path):
+    with pytest.raises(BadSpec):
+        run(calibrated, tmp_path / "out", rule=rule)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_a_scan_judges_by_the_rule_of_the_bundle(method, calibrated, reals, fresh, tmp_path):
+    run(calibrated, tmp_path / "ruled", rule={"method": method, "alpha": 0.2, "tail": Tail.BOTH})
+    found = scanned(tmp_path / "ruled", reals)
+    plain = {one.path: one for one in scanned(calibrated, reals)}
+    assert [one.scale_scores for one in found] == [plain[one.path].scale_scores for one in found]
+    own = scanned(tmp_path / "ruled", fresh)
+    assert sum(one.flagged for one in own) <= 0.5 * FRESH
+    assert {one.calibration for one in found} == {"matched"}
+    if method is not Method.FISHER:
+        assert [one.p_value for one in found] == [plain[one.path].p_value for one in found]
+
+
+def test_a_scan_calls_the_band_inconclusive(calibrated, fresh, tmp_path):
+    run(calibrated, tmp_path / "banded", rule={"band": (0.0, 0.5)})
+    for one in scanned(tmp_path / "banded", fresh):
+        assert (one.verdict == "inconclusive") == (one.p_value <= 0.5)
+        assert not one.flagged
+    assert any(one.flagged for one in scanned(calibrated, fresh))
+
+
+def test_a_scan_names_stratum_fallback_and_extrapolation(tiny_bundle, fresh, tmp_path):
+    from PIL import Image
+
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    first, second, third = sorted((fresh / "b").iterdir())[:3]
+    Image.open(first).save(odd / "calibrating.png")
+    run(tiny_bundle, tmp_path / "by", fresh / "a", odd, rule={"by": ("format", "quality")})
+    Image.open(second).save(odd / "other.png")
+    Image.open(third).save(odd / "other.webp")
+    named = {Path(one.path).name: one for one in scanned(tmp_path / "by", odd, first)}
+    assert {name: one.calibration for name, one in named.items()} == {
+        "calibrating.png": "fallback",
+        "other.png": "fallback",
+        "other.webp": "extrapolated",
+        first.name: "JPEG q90-94",
+    }
+
+
+def test_a_scan_marks_what_the_calibration_never_saw_without_changing_its_score(calibrated, fresh, tmp_path):
+    from PIL import Image
+
+    path = sorted((fresh / "a").iterdir())[0]
+    Image.open(path).resize((200, 90)).save(tmp_path / "wide.png")
+    usual, odd = scanned(calibrated, path, tmp_path / "wide.png")
+    assert usual.atypical_input == ()
+    assert set(odd.atypical_input) >= {"format", "size"}
+    run(calibrated, tmp_path / "narrow", fresh / "a", tmp_path / "wide.png", append=True)
+    again = scanned(tmp_path / "narrow", tmp_path / "wide.png")[0]
+    assert (again.score, again.atypical_input) == (odd.score, ())
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_is_scored(tiny_bundle, fresh, tmp_path):
+    heard = Heard()
+    with pytest.raises(CannotWrite, match=r"cannot write .*no/folder"):
+        run(tiny_bundle, tmp_path / "no" / "folder", fresh, watch=heard)
+    assert heard.stages == []
