@@ -155,19 +155,21 @@ class _Run:
         return self.history[-1]
 
     def step(self, places: Tensor) -> Tensor:
-        """One update of every flow; (S,) losses, still on the device so that nothing waits for them."""
+        """One update of every flow; (S,) losses, still on the device so that nothing waits for them.
+
+        Scale after scale, so that one scale's activations are gone (and warm in the cache) when the next begins.
+        """
         self.optimiser.zero_grad()
         losses = []
         for features, flow, target in zip(self.train_features, self.flows, self.targets, strict=True):
             x = _batch(features[places], target)
-            losses.append(nll(trace(flow), target, x).mean() / x.shape[1])
-        loss = torch.stack(losses)
-        loss.mean().backward()
-        for flow in self.flows:
+            loss = nll(trace(flow), target, x).mean() / x.shape[1]
+            (loss / len(self.flows)).backward()
             # Each flow by itself: a steep scale must not slow the others down.
             clip_grad_norm_(flow.parameters(), self.spec.clip_norm)
+            losses.append(loss.detach())
         self.optimiser.step()
-        return loss.detach()
+        return torch.stack(losses)
 
     @torch.no_grad()
     def evaluate(self, features: Sequence[Tensor], epoch: int) -> float:
