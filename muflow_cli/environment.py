@@ -20,7 +20,22 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:  # a vendored or renamed build: say so in the record
             found[package] = "unknown"
-    return found
+    return found | decoders()
+
+
+def decoders() -> dict[str, str]:
+    """Versions of the C libraries that turn files into pixels, as Pillow was built with them."""
+    from PIL import features
+
+    turbo = features.check_feature("libjpeg_turbo")
+    jpeg = features.version_feature("libjpeg_turbo") if turbo else features.version_codec("jpg")
+    found = {
+        "libjpeg-turbo" if turbo else "libjpeg": jpeg,
+        "zlib": features.version_codec("zlib"),
+        "libtiff": features.version_codec("libtiff"),
+        "libwebp": features.version_module("webp"),
+    }
+    return {name: str(number) for name, number in found.items() if number is not None}
 
 
 def utc_now() -> str:

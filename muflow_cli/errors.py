@@ -75,6 +75,13 @@ class BadReport(MuflowError):
         super().__init__(f"{what}: give a json or jsonl report as muflow wrote it, without --fields")
 
 
+class CannotResume(MuflowError):
+    """A report that this run may not go on with."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"cannot resume {path}: {why}; choose another output, or start anew with --force alone")
+
+
 class BadScores(MuflowError):
     """Scores and labels that a metric cannot be computed from."""
 

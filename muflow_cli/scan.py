@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +17,12 @@ from muflow_cli.detector import Detector
 from muflow_cli.engine.scoring import Placement
 from muflow_cli.errors import BadBundle
 from muflow_cli.metrics import benjamini_hochberg
-from muflow_cli.pictures.pool import Loaded, LoadSpec, load
+from muflow_cli.pictures.pool import Loaded, LoadSpec, Seen, load_unknown
 from muflow_cli.pictures.sources import Source
 from muflow_cli.records import DetectorInfo, Result, Scored, Summary, Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.specs import InputSpec, View
+
+_Item = Loaded | Seen | Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +34,7 @@ class ScanRequest:
         placement: device, precision, batch size.
         inputs: limits on what is read.
         workers: decoding threads.
-        thumbnail: longer side in pixels of the thumbnails that `on_picture` gets; 0 = none.
+        thumbnail: longer side in pixels of the thumbnails that a gallery gets; 0 = none.
     """
 
     detector: Detector
@@ -42,11 +46,27 @@ class ScanRequest:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A scored picture as a report shows it: its result, thumbnail, and heat map (g, g) where there is a grid."""
+    """A scored picture as a report shows it.
+
+    Attributes:
+        result: its first.
+        thumbnail: a small JPEG, where asked for.
+        heatmap: (g, g) score by position over the whole picture; None for native crops and for a grid of one.
+    """
 
     result: Scored
     thumbnail: bytes | None
-    heatmap: NDArray[np.float32]
+    heatmap: NDArray[np.float32] | None
+
+
+class Gallery(Protocol):
+    """Collects what a report shows."""
+
+    def wants(self, result: Scored) -> bool:
+        """Whether this picture is to be shown; a heat map is a second pass through the encoder."""
+
+    def add(self, shown: Shown) -> None:
+        """Take in a picture that was wanted."""
 
 
 class Scan:
@@ -54,8 +74,14 @@ class Scan:
 
     Args:
         request: what to scan with.
+        kept: results of an earlier run with the same detector, by content hash: not scored again; emptied on the way.
         stop: asked between batches; when it says so, what is begun is finished and the rest left.
-        on_shown: given every scored picture with what a report shows of it; computes heat maps.
+        gallery: offered every picture that is scored.
+
+    Attributes:
+        interrupted: whether `stop` ended the pass.
+        seconds: the scoring thread's time: waiting for pictures ("read"), computing ("score"), handing out results
+            ("write"). Reading overlaps scoring, so the largest is the bottleneck.
 
     Raises:
         BadBundle: for a detector without calibration.
@@ -65,70 +91,115 @@ class Scan:
         self,
         request: ScanRequest,
         *,
+        kept: Mapping[str, Scored] | None = None,
         stop: Callable[[], bool] = lambda: False,
-        on_shown: Callable[[Shown], None] | None = None,
+        gallery: Gallery | None = None,
     ) -> None:
         calibration = request.detector.calibration
         if calibration is None:
             raise BadBundle("the detector", "has no calibration", "run `muflow calibrate` with real pictures")
-        self._request, self._stop, self._on_shown = request, stop, on_shown
+        self._request, self._stop, self._gallery = request, stop, gallery
         self._scorer = request.detector.scorer(request.placement)
         self._judge = Judge(calibration, request.detector.scales)
-        self._known: dict[str, Scored] = {}
+        self._kept = dict(kept or {})
+        self._known: dict[str, Scored] = {}  # the first result of each content in this run
         self.interrupted = False
+        self.seconds = {"read": 0.0, "score": 0.0, "write": 0.0}
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that a faster machine should be faster at."""
+        return max(self.seconds, key=lambda stage: self.seconds[stage])
 
     def results(self, sources: Iterable[Source | Unreadable]) -> Iterator[Result]:
-        """One result per source, in their order; at most one batch is held."""
-        request = self._request
-        batch = request.placement.batch_size
-        spec = LoadSpec(
-            view=request.detector.spec.view,
-            inputs=request.inputs,
-            workers=request.workers,
-            ahead=2 * batch + 2 * request.workers,
-            thumbnail=request.thumbnail,
-        )
-        held: list[Loaded | Unreadable] = []
-        fresh: set[str] = set()
-        views = 0
-        for item in load(sources, spec):
-            held.append(item)
-            if isinstance(item, Loaded) and item.facts.sha256 not in self._known and item.facts.sha256 not in fresh:
-                fresh.add(item.facts.sha256)
-                views += len(item.views)
-            if views >= batch or len(held) >= 4 * batch:
-                yield from self._finish(held)
-                held, fresh, views = [], set(), 0
+        """One result per source, in their order; each distinct content is decoded and scored once."""
+        for result in self._results(sources):
+            begun = time.monotonic()
+            yield result
+            self.seconds["write"] += time.monotonic() - begun
+
+    def _results(self, sources: Iterable[Source | Unreadable]) -> Iterator[Result]:
+        with contextlib.closing(load_unknown(sources, self._load_spec(), self._is_known)) as items:
+            for batch in self._batches(items):
+                yield from self._finish(batch)
                 if self._stop():
                     self.interrupted = True
                     return
-        yield from self._finish(held)
 
-    def _finish(self, held: list[Loaded | Unreadable]) -> Iterator[Result]:
+    def _load_spec(self) -> LoadSpec:
+        request = self._request
+        return LoadSpec(
+            view=request.detector.spec.view,
+            inputs=request.inputs,
+            workers=request.workers,
+            ahead=2 * request.placement.batch_size + 2 * request.workers,
+            thumbnail=request.thumbnail,
+        )
+
+    def _is_known(self, sha256: str) -> bool:
+        return sha256 in self._known or sha256 in self._kept
+
+    def _batches(self, items: Iterator[_Item]) -> Iterator[list[_Item]]:
+        """Items until their new views fill a batch; what needs no scoring does not pile up beside them."""
+        size = self._request.placement.batch_size
+        held: list[_Item] = []
+        fresh: set[str] = set()
+        views = 0
+        while (item := self._waited(items)) is not None:
+            held.append(item)
+            if isinstance(item, Loaded) and item.facts.sha256 not in fresh and not self._is_known(item.facts.sha256):
+                fresh.add(item.facts.sha256)
+                views += len(item.views)
+            if views >= size or len(held) >= 4 * size:
+                yield held
+                held, fresh, views = [], set(), 0
+        if held:
+            yield held
+
+    def _waited(self, items: Iterator[_Item]) -> _Item | None:
+        begun = time.monotonic()
+        item = next(items, None)
+        self.seconds["read"] += time.monotonic() - begun
+        return item
+
+    def _finish(self, held: list[_Item]) -> Iterator[Result]:
         """Score what is new in `held`; results of all of it, in order."""
-        new = {
-            item.facts.sha256: item
-            for item in reversed(held)
-            if isinstance(item, Loaded) and item.facts.sha256 not in self._known
-        }
-        pictures = [item for item in held if isinstance(item, Loaded) and new.get(item.facts.sha256) is item]
-        if pictures:
-            self._score(pictures)
+        begun = time.monotonic()
+        new: dict[str, Loaded] = {}
         for item in held:
-            yield item if isinstance(item, Unreadable) else self._of(item)
+            if isinstance(item, Loaded) and not self._is_known(item.facts.sha256):
+                new.setdefault(item.facts.sha256, item)
+        if new:
+            self._score(list(new.values()))
+        self.seconds["score"] += time.monotonic() - begun
+        for item in held:
+            yield item if isinstance(item, Unreadable) else self._result(item)
 
     def _score(self, pictures: list[Loaded]) -> None:
-        views = [item.views for item in pictures]
-        scores = self._scorer.scale_scores(views)
+        scores = self._scorer.scale_scores([item.views for item in pictures])
         verdicts = self._judge.judge(scores, [item.facts for item in pictures])
         for item, row, verdict in zip(pictures, scores, verdicts, strict=True):
             self._known[item.facts.sha256] = _scored(item, row, verdict)
-        if self._on_shown is not None:
-            for item, maps in zip(pictures, self._scorer.heatmaps(views), strict=True):
-                self._on_shown(Shown(self._known[item.facts.sha256], item.thumbnail, maps.mean(axis=0)))
+        if self._gallery is not None:
+            wanted = [item for item in pictures if self._gallery.wants(self._known[item.facts.sha256])]
+            for item, heatmap in zip(wanted, self._heatmaps(wanted), strict=True):
+                self._gallery.add(Shown(self._known[item.facts.sha256], item.thumbnail, heatmap))
 
-    def _of(self, item: Loaded) -> Scored:
-        first = self._known[item.facts.sha256]
+    def _heatmaps(self, pictures: list[Loaded]) -> list[NDArray[np.float32] | None]:
+        # Crops lie anywhere in a picture, and one cell says no more than the score.
+        if self._request.detector.spec.view.kind is not View.RESIZE or not pictures:
+            return [None] * len(pictures)
+        maps = self._scorer.heatmaps([item.views for item in pictures])
+        return [one[0] if one.shape[-1] > 1 else None for one in maps]
+
+    def _result(self, item: Loaded | Seen) -> Scored:
+        sha256 = item.sha256 if isinstance(item, Seen) else item.facts.sha256
+        first = self._known.get(sha256)
+        if first is None:  # kept of an earlier run, where it may have had another name
+            first = replace(self._kept[sha256], path=item.path, duplicate_of=None)
+            self._known[sha256] = first
+            del self._kept[sha256]
+            return first
         return first if first.path == item.path else replace(first, path=item.path, duplicate_of=first.path)
 
 
@@ -144,6 +215,7 @@ def _scored(item: Loaded, scores: NDArray[np.float64], verdict: Verdict) -> Scor
         verdict=verdict.verdict,
         calibration=verdict.calibration,
         atypical_input=verdict.atypical_input,
+        heaviest=verdict.heaviest,
     )
 
 
@@ -174,9 +246,14 @@ class Tally:
         self._since = time.monotonic()
 
     @property
+    def unreadable(self) -> int:
+        """How many inputs could not be scored."""
+        return sum(self.codes.values())
+
+    @property
     def inputs(self) -> int:
         """How many results passed."""
-        return self.scored + sum(self.codes.values())
+        return self.scored + self.unreadable
 
     def add(self, result: Result) -> None:
         """Count one result."""
@@ -197,7 +274,7 @@ class Tally:
             inputs=self.inputs,
             scored=self.scored,
             flagged=self.flagged,
-            unreadable=sum(self.codes.values()),
+            unreadable=self.unreadable,
             duplicates=self.duplicates,
             seconds=round(seconds, 3),
             images_per_second=round(self.scored / seconds, 3) if seconds > 0 else 0.0,

@@ -1,56 +1,82 @@
-"""`muflow scan`."""
+"""`muflow scan`: its options, and what they mean together."""
 
 from __future__ import annotations
 
-import signal
+import contextlib
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Final
 
 import typer
 from rich.console import Console
 
-from muflow_cli import __version__
-from muflow_cli.cli import options
+from muflow_cli.cli import options, scan_run
 from muflow_cli.cli.default_detector import find_detector
-from muflow_cli.cli.outputs import Destination, Outputs
-from muflow_cli.cli.progress import StageProgress, stderr_console
-from muflow_cli.environment import utc_now, versions
+from muflow_cli.cli.outputs import Destination, check_paths, silence_stdout
+from muflow_cli.cli.progress import stderr_console
 from muflow_cli.errors import BadSpec, NothingToDo
-from muflow_cli.output.writers import OutputFormat
-from muflow_cli.records import RunInfo, Summary, Unreadable
+from muflow_cli.output.encode import check_fields
+from muflow_cli.output.inert import escape
+from muflow_cli.output.journal import ResumedWriter
+from muflow_cli.output.writers import WRITERS, OutputFormat, Writer
+from muflow_cli.records import Summary
 from muflow_cli.specs import Precision
 
-if TYPE_CHECKING:
-    from muflow_cli.pictures.sources import Source
-    from muflow_cli.scan import ScanRequest
+_FORMATS: Final = "Results"
+_RUN: Final = "Run"
 
 
 def scan_command(
     paths: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH...", help="Pictures, folders, globs or archives.")
+        list[str] | None, typer.Argument(metavar="PATH...", help="Pictures, folders, globs, archives or URLs.")
     ] = None,
     detector: Annotated[
         Path | None, typer.Option("--detector", metavar="FILE", help="Detector to scan with.", envvar="MUFLOW_DETECTOR")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The same as --format json.", rich_help_panel=_FORMATS)
+    ] = False,
     format_: Annotated[
         OutputFormat | None,
-        typer.Option("--format", help="Of the results; default: table on a terminal, jsonl into a pipe or file."),
+        typer.Option(
+            "--format",
+            help="Of the results; default: by the name of -o, table on a terminal, jsonl into a pipe.",
+            rich_help_panel=_FORMATS,
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Instead of stdout.")] = None,
-    json_output: Annotated[Path | None, typer.Option("--json-output", metavar="FILE", help="Also as JSON.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Instead of stdout.", rich_help_panel=_FORMATS),
+    ] = None,
+    json_output: Annotated[
+        Path | None, typer.Option("--json-output", metavar="FILE", help="Also as JSON.", rich_help_panel=_FORMATS)
+    ] = None,
     jsonl_output: Annotated[
-        Path | None, typer.Option("--jsonl-output", metavar="FILE", help="Also as JSON lines.")
+        Path | None,
+        typer.Option("--jsonl-output", metavar="FILE", help="Also as JSON lines.", rich_help_panel=_FORMATS),
     ] = None,
-    csv_output: Annotated[Path | None, typer.Option("--csv-output", metavar="FILE", help="Also as CSV.")] = None,
-    sarif_output: Annotated[Path | None, typer.Option("--sarif-output", metavar="FILE", help="Also as SARIF.")] = None,
+    csv_output: Annotated[
+        Path | None, typer.Option("--csv-output", metavar="FILE", help="Also as CSV.", rich_help_panel=_FORMATS)
+    ] = None,
+    sarif_output: Annotated[
+        Path | None,
+        typer.Option("--sarif-output", metavar="FILE", help="Also as SARIF 2.1.0.", rich_help_panel=_FORMATS),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="FILE.html", help="Also as one self-contained page.", rich_help_panel=_FORMATS
+        ),
+    ] = None,
     fields: Annotated[
-        str | None, typer.Option("--fields", metavar="A,B,...", help="Only these fields, in order.")
+        str | None,
+        typer.Option("--fields", metavar="A,B,...", help="Only these fields, in order.", rich_help_panel=_FORMATS),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace outputs that exist.", rich_help_panel=_FORMATS)
+    ] = False,
     files_from: Annotated[
         Path | None, typer.Option("--files-from", metavar="FILE", help="Read paths from FILE, one a line; - is stdin.")
     ] = None,
@@ -60,50 +86,108 @@ def scan_command(
     follow_links: options.FollowLinks = False,
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
+    fdr: Annotated[
+        float | None,
+        typer.Option(
+            "--fdr",
+            metavar="RATE",
+            help="Flag by Benjamini-Hochberg q-values over this run, at this false discovery rate, instead of alpha.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with -o FILE.jsonl: what it holds is not scored again.", rich_help_panel=_RUN
+        ),
+    ] = False,
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify",
+            metavar="REPORT",
+            help="Scan nothing: hash the files of a json or jsonl report again and say what differs.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     workers: options.Workers = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="Views per batch; 0 = the device's own.")] = 0,
     device: options.Device = "auto",
     precision: options.PrecisionOption = Precision.AUTO,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 whatever was flagged or unreadable.")] = False,
-    force: options.Force = False,
     quiet: options.Quiet = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Name every unreadable input on stderr.")] = False,
 ) -> None:
     """Score pictures and say which are unlike the real faces that the detector was fitted to.
 
-    Exit status: 0 nothing flagged, 1 something flagged, 2 wrong usage or unreadable detector, 3 nothing flagged but
-    some inputs unreadable, 130 interrupted (what was done is kept).
+    Results go to stdout or to files; progress, warnings and the summary go to stderr. One result for every input, in
+    the order of the inputs; an input that cannot be read is a result that says why.
 
-    Example: `muflow scan ./photos --detector faces.safetensors --json > verdicts.json`
+    **Exit status**: 0 nothing flagged; 1 something flagged; 2 wrong usage, unreadable detector or an output that
+    cannot be written; 3 nothing flagged, but some inputs unreadable; 130 interrupted, what was done is kept.
+    With --verify: 0 all is as the report says; 1 something differs; 2 it is no report.
+
+    **Examples**
+
+    Verdicts of a folder, as a table: `muflow scan photos/ --detector faces.safetensors`
+
+    A long run that may be killed and started again with the same line:
+    `muflow scan /archive --detector faces.safetensors -o night.jsonl --resume`
+
+    Several formats and a page to look at:
+    `muflow scan photos/ --detector faces.safetensors --json-output r.json --csv-output r.csv --report r.html`
+
+    What another program found, NUL between names:
+    `find . -newer last -print0 | muflow scan --files-from - -0 --detector faces.safetensors --json`
+
+    Whether report and files are still what they were: `muflow scan --verify night.jsonl`
     """
     console = stderr_console(quiet)
-    main_format = _main_format(as_json, format_, output)
-    more = {
-        OutputFormat.JSON: json_output,
-        OutputFormat.JSONL: jsonl_output,
-        OutputFormat.CSV: csv_output,
-        OutputFormat.SARIF: sarif_output,
-    }
-    destinations = [Destination(main_format, output)]
-    destinations += [Destination(kind, path) for kind, path in more.items() if path is not None]
-    names = tuple(fields.split(",")) if fields is not None else None
-    chosen = find_detector(detector)
-    inputs = options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels)
-    arguments = _arguments(paths or [], files_from, null)
-    with Outputs(destinations, names, force=force) as outputs:
-        from muflow_cli.bundle import load
-        from muflow_cli.engine.scoring import place
-        from muflow_cli.pictures.find import find
-        from muflow_cli.scan import ScanRequest
-
-        request = ScanRequest(
-            detector=load(chosen),
-            placement=place(device, precision, batch_size),
-            inputs=inputs,
+    with _pipes():
+        if verify is not None:
+            raise typer.Exit(_verify(verify, paths, console))
+        output = None if output is not None and str(output) == "-" else output
+        main = _main_format(as_json, format_, output)
+        more = {
+            OutputFormat.JSON: json_output,
+            OutputFormat.JSONL: jsonl_output,
+            OutputFormat.CSV: csv_output,
+            OutputFormat.SARIF: sarif_output,
+        }
+        names = None if fields is None else tuple(fields.split(","))
+        check_fields(names)
+        _check_batch(fdr, resume, names, output if main is OutputFormat.JSONL else None)
+        written = [output, *more.values(), report]
+        check_paths([path for path in written if path], force=force, resumed=output if resume else None)
+        job = scan_run.Job(
+            detector=find_detector(detector),
+            arguments=_arguments(paths or [], files_from, null),
+            listable=files_from is None and not any("://" in path for path in paths or []),
+            inputs=options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels),
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
             workers=options.worker_count(workers),
+            destinations=_destinations(main, output, more, names, resume),
+            report=report,
+            resume=output if resume else None,
+            fdr=fdr,
+            verbose=verbose,
         )
-        summary = _run(request, str(chosen), find(arguments, inputs), outputs, console)
-    _tell(console, summary)
+        summary = scan_run.run(job, console)
     raise typer.Exit(_status(summary, exit_zero))
+
+
+@contextlib.contextmanager
+def _pipes() -> Iterator[None]:
+    """End quietly where the reader of stdout went away; typer would end with status 1, which means `flagged`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence_stdout()
+        typer.echo("muflow: the reader of standard output went away: stopped there", err=True)
+        raise typer.Exit(130) from None
 
 
 def _main_format(as_json: bool, format_: OutputFormat | None, output: Path | None) -> OutputFormat:
@@ -119,14 +203,45 @@ def _main_format(as_json: bool, format_: OutputFormat | None, output: Path | Non
     return OutputFormat.TABLE if sys.stdout.isatty() else OutputFormat.JSONL
 
 
+def _check_batch(fdr: float | None, resume: bool, names: tuple[str, ...] | None, lines: Path | None) -> None:
+    """Refuse what cannot go together; `lines` is the main output where that is a JSON-lines file."""
+    if fdr is not None and not 0 < fdr < 1:
+        raise BadSpec("--fdr", fdr, "between 0 and 1, both excluded")
+    if not resume:
+        return
+    if lines is None:
+        raise BadSpec("--resume", "given without a JSON-lines file", "given with -o FILE.jsonl")
+    if names is not None:
+        raise BadSpec("--resume", "given with --fields", "given alone: results are kept whole")
+    if fdr is not None:
+        raise BadSpec("--resume", "given with --fdr", "given alone: q-values hang on every result of a run")
+
+
+def _destinations(
+    main: OutputFormat,
+    output: Path | None,
+    more: Mapping[OutputFormat, Path | None],
+    names: tuple[str, ...] | None,
+    resume: bool,
+) -> list[Destination]:
+    def one(kind: OutputFormat, path: Path | None) -> Destination:
+        grows = kind is OutputFormat.JSONL and path is not None
+        return Destination(make=lambda stream: WRITERS[kind](stream, names), path=path, grows=grows)
+
+    def resumed(path: Path) -> Destination:
+        def make(stream: BinaryIO) -> Writer:
+            return ResumedWriter(stream, path)
+
+        return Destination(make=make, path=path, grows=True, resumed=True)
+
+    first = resumed(output) if resume and output is not None else one(main, output)
+    return [first, *(one(kind, path) for kind, path in more.items() if path is not None)]
+
+
 def _arguments(paths: list[str], files_from: Path | None, null: bool) -> Iterable[str]:
     if not paths and files_from is None:
         raise NothingToDo("nothing to scan: give files or folders, or a list with --files-from")
-    if files_from is None:
-        return paths
-    from itertools import chain
-
-    return chain(paths, _listed(files_from, null))
+    return paths if files_from is None else chain(paths, _listed(files_from, null))
 
 
 def _listed(files_from: Path, null: bool) -> Iterator[str]:
@@ -143,70 +258,17 @@ def _listed(files_from: Path, null: bool) -> Iterator[str]:
         yield from read_list(stream, null)
 
 
-class _Stop:
-    """Turns SIGINT and SIGTERM into a request to finish the batch and stop; a second SIGINT stops at once."""
+def _verify(report: Path, paths: list[str] | None, console: Console) -> int:
+    if paths:
+        raise BadSpec("--verify", "given with paths", "given alone: the report names its files")
+    from muflow_cli.verify import verify
 
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def __enter__(self) -> _Stop:
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-def _run(
-    request: ScanRequest, path: str, sources: Iterable[Source | Unreadable], outputs: Outputs, console: Console
-) -> Summary:
-    from muflow_cli.scan import Scan, Tally, detector_info
-
-    run = RunInfo(
-        tool="muflow",
-        version=__version__,
-        argv=tuple(sys.argv),
-        started=utc_now(),
-        device=str(request.placement.device),
-        precision=request.placement.precision.value,
-        versions=versions(),
-    )
-    tally = Tally()
-    with _Stop() as stop, StageProgress(console) as progress:
-        scan = Scan(request, stop=stop)
-        outputs.begin(run, detector_info(path, request.detector))
-        progress.stage("scan", None)
-        for result in scan.results(sources):
-            tally.add(result)
-            outputs.write(result)
-            progress.advance()
-        if tally.inputs == 0 and not scan.interrupted:
-            raise NothingToDo("no picture was found there: give files, or folders that hold pictures")
-        summary = tally.summary(interrupted=scan.interrupted)
-        outputs.end(replace(run, finished=utc_now()), summary)
-    return summary
-
-
-def _tell(console: Console, summary: Summary) -> None:
-    """The counts, for people."""
-    tails = ", ".join(f"{count} {tail} tail" for tail, count in summary.flagged_by_tail.items())
-    codes = ", ".join(f"{count} {code}" for code, count in summary.unreadable_by_code.items())
-    console.print(
-        f"{summary.inputs} inputs, {summary.scored} scored, {summary.flagged} flagged{f' ({tails})' if tails else ''}, "
-        f"{summary.unreadable} unreadable{f' ({codes})' if codes else ''}, {summary.duplicates} duplicates; "
-        f"{summary.seconds:.1f} s, {summary.images_per_second:.1f} pictures/s"
-    )
-    if summary.interrupted:
-        console.print("interrupted: results up to here are whole")
+    read, differences = verify(report)
+    found = 0
+    for found, difference in enumerate(differences, start=1):  # noqa: B007 - the count is told afterwards
+        typer.echo(f"{escape(difference.path)}: {difference.message}")
+    console.print(f"{len(read.results)} results, {found or 'no'} difference{'' if found == 1 else 's'}")
+    return 1 if found else 0
 
 
 def _status(summary: Summary, exit_zero: bool) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from muflow_cli.errors import BadReport
+from muflow_cli.errors import BadReport, CannotResume
 from muflow_cli.output.encode import (
     SCHEMA,
     detector_from_json,
@@ -48,7 +49,7 @@ def read_head(path: Path) -> Head | None:
         return None
     value = _object(first)
     if value is None or value.get("schema") != SCHEMA or value.get("type") != "run" or "fields" in value:
-        raise BadReport(f"{path} is not a whole {SCHEMA} JSON-lines report: choose another output, or --force")
+        raise BadReport(f"{path} is not a whole {SCHEMA} JSON-lines report")
     return Head(run_from_json(value["run"]), detector_from_json(value["detector"]))
 
 
@@ -56,7 +57,7 @@ def _check_torn_head(path: Path, first: bytes) -> None:
     # Only a head that this program began may be written over.
     start = line({"type": "run", "schema": SCHEMA})[:-2]
     if not (first.startswith(start) or start.startswith(first)):
-        raise BadReport(f"{path} is not a {SCHEMA} JSON-lines report: choose another output, or --force")
+        raise BadReport(f"{path} is not a {SCHEMA} JSON-lines report")
 
 
 def read_results(file: BinaryIO) -> Iterator[tuple[int, Result]]:
@@ -83,24 +84,65 @@ def _object(raw: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def known_results(path: Path) -> dict[str, Scored]:
-    """Scored results of the JSON-lines report at `path` by content hash; none where there is no report."""
+def resumable(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Scored]:
+    """Scored results by content hash that a resumed run need not compute again; none where there is no report.
+
+    Args:
+        path: the JSON-lines report that an earlier run began.
+        run: of this run.
+        detector: of this run.
+
+    Raises:
+        CannotResume: where the file is something else, or says that its results came about differently.
+    """
     try:
-        with path.open("rb") as file:
-            results = (result for _, result in read_results(file))
-            return {r.facts.sha256: r for r in results if isinstance(r, Scored)}
-    except FileNotFoundError:
+        head = read_head(path)
+    except BadReport as error:
+        raise CannotResume(str(path), str(error).split(": give")[0]) from None
+    if head is None:
         return {}
+    differing = _differing(head, run, detector)
+    if differing:
+        raise CannotResume(str(path), f"it was written with another {', '.join(differing)}")
+    return _saved(path, run, detector) | _scored_by_content(path)
+
+
+def _saved(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Scored]:
+    """Results that a resumed run put aside before it was killed."""
+    prior = prior_path(path)
+    try:
+        head = read_head(prior)
+    except BadReport:
+        return {}
+    # The copy may be a leftover of other work under the same name.
+    return {} if head is None or _differing(head, run, detector) else _scored_by_content(prior)
+
+
+def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
+    """Names of what decides a score and is not the same; of versions those of the programs that compute."""
+    pairs = {
+        "detector": (head.detector.fingerprint, detector.fingerprint),
+        "calibration": (head.detector.calibration_fingerprint, detector.calibration_fingerprint),
+        "device": (head.run.device, run.device),
+        "precision": (head.run.precision, run.precision),
+        **{name: (head.run.versions.get(name), number) for name, number in run.versions.items()},
+    }
+    return [name for name, (before, now) in pairs.items() if before != now]
+
+
+def _scored_by_content(path: Path) -> dict[str, Scored]:
+    with path.open("rb") as file:
+        return {r.facts.sha256: r for _, r in read_results(file) if isinstance(r, Scored)}
 
 
 class ResumedWriter:
     """A JSON-lines writer that leaves alone what an earlier run wrote, as long as it is what this run would write.
 
-    Where it first differs, the rest of the old file is cut off and this run's lines follow. Before that it is
-    copied to `PATH.prior`, so that a second kill loses none of the old results; the copy goes at the end.
+    Where a result first differs, the rest of the old file is cut off and this run's lines follow. Before that the
+    old results go to `PATH.prior`, so that a second kill loses none of them; that file is removed at the end.
 
     Args:
-        stream: the report, opened "r+b".
+        stream: the report, open for reading and writing.
         path: its name.
     """
 
@@ -108,6 +150,7 @@ class ResumedWriter:
         self._stream, self._path = stream, path
         self._old: Iterator[tuple[int, Result]] | None = None
         self._end = 0
+        self._saved: Callable[[], dict[str, Scored]] = dict
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:
         """Keep the old head where there is a whole one."""
@@ -116,6 +159,7 @@ class ResumedWriter:
         if first.endswith(b"\n"):
             self._end = len(first)
             self._old = self._lines()
+            self._saved = lambda: _saved(self._path, run, detector)
         else:
             self._cut()
             self._put(run_line(run, detector))
@@ -131,27 +175,34 @@ class ResumedWriter:
             if old == result:
                 self._end = end
                 return
+            if old is not None:
+                self._save()
             self._cut()
         self._put(result_line(result))
 
     def end(self, run: RunInfo, summary: Summary) -> None:
-        """Write the last line; the copy is no longer needed."""
+        """Write the last line; what was put aside is no longer needed."""
         if self._old is not None:
             self._cut()
         self._put(summary_line(run, summary))
         prior_path(self._path).unlink(missing_ok=True)
 
+    def _save(self) -> None:
+        """Put aside every result there is, those put aside before included."""
+        prior = prior_path(self._path)
+        part = prior.with_name(prior.name + ".part")
+        known = self._saved() | _scored_by_content(self._path)
+        with part.open("wb") as file, self._path.open("rb") as old:
+            file.write(old.readline())
+            file.writelines(map(result_line, known.values()))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(prior)
+
     def _cut(self) -> None:
         """From here on the file is this run's."""
         self._old = None
-        self._stream.seek(0, 2)
-        if self._stream.tell() > self._end:
-            prior = prior_path(self._path)
-            if not prior.exists():
-                part = prior.with_name(prior.name + ".part")
-                part.write_bytes(self._path.read_bytes())
-                part.replace(prior)
-            self._stream.truncate(self._end)
+        self._stream.truncate(self._end)
         self._stream.seek(self._end)
 
     def _put(self, written: bytes) -> None:
@@ -160,7 +211,7 @@ class ResumedWriter:
 
 
 def prior_path(path: Path) -> Path:
-    """Where a resumed run keeps the report as it found it."""
+    """Where a resumed run keeps the results that it found."""
     return path.with_name(path.name + ".prior")
 
 
@@ -198,27 +249,27 @@ def read_report(path: Path) -> Report:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BadReport(f"cannot read {path} ({error.strerror}): check the name of the report") from None
+        raise BadReport(f"cannot read {path} ({error.strerror})") from None
     whole = _object(data)
     if whole is not None and "results" in whole:
         return _from_document(path, whole)
     head = read_head(path)
     if head is None:
-        raise BadReport(f"{path} holds no report: give a file that `muflow scan` wrote as json or jsonl")
+        raise BadReport(f"{path} holds no report")
     with path.open("rb") as file:
         found = list(read_results(file))
         file.seek(found[-1][0] if found else len(data.split(b"\n", 1)[0]) + 1)
         rest = file.read()
     last = _object(rest)
     if rest and (last is None or last.get("type") != "summary"):
-        raise BadReport(f"{path} is damaged after its result number {len(found)}: the report cannot be trusted")
+        raise BadReport(f"{path} is damaged after its result number {len(found)} and cannot be trusted")
     summary = None if last is None else summary_from_json(last["summary"])
     return Report(head.run, head.detector, tuple(result for _, result in found), summary)
 
 
 def _from_document(path: Path, whole: dict[str, Any]) -> Report:
     if whole.get("schema") != SCHEMA or "fields" in whole:
-        raise BadReport(f"{path} is not a whole {SCHEMA} report: write one without --fields")
+        raise BadReport(f"{path} is not a whole {SCHEMA} report")
     try:
         results = tuple(result_from_json(value) for value in whole["results"])
         return Report(
@@ -228,4 +279,4 @@ def _from_document(path: Path, whole: dict[str, Any]) -> Report:
             summary_from_json(whole["summary"]),
         )
     except KeyError as error:
-        raise BadReport(f"{path} lacks {error.args[0]}: the report cannot be trusted") from None
+        raise BadReport(f"{path} lacks {error.args[0]} and cannot be trusted") from None

@@ -108,6 +108,13 @@ def _show(name: str, value: object) -> str:
     return escape(str(value))
 
 
+class _Console(Console):
+    """A console that leaves a closed pipe to the caller; Rich's own would end the program with status 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704 - Rich calls this while it handles the BrokenPipeError
+
+
 class TableWriter:
     """Aligned columns, one result a line, the path last; colours only on a terminal (NO_COLOR is heeded).
 
@@ -120,7 +127,7 @@ class TableWriter:
         self._fields = fields or _TABLE_FIELDS
         # codecs' writer, unlike io.TextIOWrapper, leaves the stream open when it is collected.
         text = cast(IO[str], codecs.getwriter("utf-8")(stream))
-        self._console = Console(file=text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._console = _Console(file=text, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._stream = stream
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:  # noqa: ARG002 - a table has rows only

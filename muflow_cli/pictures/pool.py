@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +39,18 @@ class Loaded:
     facts: Facts
     views: NDArray[np.uint8]
     thumbnail: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An input whose content is known already: hashed, not decoded."""
+
+    path: str
+    sha256: str
+
+
+_T = TypeVar("_T")
+_Task = Callable[[Source | Unreadable], _T]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,9 +87,20 @@ def load(sources: Iterable[Source | Unreadable], spec: LoadSpec) -> Iterator[Loa
     Sources are drawn in the consumer's thread. An exception of `sources` is raised in its place, after the results
     of everything before it. Closing the iterator cancels what waits and returns when the running pictures are done.
     """
+    return _ordered(sources, spec, partial(_load_one, spec=spec))
+
+
+def load_unknown(
+    sources: Iterable[Source | Unreadable], spec: LoadSpec, known: Callable[[str], bool]
+) -> Generator[Loaded | Seen | Unreadable]:
+    """As `load`, but content that is `known` by its SHA-256 is read and hashed only; asked on the worker threads."""
+    return _ordered(sources, spec, partial(_load_one_unknown, spec=spec, known=known))
+
+
+def _ordered(sources: Iterable[Source | Unreadable], spec: LoadSpec, task: _Task[_T]) -> Generator[_T]:
     pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="decode")
-    pending: deque[Future[Loaded | Unreadable]] = deque()
-    tasks = _submitted(iter(sources), spec, pool)
+    pending: deque[Future[_T]] = deque()
+    tasks = _submitted(iter(sources), task, pool)
     try:
         _fill(pending, tasks, spec.ahead)
         while pending:
@@ -100,20 +126,18 @@ def sharpness(view: NDArray[np.uint8]) -> float:
 
 
 def _submitted(
-    sources: Iterator[Source | Unreadable], spec: LoadSpec, pool: ThreadPoolExecutor
-) -> Iterator[Future[Loaded | Unreadable]]:
+    sources: Iterator[Source | Unreadable], task: _Task[_T], pool: ThreadPoolExecutor
+) -> Iterator[Future[_T]]:
     try:
         for source in sources:
-            yield pool.submit(_load_one, source, spec)
+            yield pool.submit(task, source)
     except Exception as error:  # noqa: BLE001  re-raised by result(), in its place among the results
-        failed: Future[Loaded | Unreadable] = Future()
+        failed: Future[_T] = Future()
         failed.set_exception(error)
         yield failed
 
 
-def _fill(
-    pending: deque[Future[Loaded | Unreadable]], tasks: Iterator[Future[Loaded | Unreadable]], ahead: int
-) -> None:
+def _fill(pending: deque[Future[_T]], tasks: Iterator[Future[_T]], ahead: int) -> None:
     while len(pending) < ahead and (task := next(tasks, None)) is not None:
         pending.append(task)
 
@@ -122,21 +146,34 @@ def _load_one(source: Source | Unreadable, spec: LoadSpec) -> Loaded | Unreadabl
     if isinstance(source, Unreadable):
         return source
     try:
-        return _views_of(source, spec)
+        return _views_of(source.path, source.read(spec.inputs.max_bytes), spec)
     except PictureError as error:
         return unreadable(source.path, error)
 
 
-def _views_of(source: Source, spec: LoadSpec) -> Loaded:
+def _load_one_unknown(
+    source: Source | Unreadable, spec: LoadSpec, known: Callable[[str], bool]
+) -> Loaded | Seen | Unreadable:
+    if isinstance(source, Unreadable):
+        return source
+    try:
+        data = source.read(spec.inputs.max_bytes)
+        sha256 = hashlib.sha256(data).hexdigest()
+        return Seen(source.path, sha256) if known(sha256) else _views_of(source.path, data, spec)
+    except PictureError as error:
+        return unreadable(source.path, error)
+
+
+def _views_of(path: str, data: bytes, spec: LoadSpec) -> Loaded:
     as_decoded = spec.view if spec.transform is None else replace(spec.view, draft=False)
-    picture = decode(source.read(spec.inputs.max_bytes), as_decoded, spec.inputs.max_pixels)
+    picture = decode(data, as_decoded, spec.inputs.max_pixels)
     image = picture.image if spec.transform is None else spec.transform(picture.image)
     generator = None
     if spec.crops_seed is not None:
         generator = np.random.default_rng([spec.crops_seed, int(picture.facts.sha256, 16)])
     views = cut_views(image, spec.view, generator)
     facts = replace(picture.facts, sharpness=sharpness(views[0]))
-    return Loaded(source.path, facts, views, _thumbnail(image, spec.thumbnail))
+    return Loaded(path, facts, views, _thumbnail(image, spec.thumbnail))
 
 
 def _thumbnail(image: Image.Image, side: int) -> bytes | None:
