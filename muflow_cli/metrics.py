@@ -14,7 +14,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import false_discovery_control
 
 from muflow_cli.errors import BadScores, BadSpec, NotFinite
 
@@ -226,6 +225,8 @@ def benjamini_hochberg(p_values: ArrayLike) -> Floats:
         return values
     if not ((values >= 0) & (values <= 1)).all():
         raise BadSpec("p-value", float(values[~((values >= 0) & (values <= 1))][0]), "between 0 and 1")
+    from scipy.stats import false_discovery_control  # a second to import, which most scans need not pay
+
     return np.asarray(false_discovery_control(values, method="bh"), np.float64)
 
 

@@ -91,11 +91,8 @@ def test_an_existing_file_is_replaced_only_with_force(detector: Detector, tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["d.safetensors"]
 
 
-def test_a_full_disk_leaves_nothing_behind(detector: Detector, tmp_path: Path) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("needs /dev/full")
-    with pytest.raises(CannotWrite, match=r"/dev"):
+def test_a_place_that_cannot_be_written_is_refused_and_nothing_left(tmp_path: Path) -> None:
+    with pytest.raises(CannotWrite, match="cannot write /proc/none/file"):
         write_atomically(Path("/proc/none/file"), b"x", force=False)
     with pytest.raises(CannotWrite):
         check_writable(tmp_path, force=True)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that torch's own documentation uses
-from FrEIA.modules import AllInOneBlock
 from torch import Tensor, nn
 
 from muflow_cli.specs import FlowSpec
+
+if TYPE_CHECKING:
+    from FrEIA.modules import AllInOneBlock
 
 # FrEIA multiplies the coupling nets' output by this, "for stability and easier initialization".
 NET_SCALE = 0.1
@@ -30,6 +33,9 @@ class Flow(nn.Module):
     """
 
     def __init__(self, channels: int, spec: FlowSpec, block_scale: float) -> None:
+        # Here and not above: FrEIA costs a second to import, and scoring never needs it.
+        from FrEIA.modules import AllInOneBlock
+
         super().__init__()
         self.clamp = spec.clamp
         kernels = (spec.kernels[i % len(spec.kernels)] for i in range(spec.steps))

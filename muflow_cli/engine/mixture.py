@@ -6,14 +6,15 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from muflow_cli.errors import NotFinite, TooFewPictures
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
 BIC_COMPONENTS: Final = (1, 2, 4, 8)
 LARGEST_REG_COVAR: Final = 1.0
@@ -152,6 +153,10 @@ def fit_mixture(vectors: Tensor, components: int, reg_covar: float, seed: int) -
 
 
 def _fit_regularised(data: Tensor, components: int, reg_covar: float, seed: int) -> GaussianMixture:
+    # Here and not above: scoring evaluates mixtures without scikit-learn, which costs half a second to import.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     for tried in _regularisations(reg_covar):
         # k-means++ alone starts EM: whole k-means sums in parallel, in an order that changes from run to run.
         model = GaussianMixture(

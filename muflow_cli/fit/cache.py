@@ -54,7 +54,7 @@ def encode(
         maps = [np.memmap(p, dtype, "w+", shape=s) for p, s in zip(paths, full, strict=True)]
         _fill(maps, extractor, views, places, watch)
         work.finish("encode")
-    return [np.memmap(p, dtype, "r", shape=s) for p, s in zip(paths, full, strict=True)]
+    return [np.memmap(p, dtype, "c", shape=s) for p, s in zip(paths, full, strict=True)]
 
 
 def _fill(

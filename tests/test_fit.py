@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Muflow, fit_arguments, write_faces
+
+from muflow_cli.bundle import load
+from muflow_cli.engine.scoring import place
+from muflow_cli.fit.workflow import pictures_needed
+from muflow_cli.pictures.decode import decode
+from muflow_cli.pictures.views import cut_views
+from muflow_cli.specs import LIGHT, PAPER, DetectorSpec, Precision, TargetKind
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "muflow_cli", *arguments]
+
+
+def test_the_same_pictures_and_seed_give_the_same_fingerprints(
+    muflow: Muflow, reals: Path, tiny_weights: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    # The fixture was fitted in this process; this one in another, from renamed copies in another order.
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for index, path in enumerate(sorted(reals.iterdir(), reverse=True)):
+        shutil.copy(path, copies / f"{index:03}-{path.stem}")
+    output = tmp_path / "again.safetensors"
+    done = muflow(*fit_arguments(copies, tiny_weights, output), "--json")
+    assert done.returncode == 0, done.stderr
+    first, again = load(tiny_bundle), load(output)
+    summary = json.loads(done.stdout)
+    assert summary["used"] == 80
+    assert again.fitted_on.tolist() == first.fitted_on.tolist()
+    assert again.calibration is not None
+    assert first.calibration is not None
+    assert again.calibration.source_digest == first.calibration.source_digest
+    # Order decides which pictures meet in a batch, so the flow may differ; from the same folder nothing may.
+    repeated = muflow(*fit_arguments(reals, tiny_weights, tmp_path / "third.safetensors"), "--json")
+    assert json.loads(repeated.stdout)["fingerprint"] == first.fingerprint
+    assert json.loads(repeated.stdout)["calibration_fingerprint"] == first.calibration.fingerprint()
+
+
+def test_training_and_calibration_pictures_are_apart(tiny_bundle: Path) -> None:
+    detector = load(tiny_bundle)
+    assert detector.calibration is not None
+    fitted = {bytes(row).hex() for row in detector.fitted_on}
+    assert not fitted & {facts.sha256 for facts in detector.calibration.facts}
+    assert len(fitted) == detector.provenance.train + detector.provenance.validation
+
+
+def test_stored_calibration_scores_are_those_that_a_scan_gives(tiny_bundle: Path, reals: Path) -> None:
+    detector = load(tiny_bundle)
+    assert detector.calibration is not None
+    by_hash = {}
+    for path in reals.iterdir():
+        picture = decode(path.read_bytes(), detector.spec.view, 10**8)
+        by_hash[picture.facts.sha256] = cut_views(picture.image, detector.spec.view)
+    views = [by_hash[facts.sha256] for facts in detector.calibration.facts]
+    scores = detector.scorer(place("cpu", Precision.FP32)).scale_scores(views)
+    np.testing.assert_allclose(scores, detector.calibration.scores, rtol=1e-6)
+
+
+def test_a_fit_that_is_killed_and_resumed_ends_in_the_same_bundle(
+    reals: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    longer = ["--set", "train.epochs=40", "--set", "train.stop_patience=40"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    subprocess.run(
+        command(*fit_arguments(reals, tiny_weights, whole), *longer), env=environment, check=True, timeout=240
+    )
+    checkpoint = tmp_path / "broken.safetensors.work" / "checkpoint.safetensors"
+    process = subprocess.Popen(command(*fit_arguments(reals, tiny_weights, broken), *longer), env=environment)
+    deadline = time.monotonic() + 200
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.Random(3).random() * 0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not broken.exists(), "the run ended before it could be killed"
+    resumed = subprocess.run(
+        command(*fit_arguments(reals, tiny_weights, broken), *longer, "--resume"),
+        env=environment,
+        check=True,
+        timeout=240,
+        capture_output=True,
+    )
+    assert resumed.stdout == b""
+    assert load(broken).fingerprint == load(whole).fingerprint
+    assert not checkpoint.parent.exists()
+
+
+def test_without_resume_an_unfinished_fit_is_not_overwritten_and_resume_needs_one(
+    muflow: Muflow, reals: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "d.safetensors"
+    (tmp_path / "d.safetensors.work").mkdir()
+    done = muflow(*fit_arguments(reals, tiny_weights, output))
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"left of an unfinished fit: go on with --resume, or start again with --force" in done.stderr
+    done = muflow(*fit_arguments(reals, tiny_weights, tmp_path / "other"), "--resume")
+    assert done.returncode == 2
+    assert b"there is no unfinished fit" in done.stderr
+
+
+def test_bad_reals_are_skipped_and_counted(muflow: Muflow, reals: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(reals, folder)
+    first = folder / "0000.jpg"
+    shutil.copy(first, folder / "the same again.jpg")
+    (folder / "cut.jpg").write_bytes(first.read_bytes()[:-400])
+    (folder / "text.jpg").write_text("no picture")
+    (folder / "empty.png").touch()
+    (folder / "notes.txt").write_text("not an input")
+    (folder / "no extension").write_bytes((folder / "0001.jpg").read_bytes())
+    (folder / "0001.jpg").unlink()
+    output = tmp_path / "d.safetensors"
+    done = muflow(*fit_arguments(folder, tiny_weights, output), "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["used"] == 80
+    assert summary["skipped"] == {"duplicate": 1, "empty": 1, "not_a_picture": 1, "truncated": 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d.safetensors", "mixed"]
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_too_few_pictures_say_how_many_and_why(muflow: Muflow, tiny_weights: Path, tmp_path: Path) -> None:
+    write_faces(tmp_path / "few", 12, seed=9)
+    done = muflow(*fit_arguments(tmp_path / "few", tiny_weights, tmp_path / "d.safetensors"))
+    assert done.returncode == 2
+    assert b"fit needs at least 48 real pictures" in done.stderr
+    assert b"needs 19" in done.stderr
+    assert b"found 12" in done.stderr
+    assert left(tmp_path) == ["few"]
+
+
+def test_nothing_readable_is_one_sentence_and_leaves_nothing(
+    muflow: Muflow, tiny_weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad").mkdir()
+    for index in range(3):
+        (tmp_path / "bad" / f"{index}.jpg").write_bytes(b"nothing")
+    done = muflow(*fit_arguments(tmp_path / "bad", tiny_weights, tmp_path / "d.safetensors"))
+    assert done.returncode == 2
+    assert b"3 not_a_picture" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert left(tmp_path) == ["bad"]
+    done = muflow(*fit_arguments(tmp_path / "absent", tiny_weights, tmp_path / "d.safetensors"))
+    assert done.returncode == 2
+    assert b"1 not_found" in done.stderr
+    assert left(tmp_path) == ["bad"]
+
+
+def test_outputs_that_cannot_be_are_refused_before_anything_is_read(
+    muflow: Muflow, reals: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    taken = tmp_path / "taken.safetensors"
+    taken.write_bytes(b"mine")
+    for output, words in (
+        (taken, b"exists: choose another name, or replace it with --force"),
+        (tmp_path / "no" / "folder" / "d.safetensors", b"No such file or directory"),
+        (Path("/proc/d.safetensors"), b"cannot write /proc/d.safetensors"),
+        (tmp_path, b"it is a folder"),
+    ):
+        done = muflow(*fit_arguments(reals, tiny_weights, output))
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert words in done.stderr
+        assert done.stderr.count(b"\n") == 1
+    assert taken.read_bytes() == b"mine"
+    assert left(tmp_path) == ["taken.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--preset", "huge"], b"--preset is huge: it must be one of light, paper"),
+        (["--set", "feature.encoder=vgg"], b"encoder is vgg: it must be one of resnet18"),
+        (["--set", "flow.steps=-2"], b"steps is -2: it must be at least 0"),
+        (["--set", "nothing"], b"NAME=VALUE"),
+        (["--alpha", "1.5"], b"alpha is 1.5"),
+        (["--components", "many"], b"--components is many"),
+        (["--device", "abacus"], b"device is abacus"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(
+    muflow: Muflow, reals: Path, tiny_weights: Path, tmp_path: Path, words: list[str], sentence: bytes
+) -> None:
+    done = muflow(*fit_arguments(reals, tiny_weights, tmp_path / "d.safetensors"), *words)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert sentence in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert not left(tmp_path)
+
+
+def test_a_conformal_rule_needs_enough_calibration_pictures() -> None:
+    needed, why = pictures_needed(LIGHT)
+    assert needed == 260  # 15 % of 260 are 39, and (1 + 0) / (39 + 1) on each side is alpha / 2
+    assert "39" in why
+
+
+def test_the_published_averages_need_that_many_training_pictures() -> None:
+    needed, why = pictures_needed(PAPER)
+    assert needed == 715  # 70 % of 715 are 500
+    assert "an average is over 500" in why
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["flow.steps=0"],
+        ["target.kind=normal"],
+        ["target.score_kind=mahalanobis"],
+        ["feature.grid=1", "feature.dimensions=0"],
+        ["feature.grid=0", "feature.normalisation=layernorm", "feature.dimensions=0", "flow.kernels=3,1"],
+        ["view.kind=crops", "view.fit_count=2", "view.count=4"],
+        ["target.components=0", "target.max_vectors=60"],
+    ],
+)
+def test_every_kind_of_detector_fits_and_scores(
+    reals: Path, tiny_weights: Path, tmp_path: Path, tiny_spec: DetectorSpec, settings: list[str]
+) -> None:
+    from muflow_cli.fit import FitRequest, fit
+    from muflow_cli.settings import override
+    from muflow_cli.watch import Silent
+
+    spec = override(tiny_spec, [*settings, "train.epochs=1"])
+    output = tmp_path / "d.safetensors"
+    summary = fit(FitRequest(reals=(str(reals),), output=output, spec=spec, weights=tiny_weights), Silent())
+    detector = load(output)
+    assert detector.fingerprint == summary.fingerprint
+    assert detector.calibration is not None
+    assert np.isfinite(detector.calibration.scores).all()
+    if spec.target.kind is TargetKind.MU:
+        assert summary.provenance.effective_sample_size > 1
+
+
+def test_info_shows_what_the_bundle_holds(muflow: Muflow, tiny_bundle: Path) -> None:
+    done = muflow("info", tiny_bundle, "--json")
+    shown, detector = json.loads(done.stdout), load(tiny_bundle)
+    assert done.returncode == 0
+    assert shown["fingerprint"] == detector.fingerprint
+    assert shown["provenance"]["train"] == detector.provenance.train
+    assert shown["calibration"]["pictures"] == len(detector.calibration or ())
+    text = muflow("info", tiny_bundle)
+    assert detector.fingerprint.encode() in text.stdout
+
+
+@pytest.mark.parametrize("content", [b"", b"not a bundle", bytes(1000)])
+def test_info_on_something_else_is_one_sentence(muflow: Muflow, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x").write_bytes(content)
+    done = muflow("info", tmp_path / "x")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.count(b"\n") == 1
+    assert b"truncated, damaged or not a safetensors file" in done.stderr
