@@ -9,6 +9,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from muflow_cli import __version__
+from muflow_cli.cli.bench_command import bench_command
 from muflow_cli.cli.calibrate_command import calibrate_command
 from muflow_cli.cli.fit_command import fit_command
 from muflow_cli.cli.info_command import info_command
@@ -51,6 +52,7 @@ def root(
 app.command("fit")(fit_command)
 app.command("calibrate")(calibrate_command)
 app.command("scan")(scan_command)
+app.command("bench")(bench_command)
 app.command("info")(info_command)
 
 

@@ -1,0 +1,119 @@
+"""`muflow bench` as a user runs it, on a tiny detector."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from conftest import write_faces
+from PIL import Image, ImageFilter
+from test_bench import SCHEMA
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two real sources and two generators, 12 pictures each."""
+    root = tmp_path_factory.mktemp("data")
+    write_faces(root / "first", 12, seed=21)
+    write_faces(root / "second", 12, seed=22)
+    for seed, name in ((23, "stylegan"), (24, "sdxl")):
+        for path in write_faces(root / name, 12, seed):
+            with Image.open(path) as image:
+                image.filter(ImageFilter.GaussianBlur(seed - 22)).save(path, quality=80)
+    return root
+
+
+def arguments(bundle: Path, data: Path) -> list[str | Path]:
+    return [
+        "bench", bundle, "--precision", "fp32", "--resamples", "50", "--workers", "1", "--real", data / "first",
+        "--real", data / "second", "--fake", f"gan={data / 'stylegan'}", "--fake", data / "sdxl",
+    ]  # fmt: skip  # options beside their values
+
+
+def test_two_runs_with_one_seed_agree_and_every_file_is_written(
+    muflow: Run, tiny_bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    files = {kind: tmp_path / f"report.{kind}" for kind in ("json", "csv", "markdown", "junit")}
+    outputs = [word for kind, path in files.items() for word in (f"--{kind}-output", path)]
+    more = ["--perturb", "jpeg:q=30", "--perturb", "noise:std=0.1", "--on", "both", "--on", "fakes"]
+    more += ["--gate", "macro_auc>=0", "--scores", tmp_path / "scores.csv"]
+    first = muflow(*arguments(tiny_bundle, data), *outputs, *more)
+    assert first.returncode == 0, first.stderr
+    assert b"macro AUC at the worst real source" in first.stdout
+    before = json.loads(files["json"].read_bytes())
+    jsonschema.validate(before, SCHEMA)
+    assert [c["on"] for c in before["robustness"]["conditions"]] == ["both", "fakes"] * 2
+    assert all(path.stat().st_size for path in files.values())
+
+    # Again, against itself as its baseline and against its own scores: nothing may differ.
+    more = [*more[:-1], tmp_path / "again.csv", "--baseline", files["json"], "--max-drop", "0"]
+    second = muflow(*arguments(tiny_bundle, data), "--json", *more, "--compare", tmp_path / "scores.csv")
+    assert second.returncode == 0, second.stderr
+    after = json.loads(second.stdout)
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "scores.csv").read_bytes()
+    assert {**after, "run": 0, "gates": 0, "comparisons": 0} == {**before, "run": 0, "gates": 0, "comparisons": 0}
+    assert after["comparisons"][0]["headline"] == after["headline"]
+    assert len(after["gates"]) == 1 + 2 * 4
+
+    third = muflow("bench", "--scores-from", tmp_path / "scores.csv", "--resamples", "50", "--json")
+    assert third.returncode == 0, third.stderr
+    found = json.loads(third.stdout)
+    assert found["data"]["digest"] == after["data"]["digest"]
+    assert found["headline"] == after["headline"]
+    assert found["detector"] is None
+    jsonschema.validate(found, SCHEMA)
+
+
+def test_a_gate_that_fails_is_shown_and_is_status_1(muflow: Run, tiny_bundle: Path, data: Path) -> None:
+    done = muflow(*arguments(tiny_bundle, data), "--gate", "macro_auc>=0.9999", "--limit", "4")
+    assert done.returncode == 1, done.stderr
+    assert b"FAILED" in done.stdout
+    assert b"at most 4 per group" in done.stdout
+
+
+def test_pictures_of_the_fit_are_refused_before_anything_is_scored(
+    muflow: Run, tiny_bundle: Path, reals: Path, data: Path
+) -> None:
+    done = muflow("bench", tiny_bundle, "--real", f"own={reals}", "--fake", data / "sdxl")
+    assert done.returncode == 2
+    assert b"of own that it was fitted on" in done.stderr
+    assert b"of own that it was calibrated on" in done.stderr
+    assert done.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--gate", "macro_acu>=1"], b"column 1"),
+        (["--perturb", "jpeg:q=0"], b"column 8"),
+        (["--suite", "none"], b"--suite is none"),
+        (["--on", "neither"], b"--on is neither"),
+        (["--scores-from", "x.csv"], b"--scores-from"),
+        (["--allow-overlap", "--drop-overlap"], b"--drop-overlap"),
+        (["--csv-output", "missing/folder.csv"], b"no such folder"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(
+    words: list[str], complaint: bytes, tiny_bundle: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    from muflow_cli.cli import main
+
+    before, sys.argv = sys.argv, ["muflow", *map(str, arguments(tiny_bundle, data)), *words]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        sys.argv = before
+    said = capfd.readouterr()
+    assert ended.value.code == 2
+    assert complaint in said.err.encode()
+    assert said.err.count("\n") == 1
+    assert said.out == ""
