@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,17 +37,26 @@ def _differences(path: Path, report: Report) -> Iterator[Difference]:
     if report.summary is None:
         yield Difference(str(path), "the run did not end: there is no digest over the results to compare with")
     else:
-        digest = ResultsDigest()
+        digest, counts = ResultsDigest(), Counter[str]()
         for result in report.results:
             digest.add(result)
+            counts.update(_kinds(result))
         if digest.hexdigest() != report.summary.results_sha256:
             yield Difference(str(path), "the results are not those that were written: their SHA-256 differs")
-        if len(report.results) != report.summary.inputs:
-            yield Difference(str(path), f"{len(report.results)} results, {report.summary.inputs} were written")
+        for name in ("inputs", "scored", "flagged", "unreadable"):
+            written = getattr(report.summary, name)
+            if counts[name] != written:
+                yield Difference(str(path), f"the summary counts {written} {name}, the results are {counts[name]}")
     for result in report.results:
         message = _difference(result)
         if message is not None:
             yield Difference(result.path, message)
+
+
+def _kinds(result: Result) -> list[str]:
+    if isinstance(result, Unreadable):
+        return ["inputs", "unreadable"]
+    return ["inputs", "scored", "flagged"] if result.flagged else ["inputs", "scored"]
 
 
 def _difference(result: Result) -> str | None:
@@ -56,8 +66,11 @@ def _difference(result: Result) -> str | None:
     # The limits of the scan are not those of a check: a file that was read then is read now.
     limits = InputSpec(hidden=True, follow_links=True, max_bytes=2**40)
     source = next(find([result.path], limits), None)
-    if source is None or isinstance(source, Unreadable):
-        return "cannot be found any more" if source is None else f"cannot be read: {source.message}"
+    # A folder in the file's place, or a name that fits a pattern, leads to other files.
+    if source is None or source.path != result.path:
+        return "cannot be found any more"
+    if isinstance(source, Unreadable):
+        return f"cannot be read: {source.message}"
     try:
         found = hashlib.sha256(source.read(limits.max_bytes)).hexdigest()
     except PictureError as error:

@@ -1,0 +1,191 @@
+"""Promises of output/journal.py: a resumed report equals an unbroken one, whatever was cut off; reports read back."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from output_samples import DETECTOR, FINISHED, RUN, SUMMARY, scored, unreadable
+
+from muflow_cli.cli.outputs import WholeFile
+from muflow_cli.errors import BadReport, CannotResume
+from muflow_cli.output.documents import JsonlWriter, JsonWriter
+from muflow_cli.output.journal import ResultsDigest, ResumedWriter, prior_path, read_report, resumable
+from muflow_cli.records import DetectorInfo, Facts, Result, RunInfo, Scored
+
+
+def picture(number: int, path: str | None = None) -> Result:
+    """Every seventh cannot be read."""
+    if number % 7 == 6:
+        return unreadable(path or f"{number}.jpg")
+    facts = Facts(sha256=f"{number:064x}", bytes=number, format="PNG", width=1, height=1)
+    return replace(scored(path or f"{number}.jpg"), facts=facts)
+
+
+RESULTS = [picture(number) for number in range(12)]
+
+
+def whole(results: Sequence[Result]) -> bytes:
+    stream = io.BytesIO()
+    writer = JsonlWriter(stream, None)
+    writer.begin(RUN, DETECTOR)
+    for result in results:
+        writer.write(result)
+    writer.end(FINISHED, SUMMARY)
+    return stream.getvalue()
+
+
+def go_on(path: Path, results: Sequence[Result], stop_after: int | None = None) -> int:
+    """A resumed run, killed after so many results; returns how many it would have had to score."""
+    path.touch()
+    with WholeFile(path, "r+b") as stream:
+        kept = resumable(path, RUN, DETECTOR)
+        writer = ResumedWriter(stream, path)
+        writer.begin(RUN, DETECTOR)
+        for result in results[:stop_after]:
+            writer.write(result)
+        if stop_after is None:
+            writer.end(FINISHED, SUMMARY)
+    return sum(isinstance(r, Scored) and r.facts.sha256 not in kept for r in results)
+
+
+@settings(deadline=None, max_examples=150)
+@given(cut=st.integers(0, len(whole(RESULTS))))
+def test_a_report_cut_anywhere_is_completed_to_that_of_an_unbroken_run(
+    cut: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("cut") / "a.jsonl"
+    path.write_bytes(whole(RESULTS)[:cut])
+    go_on(path, RESULTS)
+    assert path.read_bytes() == whole(RESULTS)
+    assert [p.name for p in path.parent.iterdir()] == ["a.jsonl"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    runs=st.lists(st.tuples(st.permutations(range(12)), st.integers(0, 12), st.integers(0, 400)), max_size=4),
+    last=st.permutations(range(12)),
+)
+def test_killed_runs_over_other_orders_lose_no_result_that_was_ever_whole(
+    runs: list[tuple[list[int], int, int]], last: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("orders") / "a.jsonl"
+    ever: set[str] = set()
+    for order, stop_after, torn in runs:
+        results = [RESULTS[number] for number in order]
+        go_on(path, results, stop_after)
+        ever |= {r.facts.sha256 for r in results[:stop_after] if isinstance(r, Scored)}
+        if torn:  # the kill came within a line
+            with path.open("ab") as file:
+                file.write(b'{"type":"result","path":"torn' + b"x" * torn)
+    results = [RESULTS[number] for number in last]
+    scored_again = go_on(path, results)
+    assert scored_again == sum(isinstance(r, Scored) for r in RESULTS) - len(ever)
+    assert path.read_bytes() == whole(results)
+    assert not prior_path(path).exists()
+
+
+@pytest.mark.parametrize(
+    ("run", "detector", "named"),
+    [
+        (RUN, replace(DETECTOR, fingerprint="0" * 64), "detector"),
+        (RUN, replace(DETECTOR, calibration_fingerprint="0" * 64), "calibration"),
+        (replace(RUN, precision="bf16"), DETECTOR, "precision"),
+        (replace(RUN, device="cuda"), DETECTOR, "device"),
+        (replace(RUN, versions={**RUN.versions, "torch": "9"}), DETECTOR, "torch"),
+    ],
+)
+def test_results_that_came_about_otherwise_are_refused(
+    run: RunInfo, detector: DetectorInfo, named: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(whole(RESULTS))
+    with pytest.raises(CannotResume, match=f"another {named}; choose another output"):
+        resumable(path, run, detector)
+
+
+@pytest.mark.parametrize(
+    "content", [b"a line of something else\n", b"no newline", b'{"type":"run","schema":"muflow.scan/9"}\n', b"\n"]
+)
+def test_a_file_that_is_no_report_is_refused_and_left_alone(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(CannotResume, match="JSON-lines report; choose another output"):
+        go_on(path, RESULTS)
+    assert path.read_bytes() == content
+
+
+def test_a_prior_copy_of_another_detector_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(whole(RESULTS[:2]))
+    other = whole(RESULTS).replace(DETECTOR.fingerprint.encode(), b"0" * 64)
+    prior_path(path).write_bytes(other)
+    assert len(resumable(path, RUN, DETECTOR)) == 2
+
+
+def test_json_and_json_lines_read_back_alike(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(whole(RESULTS))
+    stream = io.BytesIO()
+    writer = JsonWriter(stream, None)
+    writer.begin(RUN, DETECTOR)
+    for result in RESULTS:
+        writer.write(result)
+    writer.end(FINISHED, SUMMARY)
+    (tmp_path / "a.json").write_bytes(stream.getvalue())
+    from_lines, from_document = read_report(tmp_path / "a.jsonl"), read_report(tmp_path / "a.json")
+    assert from_lines.results == from_document.results == tuple(RESULTS)
+    assert from_lines.summary == from_document.summary == SUMMARY
+
+
+def test_an_unfinished_report_has_no_summary_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = whole(RESULTS).splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:5]))
+    assert (len(read_report(path).results), read_report(path).summary) == (4, None)
+    path.write_bytes(b"".join([*lines[:5], b"{}\n", *lines[5:]]))
+    with pytest.raises(BadReport, match="damaged after its result number 4"):
+        read_report(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff\n", json.dumps({"results": []}).encode()])
+def test_what_is_no_report_is_said_to_be_none(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(BadReport, match=r"a\.json"):
+        read_report(path)
+
+
+def test_the_digest_depends_on_every_result_and_their_order() -> None:
+    def digest(results: Sequence[Result]) -> str:
+        found = ResultsDigest()
+        for result in results:
+            found.add(result)
+        return found.hexdigest()
+
+    changed = [*RESULTS[:3], picture(3, "other.jpg"), *RESULTS[4:]]
+    assert len({digest(RESULTS), digest(RESULTS[::-1]), digest(RESULTS[1:]), digest(changed)}) == 4
+
+
+def test_a_write_that_finds_no_room_leaves_no_part_of_it(tmp_path: Path) -> None:
+    import resource
+    import signal
+
+    path = tmp_path / "a"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with WholeFile(path, "wb") as file:
+            file.write(b"a" * 700)
+            with pytest.raises(OSError, match="too large"):
+                file.write(b"b" * 700)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert path.read_bytes() == b"a" * 700

@@ -1,0 +1,95 @@
+"""Promises of verify.py: what was changed since a report was written is named, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+from output_samples import DETECTOR, FINISHED, RUN
+
+from muflow_cli.output.documents import JsonlWriter
+from muflow_cli.output.journal import ResultsDigest
+from muflow_cli.records import Facts, Result, Scored, Unreadable
+from muflow_cli.verify import verify
+
+
+def result(path: str, data: bytes) -> Scored:
+    facts = Facts(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), format="PNG", width=1, height=1)
+    return Scored(path=path, facts=facts, score=0.0, scale_scores=(0.0,), p_value=0.5, flagged=False, tail="high")
+
+
+def write(report: Path, results: list[Result]) -> None:
+    from muflow_cli.scan import Tally
+
+    digest, tally = ResultsDigest(), Tally()
+    with report.open("wb") as stream:
+        writer = JsonlWriter(stream, None)
+        writer.begin(RUN, DETECTOR)
+        for one in results:
+            writer.write(one)
+            digest.add(one)
+            tally.add(one)
+        writer.end(FINISHED, tally.summary(results_sha256=digest.hexdigest()))
+
+
+@pytest.fixture
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A report over a file, a hidden one, one that could not be decoded, one that was not there, a zip's member."""
+    monkeypatch.chdir(tmp_path)
+    names = ["a.jpg", ".hidden.jpg", "odd\udcff[1]*.jpg"]
+    for name in names:
+        Path(name).write_bytes(os.fsencode(name))
+    Path("broken.jpg").write_bytes(b"broken")
+    with zipfile.ZipFile("b.zip", "w") as archive:
+        archive.writestr("inner.jpg", b"inner")
+    results: list[Result] = [result(name, os.fsencode(name)) for name in names]
+    digest = hashlib.sha256(b"broken").hexdigest()
+    results.append(Unreadable(path="broken.jpg", code="corrupt", message="-", sha256=digest, bytes=6))
+    results.append(Unreadable(path="gone.jpg", code="not_found", message="-"))
+    results.append(result("b.zip!inner.jpg", b"inner"))
+    write(tmp_path / "r.jsonl", results)
+    return tmp_path / "r.jsonl"
+
+
+def differing(report: Path) -> list[str]:
+    return [one.path for one in verify(report)[1]]
+
+
+def test_what_is_unchanged_is_not_named(report: Path) -> None:
+    assert differing(report) == []
+
+
+def test_changed_removed_and_replaced_files_are_named_in_the_order_of_the_report(report: Path) -> None:
+    Path("a.jpg").write_bytes(b"a.jpG")
+    Path("odd\udcff[1]*.jpg").unlink()
+    Path("broken.jpg").unlink()
+    Path("broken.jpg").mkdir()
+    with zipfile.ZipFile("b.zip", "w") as archive:
+        archive.writestr("inner.jpg", b"other")
+    assert differing(report) == ["a.jpg", "odd\udcff[1]*.jpg", "broken.jpg", "b.zip!inner.jpg"]
+
+
+def test_a_result_that_was_edited_removed_or_moved_is_noticed(report: Path) -> None:
+    lines = report.read_bytes().splitlines(keepends=True)
+    edited = [lines[0], lines[1].replace(b'"p_value":0.5', b'"p_value":0.6'), *lines[2:]]
+    for changed in (edited, [lines[0], *lines[2:]], [lines[0], lines[2], lines[1], *lines[3:]]):
+        report.write_bytes(b"".join(changed))
+        assert str(report) in differing(report)
+
+
+def test_counts_that_were_edited_are_noticed(report: Path) -> None:
+    lines = report.read_bytes().splitlines()
+    last = json.loads(lines[-1])
+    last["summary"]["flagged"] = 1
+    report.write_bytes(b"\n".join([*lines[:-1], json.dumps(last).encode()]) + b"\n")
+    assert differing(report) == [str(report)]
+
+
+def test_a_run_that_did_not_end_is_said_to_be_so(report: Path) -> None:
+    report.write_bytes(b"".join(report.read_bytes().splitlines(keepends=True)[:-1]))
+    (found,) = verify(report)[1]
+    assert "did not end" in found.message
