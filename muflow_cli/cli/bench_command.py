@@ -26,6 +26,7 @@ _DATA: Final = "Data"
 _ROBUSTNESS: Final = "Robustness"
 _GATES: Final = "Gates"
 _OUTPUTS: Final = "Outputs"
+_EXHIBITS: Final = 6  # pictures in each list of a report
 
 Texts = list[str] | None
 Files = list[Path] | None
@@ -119,6 +120,12 @@ def bench_command(
     junit_output: Annotated[
         File, typer.Option("--junit-output", metavar="FILE", rich_help_panel=_OUTPUTS, help="Gates as JUnit XML.")
     ] = None,
+    report: Annotated[
+        File,
+        typer.Option(
+            "--report", metavar="FILE.html", rich_help_panel=_OUTPUTS, help="One page with plots and pictures."
+        ),
+    ] = None,
     scores: Annotated[
         File, typer.Option("--scores", metavar="FILE", rich_help_panel=_OUTPUTS, help="Scores of all pictures (CSV).")
     ] = None,
@@ -148,6 +155,7 @@ def bench_command(
         "csv": csv_output,
         "markdown": markdown_output,
         "junit": junit_output,
+        "report": report,
         "scores": scores,
     }
     _check_outputs(files, force=force)
@@ -171,6 +179,7 @@ def bench_command(
         gates=tuple(parse_gate(text) for text in gate or ()),
         baseline=baseline,
         max_drop=max_drop,
+        exhibits=_EXHIBITS if report is not None else 0,
         device=device,
         precision=precision,
         batch_size=batch_size,
@@ -254,9 +263,11 @@ def _run(request: BenchRequest, console: Console) -> BenchResult:
 
 def _write(result: BenchResult, files: Mapping[str, Path | None], *, as_json: bool, force: bool) -> None:
     """Every file that was asked for, then stdout."""
+    from muflow_cli.bench.page import page_of
     from muflow_cli.bench.scores import scores_csv
     from muflow_cli.bundle import write_atomically
     from muflow_cli.output import bench_text
+    from muflow_cli.output.bench_report import render_bench
 
     report = result.document
     make: dict[str, Callable[[], bytes]] = {
@@ -264,6 +275,7 @@ def _write(result: BenchResult, files: Mapping[str, Path | None], *, as_json: bo
         "csv": lambda: bench_text.csv_bytes(report),
         "markdown": lambda: bench_text.markdown(report).encode(),
         "junit": lambda: bench_text.junit(report),
+        "report": lambda: render_bench(page_of(result)).encode(),
         "scores": lambda: scores_csv(result.rows),
     }
     for kind, path in files.items():

@@ -1,0 +1,171 @@
+"""The HTML report of a benchmark: one self-contained page without script, which loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from muflow_cli.errors import NotFinite
+from muflow_cli.output import bench_text
+from muflow_cli.output.histogram import Histogram, histogram
+from muflow_cli.output.inert import escape
+
+_LOADER: Final = PackageLoader("muflow_cli.output", "templates")
+_HEAT_SIDE: Final = 160
+# Black over violet and orange to pale yellow: even in lightness, so that it also reads in grey.
+_RAMP: Final = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Roc:
+    """One ROC curve on a grid of false-positive rates, with its band; all (G,) in [0, 1].
+
+    Attributes:
+        ranking: what the pictures were ranked by, "score" or "rule".
+        fpr: ascending.
+        tpr: share of fakes caught.
+        low: lower end of its interval.
+        high: upper end of it.
+    """
+
+    ranking: str
+    fpr: Sequence[float]
+    tpr: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One picture that the report shows: its name, what is said of it, a thumbnail (JPEG) and its heat map (g, g)."""
+
+    path: str
+    said: str
+    thumbnail: bytes | None
+    heatmap: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchPage:
+    """Everything the page shows.
+
+    Attributes:
+        report: schema "muflow.bench/1".
+        calibration_scores: of the reals that the detector was calibrated on.
+        scores: "real NAME" or "fake NAME" -> scores of the group.
+        rocs: generator -> curves against the worst real source.
+        exhibits: title -> pictures.
+    """
+
+    report: Mapping[str, Any]
+    calibration_scores: Sequence[float]
+    scores: Mapping[str, Sequence[float]]
+    rocs: Mapping[str, Sequence[Roc]]
+    exhibits: Mapping[str, Sequence[Card]]
+
+
+def render_bench(page: BenchPage) -> str:
+    """The page; names are escaped and never markup.
+
+    Raises:
+        NotFinite: where a heat map holds a number that is none.
+    """
+    environment = Environment(loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters.update(inert=escape, band=_band, line=_line)
+    style = "".join(_LOADER.get_source(environment, name)[0] for name in ("report.css", "bench.css"))
+    report = page.report
+    return environment.get_template("bench.html.j2").render(
+        policy=_policy(style),
+        style=Markup(style),  # noqa: S704 - files of this package
+        report=report,
+        headline=bench_text.headline_text(report),
+        data=bench_text.data_text(report),
+        sections=list(bench_text.sections(report)),
+        command=escape(shlex.join(report["run"]["argv"])),
+        histograms=_histograms(page),
+        rocs=page.rocs,
+        curves=[_drawn(curve) for curve in report["robustness"]["curves"]],
+        silhouette=_silhouette(report),
+        exhibits={title: [_card(card) for card in cards] for title, cards in page.exhibits.items() if cards},
+    )
+
+
+def _policy(style: str) -> str:
+    """A Content-Security-Policy that admits this style by its digest, pictures in the page, and nothing else."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def _histograms(page: BenchPage) -> dict[str, Histogram]:
+    drawn = {name: histogram(scores, page.calibration_scores) for name, scores in page.scores.items()}
+    return {name: found for name, found in drawn.items() if found is not None}
+
+
+def _line(x: Sequence[float], y: Sequence[float]) -> str:
+    """Points of an SVG whose box is 100 x 100 with the origin at the lower left."""
+    return " ".join(f"{100 * a:.2f},{100 - 100 * b:.2f}" for a, b in zip(x, y, strict=True))
+
+
+def _band(x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> str:
+    return _line([*x, *reversed(x)], [*low, *reversed(high)])
+
+
+def _drawn(curve: Mapping[str, Any]) -> dict[str, Any]:
+    """A robustness curve with its intensities spread over [0, 1]."""
+    points = curve["points"]
+    least, greatest = points[0]["intensity"], points[-1]["intensity"]
+    lines = {
+        name: {end: [point[name][end] for point in points] for end in ("value", "low", "high")}
+        for name in ("macro_auc", "macro_rule_auc")
+    }
+    x = [(point["intensity"] - least) / (greatest - least) for point in points]
+    return {**curve, "x": x, "lines": lines, "least": f"{least:g}", "greatest": f"{greatest:g}"}
+
+
+def _silhouette(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The silhouette of average features over N, on a logarithmic axis from 0 to 1; its range [-1, 1] likewise."""
+    points = (report["ablation"] or {}).get("silhouette") or []
+    if len(points) < 2:
+        return None
+    sizes = np.log([point["mean_size"] for point in points])
+    x = ((sizes - sizes[0]) / (sizes[-1] - sizes[0])).tolist()
+    lines = {name: [(point[name] + 1) / 2 for point in points] for name in ("by_group", "real_against_fake")}
+    return {"x": x, "lines": lines, "least": points[0]["mean_size"], "greatest": points[-1]["mean_size"]}
+
+
+def _card(card: Card) -> dict[str, Any]:
+    heat = Image.fromarray(_coloured(card)).resize((_HEAT_SIDE, _HEAT_SIDE), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    heat.save(buffer, "PNG")
+    thumbnail = None if card.thumbnail is None else _data_uri("jpeg", card.thumbnail)
+    return {
+        "path": escape(card.path),
+        "said": escape(card.said),
+        "thumbnail": thumbnail,
+        "heat": _data_uri("png", buffer.getvalue()),
+    }
+
+
+def _coloured(card: Card) -> NDArray[np.uint8]:
+    """(g, g, 3) colours of a heat map between its own least and greatest value."""
+    grid = np.asarray(card.heatmap, np.float64)
+    if not np.isfinite(grid).all():
+        raise NotFinite(f"the heat map of {card.path!a} holds a number that is none: fit the detector again")
+    level = (grid - grid.min()) / ((grid.max() - grid.min()) or 1)
+    stops = np.linspace(0, 1, len(_RAMP))
+    return np.stack([np.interp(level, stops, _RAMP[:, c]) for c in range(3)], axis=-1).round().astype(np.uint8)
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
