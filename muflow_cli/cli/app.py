@@ -11,6 +11,7 @@ import typer
 from muflow_cli import __version__
 from muflow_cli.cli.bench_command import bench_command
 from muflow_cli.cli.calibrate_command import calibrate_command
+from muflow_cli.cli.doctor_command import doctor_command
 from muflow_cli.cli.fit_command import fit_command
 from muflow_cli.cli.info_command import info_command
 from muflow_cli.cli.scan_command import scan_command
@@ -54,6 +55,7 @@ app.command("calibrate")(calibrate_command)
 app.command("scan")(scan_command)
 app.command("bench")(bench_command)
 app.command("info")(info_command)
+app.command("doctor")(doctor_command)
 
 
 def main() -> NoReturn:

@@ -160,7 +160,7 @@ def scan_command(
         written = [output, *more.values(), report]
         check_paths([path for path in written if path], force=force, resumed=output if resume else None)
         job = scan_run.Job(
-            detector=find_detector(detector),
+            detector=find_detector(detector, console.print),
             arguments=_arguments(paths or [], files_from, null),
             listable=files_from is None and not any("://" in path for path in paths or []),
             inputs=options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels),
