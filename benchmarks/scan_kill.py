@@ -1,0 +1,118 @@
+"""Kill resumed scans with SIGKILL at random moments; every report must end as that of an unbroken run.
+
+    python benchmarks/scan_kill.py --kills 60 --pictures 300
+
+Each run is a process of its own, forked from one that has loaded the libraries and nothing else, so that most of its
+time is scanning. After each kill the report must hold a prefix of the unbroken run's results, none fewer than before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tiny import make_detector, write_pictures
+
+
+def start(arguments: list[str]) -> int:
+    """`muflow ARGUMENTS` in a new process; its id."""
+    process = os.fork()
+    if process:
+        return process
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nowhere, stream)
+    from muflow_cli.cli import main
+
+    sys.argv = ["muflow", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        os._exit(int(ended.code or 0))
+    finally:
+        os._exit(99)
+
+
+def results(report: Path) -> tuple[list[bytes], bool]:
+    """Whole result lines, and whether the last line is torn."""
+    data = report.read_bytes() if report.exists() else b""
+    whole = [line for line in data.split(b"\n")[:-1] if line.startswith(b'{"type":"result"')]
+    return whole, not data.endswith(b"\n") and bool(data)
+
+
+def kill_loop(words: list[str], report: Path, unbroken: list[bytes], seconds: float, kills: int) -> dict[str, int]:
+    count = {"kills": 0, "torn lines": 0, "whole reports": 0, "lost": 0, "doubled": 0, "wrong": 0}
+    before = 0
+    while count["kills"] < kills:
+        process = start(words)
+        time.sleep(random.uniform(0, seconds))
+        os.kill(process, signal.SIGKILL)
+        status = os.waitpid(process, 0)[1]
+        found, torn = results(report)
+        count["torn lines"] += torn
+        count["lost"] += max(0, before - len(found))
+        count["doubled"] += len(found) - len(set(found))
+        count["wrong"] += found != unbroken[: len(found)]
+        before = len(found)
+        if os.WIFSIGNALED(status):
+            count["kills"] += 1
+        else:
+            count["whole reports"] += 1
+            count["lost"] += len(unbroken) - len(found)
+            report.unlink()
+            before = 0
+    if os.waitpid(start(words), 0)[1] not in (0, 256):
+        count["wrong"] += 1
+    count["wrong"] += results(report)[0] != unbroken
+    return count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--pictures", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    random.seed(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        detector = make_detector(folder)
+        write_pictures(folder / "pictures", options.pictures, seed=2)
+        import torch
+
+        import muflow_cli.bundle
+        import muflow_cli.cli
+        import muflow_cli.scan  # noqa: F401 - loaded before the forks
+
+        torch.set_num_threads(1)
+        settings = [
+            "--detector",
+            str(detector),
+            "--precision",
+            "fp32",
+            "--workers",
+            "1",
+            "--batch-size",
+            "4",
+            "--resume",
+        ]
+        words = ["scan", str(folder / "pictures"), *settings]
+        begun = time.monotonic()
+        os.waitpid(start([*words, "-o", str(folder / "unbroken.jsonl")]), 0)
+        seconds = time.monotonic() - begun
+        unbroken = results(folder / "unbroken.jsonl")[0]
+        print(f"unbroken: {len(unbroken)} results in {seconds:.1f} s")
+        report = folder / "report.jsonl"
+        counts = kill_loop([*words, "-o", str(report)], report, unbroken, seconds / 2, options.kills)
+    print(", ".join(f"{number} {what}" for what, number in counts.items()))
+    sys.exit(1 if counts["lost"] + counts["doubled"] + counts["wrong"] else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""A tiny detector and seeded pictures, made on the spot, for benchmarks of everything but the computing."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SETTINGS = (
+    "view.size=64",
+    "feature.encoder=resnet18",
+    "feature.cuts=layer1,layer2",
+    "feature.dimensions=6",
+    "feature.grid=2",
+    "flow.steps=2",
+    "target.mean_size=8",
+    "target.means=30",
+    "target.components=1",
+    "train.epochs=2",
+    "train.batch_size=16",
+    "train.calibration_share=0.4",
+    "rule.alpha=0.1",
+)
+
+
+def picture(generator: np.random.Generator, side: int) -> Image.Image:
+    """A blob on a gradient with grain: no face, but a picture's statistics."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    blob = np.exp(-((x - generator.normal(0.5, 0.1)) ** 2 + (y - generator.normal(0.5, 0.1)) ** 2) / 0.1)
+    levels = generator.uniform(60, 180, 3) + 70 * blob[..., None] + generator.normal(0, 6, (side, side, 3))
+    levels += generator.normal(scale=40, size=3) * x[..., None]
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, container: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, container, quality=90)
+    return buffer.getvalue()
+
+
+def write_pictures(folder: Path, count: int, seed: int, side: int = 72) -> None:
+    """`count` different JPEG pictures."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for index in range(count):
+        (folder / f"{index:05}.jpg").write_bytes(encoded(picture(generator, side)))
+
+
+def make_detector(folder: Path) -> Path:
+    """Fit the tiny detector (random ResNet-18 weights) in a process of its own; the bundle's path."""
+    subprocess.run([sys.executable, __file__, str(folder)], check=True)  # noqa: S603 - this file
+    return folder / "tiny.safetensors"
+
+
+def _fit(folder: Path) -> None:
+    import torch
+    import torchvision
+    from safetensors.torch import save_file
+
+    from muflow_cli.fit import FitRequest, fit
+    from muflow_cli.settings import override
+    from muflow_cli.specs import LIGHT, Precision
+    from muflow_cli.watch import Silent
+
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18().state_dict()
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(("layer3", "layer4", "fc"))}
+    save_file(kept, folder / "weights.safetensors")
+    write_pictures(folder / "reals", 80, seed=1)
+    request = FitRequest(
+        reals=(str(folder / "reals"),),
+        output=folder / "tiny.safetensors",
+        spec=override(LIGHT, SETTINGS),
+        weights=folder / "weights.safetensors",
+        precision=Precision.FP32,
+    )
+    fit(request, Silent())
+
+
+if __name__ == "__main__":
+    _fit(Path(sys.argv[1]))
