@@ -133,9 +133,13 @@ def test_white_noise_is_equally_strong_in_every_residual() -> None:
     grey = torch.randn(1, 1, 512, 512, generator=torch.Generator().manual_seed(5)) * spread + 128
     finest = Forensic()(grey.expand(1, 3, -1, -1) / 255)[0].mean(dim=(2, 3))[0]
     value = dict(zip(CHANNELS, finest.tolist(), strict=True))
+    logarithm = torch.randn(10**6, generator=torch.Generator().manual_seed(6)).mul(spread / FLOOR).abs().log1p()
     mean = spread * (2 / torch.pi) ** 0.5
     deviation = (spread**2 - mean**2) ** 0.5
     assert value["level"] == pytest.approx(math.log1p(mean / FLOOR), abs=0.05)
+    gap = logarithm.mean().item() - math.log1p(mean / FLOOR)
+    assert value["mean_log_kv"] == pytest.approx(gap, abs=0.03)
+    assert value["deviation_log_kv"] == pytest.approx(logarithm.std().item(), abs=0.08)
     for name, found in value.items():
         if name.startswith(("slope", "direction")):
             assert found == pytest.approx(0, abs=0.05)
@@ -158,9 +162,14 @@ def test_channels_that_move_together_correlate_fully_and_independent_ones_not() 
     free = torch.randn(1, 3, 512, 512, generator=generator).mul(40)
     names = ("red_green", "green_blue", "red_blue")
     half = Forensic()(0.5 + grey / 255)[1]
+    faint_blue = grey * torch.tensor([1.0, 1.0, 0.5]).view(3, 1, 1)
+    assert (at(Forensic()(0.5 + faint_blue / 255)[1], *names) > 0.9).all()
     assert (at(half, *names) > 0.95).all()
     assert at(half, "level_cb", "level_cr").abs().max() < 1e-3
-    assert at(Forensic()(0.5 + free / 255)[1], *names).mean(dim=(2, 3)).abs().max() < 0.02
+    of_free = Forensic()(0.5 + free / 255)[1].mean(dim=(2, 3), keepdim=True)
+    assert at(of_free, *names).abs().max() < 0.02
+    spread = 40 / 2 * (0.5**2 + 0.418688**2 + 0.081312**2) ** 0.5  # of Cr, halved by the mean of four pixels
+    assert at(of_free, "level_cr").item() == pytest.approx(math.log1p(spread * (2 / math.pi) ** 0.5 / FLOOR), abs=0.02)
 
 
 def test_white_noise_has_no_correlated_neighbours_but_those_of_the_filter() -> None:
@@ -173,6 +182,14 @@ def test_white_noise_has_no_correlated_neighbours_but_those_of_the_filter() -> N
     of_rough = at(Forensic()((0.5 + 0.2 * rough).expand(1, 3, -1, -1))[1], *names).mean(dim=(2, 3))
     assert (of_rough < -0.1).all()  # KV's own lag-one correlation is negative
     assert (of_smooth > of_rough + 0.1).all()
+
+
+def test_the_half_of_a_picture_drawn_twice_as_large_is_that_picture(pictures: Tensor) -> None:
+    large = pictures.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    full, half, _ = Forensic()(pictures)
+    _, of_large, quarter = Forensic()(large)
+    torch.testing.assert_close(of_large[:, : len(CHANNELS)], full, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(quarter, half, atol=1e-3, rtol=1e-3)
 
 
 def test_a_local_disturbance_shows_only_in_the_windows_that_hold_it() -> None:
@@ -201,6 +218,12 @@ def test_a_pure_frequency_lands_in_its_zone(vertical: int, horizontal: int, zone
     assert (magnitudes.argmax(dim=1) == zone).all()
     others = [k for k in range(6) if k != zone]
     assert magnitudes[:, others].abs().max() < 1e-3
+
+
+def test_every_coefficient_but_the_mean_is_in_one_zone() -> None:
+    zones = constants_like(torch.zeros(())).zones
+    torch.testing.assert_close(zones.sum(dim=1), torch.ones(len(zones)))
+    assert (zones > 0).sum(dim=0).tolist() == [0] + [1] * 63
 
 
 def test_luma_of_grey_is_that_grey() -> None:

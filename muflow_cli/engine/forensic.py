@@ -49,8 +49,9 @@ _LUMA: Final = (0.299, 0.587, 0.114)
 _CHROMA: Final = ((-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 _PAIRS: Final = ((0, 1), (1, 2), (0, 2))
 
-# Zig-zag diagonals of the block DCT that are taken together: single ones vary too much between neighbouring windows.
-_ZONES: Final = ((1,), (2,), (3, 4), (5, 6, 7), (8, 9, 10), (11, 12, 13, 14))
+# First and last of the block DCT's zig-zag diagonals that are taken together: single ones vary more between windows
+# than between pictures.
+_ZONES: Final = ((1, 1), (2, 2), (3, 4), (5, 7), (8, 10), (11, 14))
 
 # Both directions of an isotropic family of residuals.
 _FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -96,7 +97,7 @@ HALVED_CHANNELS: Final = (
     *CHANNELS,
     *("row_kv", "column_kv"),
     *("level_cb", "level_cr", "red_green", "green_blue", "red_blue"),
-    *(f"dct{zone[0]}" for zone in _ZONES),
+    *(f"dct{first}" for first, _ in _ZONES),
 )
 
 
@@ -152,7 +153,7 @@ def constants_like(like: Tensor) -> Constants:
     cosines = torch.cos(torch.pi / WINDOW * (index + 0.5).double() * index[:, None]) * (2 / WINDOW) ** 0.5
     cosines[0] *= 0.5**0.5
     diagonal = (index + index[:, None]).flatten()
-    zones = torch.stack([((diagonal >= zone[0]) & (diagonal <= zone[-1])).to(like.dtype) for zone in _ZONES])
+    zones = torch.stack([((diagonal >= first) & (diagonal <= last)).to(like.dtype) for first, last in _ZONES])
     names = [f"{statistic}_{name}" for statistic in ("mean", "deviation") for name in GAINS]
     contrasts = [[weights.get(name, 0.0) for name in names] for weights in _CONTRASTS.values()]
     return Constants(cosines.to(like.dtype), zones / zones.sum(dim=1, keepdim=True), like.new_tensor(contrasts))
