@@ -61,8 +61,10 @@ class Scoring:
         self._judge = Judge(calibration_of(detector), detector.scales)
         self._inputs, self._workers = inputs, workers
 
-    def load_spec(self, perturbation: Perturbation | None = None, thumbnail: int = 0) -> LoadSpec:
-        """How pictures become views."""
+    def load_spec(
+        self, perturbation: Perturbation | None = None, *, thumbnail: int = 0, crops_seed: int | None = None
+    ) -> LoadSpec:
+        """How pictures become views; with `crops_seed` as they do in a fit."""
 
         def perturbed(image: Image.Image) -> Image.Image:
             return image if perturbation is None else perturbation.apply(image, self.seed)
@@ -72,6 +74,7 @@ class Scoring:
             inputs=self._inputs,
             workers=self._workers,
             ahead=2 * self.placement.batch_size + 2 * self._workers,
+            crops_seed=crops_seed,
             thumbnail=thumbnail,
             transform=None if perturbation is None else perturbed,
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from muflow_cli.bench.ablation import AblationSpec, Axis, ablate
 from muflow_cli.bench.baselines import NullAgainst, null_baselines
 from muflow_cli.bench.data import OverlapPolicy, Picture, Selection, SelectSpec, known_to, select
 from muflow_cli.bench.document import Comparison, Measured, Settings, build_document
@@ -19,6 +20,7 @@ from muflow_cli.bench.gates import Checked, Gate, check_drop, check_gates, check
 from muflow_cli.bench.robustness import Condition, On, mixed
 from muflow_cli.bench.scores import Row, compare_scores, read_scores
 from muflow_cli.bench.scoring import Scoring, calibration_of
+from muflow_cli.bench.throughput import throughput
 from muflow_cli.bundle import load
 from muflow_cli.detector import Detector
 from muflow_cli.engine.scoring import place
@@ -53,6 +55,9 @@ class BenchRequest:
         gates: conditions on the clean figures.
         baseline: an earlier report of the same data.
         max_drop: how far figures may fall below it.
+        ablation: axes to vary; empty = none.
+        fit_on: reals that the ablation fits to.
+        throughput: measure speed, memory and size as well.
         exhibits: pictures in each list of a report; 0 = no heat maps.
         device: auto, cpu, cuda or cuda:N.
         precision: of the convolutions.
@@ -73,6 +78,9 @@ class BenchRequest:
     gates: tuple[Gate, ...] = ()
     baseline: Path | None = None
     max_drop: float = 0.01
+    ablation: frozenset[Axis] = frozenset()
+    fit_on: tuple[str, ...] = ()
+    throughput: bool = False
     exhibits: int = 0
     device: str = "auto"
     precision: Precision = Precision.AUTO
@@ -167,7 +175,7 @@ class _Job:
             failed=failed,
         )
         self.extras(scoring, selection, rows)
-        return measured
+        return replace(measured, ablation=self.ablation(scoring, selection))
 
     def detector(self) -> tuple[Detector, str]:
         """The detector and its path."""
@@ -237,8 +245,18 @@ class _Job:
             found.append(Comparison(name=path.name, scored=len(theirs), missing=missing, evaluation=evaluation))
         return found
 
+    def ablation(self, scoring: Scoring, selection: Selection) -> Mapping[str, Any] | None:
+        """The paper's ablations, where asked for."""
+        if not self.request.ablation:
+            return None
+        spec = AblationSpec(axes=self.request.ablation, fit_on=self.request.fit_on, evaluate=self.spec)
+        return ablate(spec, scoring, selection.pictures, self.clock)
+
     def extras(self, scoring: Scoring, selection: Selection, rows: Sequence[Row]) -> None:
         """What only some reports show."""
+        if self.request.throughput and self.request.detector is not None:
+            bundle, inputs, workers = self.request.detector, self.request.inputs, self.request.workers
+            self.throughput = throughput(scoring, selection.pictures, bundle, inputs, workers, self.clock)
         if self.request.exhibits:
             self.clock.stage("heat maps", None)
             self.exhibits = show(scoring, selection.pictures, rows, self.spec.centre or 0.0, self.request.exhibits)

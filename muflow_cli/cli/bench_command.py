@@ -18,6 +18,7 @@ from muflow_cli.specs import Precision
 
 if TYPE_CHECKING:
     from muflow_cli.bench import BenchRequest, BenchResult
+    from muflow_cli.bench.ablation import Axis
     from muflow_cli.bench.data import OverlapPolicy
     from muflow_cli.bench.robustness import Condition
     from muflow_cli.pictures.datasets import DataArgument
@@ -105,6 +106,16 @@ def bench_command(
             "--compare", metavar="FILE", rich_help_panel=_DATA, help="Another detector's scores, by path (repeatable)."
         ),
     ] = None,
+    ablation: Annotated[
+        str | None,
+        typer.Option("--ablation", metavar="AXES", help="Any of target,classifier,alpha,mean-size; needs --fit-on."),
+    ] = None,
+    fit_on: Annotated[
+        Texts, typer.Option("--fit-on", metavar="DIR", help="REAL faces that the ablation fits to (repeatable).")
+    ] = None,
+    throughput: Annotated[
+        bool, typer.Option("--throughput", help="Also measure speed, memory, size and operations per view.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=_OUTPUTS, help="JSON on stdout instead of the table.")
     ] = False,
@@ -179,6 +190,9 @@ def bench_command(
         gates=tuple(parse_gate(text) for text in gate or ()),
         baseline=baseline,
         max_drop=max_drop,
+        ablation=_axes(ablation, fit_on),
+        fit_on=tuple(fit_on or ()),
+        throughput=throughput,
         exhibits=_EXHIBITS if report is not None else 0,
         device=device,
         precision=precision,
@@ -217,6 +231,16 @@ def _data(real: list[str], fake: list[str], both: list[str]) -> tuple[DataArgume
 
     sides = ((Wanted.REAL, real), (Wanted.FAKE, fake), (Wanted.BOTH, both))
     return tuple(DataArgument(text, wanted) for wanted, texts in sides for text in texts)
+
+
+def _axes(ablation: str | None, fit_on: list[str] | None) -> frozenset[Axis]:
+    from muflow_cli.bench.ablation import parse_axes
+
+    if (ablation is None) != (not fit_on):
+        raise BadSpec(
+            "--ablation", "given without --fit-on" if ablation else "missing beside --fit-on", "given with it"
+        )
+    return frozenset() if ablation is None else parse_axes(ablation)
 
 
 def _overlap(allow: bool, drop: bool) -> OverlapPolicy:

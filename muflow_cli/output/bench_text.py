@@ -146,8 +146,34 @@ def gate_rows(report: Report) -> Iterator[list[str]]:
         yield [held, escape(gate["gate"]), escape(gate["where"]), f"{gate['value']:.4f}", gate["needed"]]
 
 
+def _plain(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
 # Columns of numbers are read whole: names give way first.
 _UNBROKEN: Final = frozenset({"FPR", "flagged", *(heading for heading, _, interval in _SHOWN if interval)})
+
+
+def ablation_rows(report: Report) -> Iterator[list[str]]:
+    """One row a scorer and classifier, at the worst real source of that row."""
+    for row in report["ablation"]["table"]:
+        head = [row["target"], row["flow"], row["classifier"], f"{row['alpha']:g}"]
+        if row["figures"] is None:
+            yield [*head, "-", "-", "-", "-", escape(row["note"])]
+            continue
+        figures = row["figures"][row["worst_source"]]
+        highest = max(source["fpr"]["value"] for source in row["figures"].values())
+        accuracy = f"{figures['accuracy']['value']:.3f}"
+        values = [figure_text(figures["auc"]), f"{figures['ap']['value']:.3f}", accuracy, f"{100 * highest:.1f} %"]
+        yield [*head, *values, escape(row["worst_source"])]
+
+
+def silhouette_rows(report: Report) -> Iterator[list[str]]:
+    """One row an N."""
+    for point in report["ablation"]["silhouette"]:
+        numbers = (point["by_group"], point["real_against_fake"], point["overlap"])
+        yield [str(point["mean_size"]), *(f"{number:.3f}" for number in numbers)]
+
 
 Section = tuple[str, Sequence[str], list[list[str]]]
 
@@ -168,6 +194,15 @@ def sections(report: Report) -> Iterator[Section]:
     if report["comparisons"]:
         headings = ["scores", "n", "missing", "worst macro AUC", "worst macro rule AUC"]
         yield "Side by side", headings, list(comparison_rows(report))
+    if report["ablation"]:
+        headings = ["target", "score", "classifier", "alpha", "macro AUC", "AP", "acc.", "highest FPR", "worst source"]
+        yield "Ablation", headings, list(ablation_rows(report))
+    if report["ablation"] and report["ablation"]["silhouette"]:
+        headings = ["N", "by group", "real against fake", "shared pictures"]
+        yield "Silhouette of average features", headings, list(silhouette_rows(report))
+    if report["run"].get("throughput"):
+        rows = [[name.replace("_", " "), _plain(value)] for name, value in report["run"]["throughput"].items()]
+        yield "Throughput", ["what", "value"], rows
     if report["gates"]:
         yield "Gates", ["", "gate", "where", "value", "needed"], list(gate_rows(report))
 
