@@ -129,18 +129,20 @@ def scan_command(
 
     **Examples**
 
-    Verdicts of a folder, as a table: `muflow scan photos/ --detector faces.safetensors`
-
-    A long run that may be killed and started again with the same line:
-    `muflow scan /archive --detector faces.safetensors -o night.jsonl --resume`
-
-    Several formats and a page to look at:
-    `muflow scan photos/ --detector faces.safetensors --json-output r.json --csv-output r.csv --report r.html`
-
-    What another program found, NUL between names:
-    `find . -newer last -print0 | muflow scan --files-from - -0 --detector faces.safetensors --json`
-
-    Whether report and files are still what they were: `muflow scan --verify night.jsonl`
+    ```sh
+    # Verdicts of a folder, as a table
+    muflow scan photos/ --detector faces.safetensors
+    # A long run; where it was killed, the same line goes on
+    muflow scan /archive --detector faces.safetensors -o night.jsonl --resume
+    # Two formats for programs and a page for people
+    muflow scan photos/ --json-output r.json --csv-output r.csv --report r.html
+    # What another program found, NUL between names; the detector is named by MUFLOW_DETECTOR
+    find . -newer last -print0 | muflow scan --files-from - -0 --json
+    # At most a tenth of what is flagged is expected to be a real face
+    muflow scan photos/ --fdr 0.1
+    # Whether a report and its files are still what they were
+    muflow scan --verify night.jsonl
+    ```
     """
     console = stderr_console(quiet)
     with _pipes():

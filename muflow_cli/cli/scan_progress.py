@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,10 +22,14 @@ class ScanProgress:
     Args:
         console: where; nothing is drawn unless it is a terminal.
         listing: gives the inputs once more, to know how many there are; None where they can be listed only once.
+        beside: results are written to the same terminal.
     """
 
-    def __init__(self, console: Console, listing: Callable[[], Iterable[object]] | None) -> None:
+    def __init__(
+        self, console: Console, listing: Callable[[], Iterable[object]] | None, *, beside: bool = False
+    ) -> None:
         self._shown = console.is_terminal and not console.quiet
+        self._beside = self._shown and beside
         self._listing = listing if self._shown else None
         self._stopped = threading.Event()
         self._progress = Progress(
@@ -36,6 +41,9 @@ class ScanProgress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[flagged]} flagged, {task.fields[unreadable]} unreadable"),
             console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
             disable=not self._shown,
         )
         self._task = self._progress.add_task("scan", total=None, rate="-", flagged=0, unreadable=0)
@@ -67,3 +75,12 @@ class ScanProgress:
         counts: dict[str, Any] = {"flagged": tally.flagged, "unreadable": tally.unreadable}
         rate = "-" if speed is None else f"{speed:.1f}"
         self._progress.update(self._task, completed=tally.inputs, rate=rate, **counts)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the line away while a result is written to the terminal that it is on."""
+        if self._beside:
+            self._progress.stop()
+        yield
+        if self._beside:
+            self._progress.start()

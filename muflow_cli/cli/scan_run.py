@@ -155,12 +155,14 @@ def _pass(job: Job, scan: Scan, console: Console, recording: _Recording) -> Summ
     def listing() -> Iterator[Source | Unreadable]:
         return find(job.arguments, job.inputs)
 
-    with ScanProgress(console, listing if job.listable else None) as progress:
+    beside = sys.stdout.isatty() and any(one.path is None for one in job.destinations)
+    with ScanProgress(console, listing if job.listable else None, beside=beside) as progress:
         results: Iterable[Result] = _watched(scan.results(listing()), job, console, progress.show)
         if job.fdr is not None:
             results = with_q_values(list(results), job.fdr)
         for result in results:
-            recording.write(result)
+            with progress.aside():
+                recording.write(result)
     if recording.tally.inputs == 0 and not scan.interrupted:
         raise NothingToDo("no picture was found there: give files, or folders that hold pictures")
     return recording.end(
