@@ -188,9 +188,9 @@ class TrainSpec:
     """How the flow is fitted. Epochs count passes over the training reals; patience counts epochs."""
 
     seed: int = 0
-    epochs: int = 200
+    epochs: int = 120
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-5
     plateau_factor: float = 0.7
     plateau_patience: int = 5

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from muflow_cli.bundle import check_writable, save
@@ -218,8 +219,11 @@ class _Fit:
             self.clock.advance()
 
         hooks = TrainHooks(on_epoch=on_epoch, save=self.work.save_checkpoint, resume=self.work.load_checkpoint())
-        with one_thread(set(self.spec.flow.kernels) == {1}):
-            return train(features, held_out, targets.mixtures, self.spec.flow, self.spec.train, hooks=hooks)
+        device = self.placement.device
+        mixtures = [mixture.to(device) for mixture in targets.mixtures]
+        with one_thread(device.type == "cpu" and set(self.spec.flow.kernels) == {1}):
+            trained = train(features, held_out, mixtures, self.spec.flow, self.spec.train, hooks=hooks)
+        return replace(trained, flows=[flow.to(torch.device("cpu")) for flow in trained.flows])
 
     def assemble(
         self, store: Store, parts: Split, spaces: Sequence[Space], targets: Targets, trained: Trained
