@@ -70,11 +70,53 @@ def test_two_runs_with_one_seed_agree_and_every_file_is_written(
     jsonschema.validate(found, SCHEMA)
 
 
-def test_a_gate_that_fails_is_shown_and_is_status_1(muflow: Run, tiny_bundle: Path, data: Path) -> None:
-    done = muflow(*arguments(tiny_bundle, data), "--gate", "macro_auc>=0.9999", "--limit", "4")
+def test_a_gate_that_fails_is_status_1_and_speed_and_page_are_measured(
+    muflow: Run, tiny_bundle: Path, data: Path, tmp_path: Path, reals: Path
+) -> None:
+    ablation = ["--ablation", "target,classifier,alpha,mean-size", "--fit-on", reals]
+    files = ["--json-output", tmp_path / "a.json", "--report", tmp_path / "a.html"]
+    done = muflow(
+        *arguments(tiny_bundle, data), "--gate", "macro_auc>=0.9999", "--limit", "4", "--throughput", *ablation, *files
+    )
     assert done.returncode == 1, done.stderr
     assert b"FAILED" in done.stdout
     assert b"at most 4 per group" in done.stdout
+    report = json.loads((tmp_path / "a.json").read_bytes())
+    jsonschema.validate(report, SCHEMA)
+    assert report["data"]["pictures"] == 16
+    speed = report["run"]["throughput"]
+    assert speed["bundle_bytes"] == tiny_bundle.stat().st_size
+    # Of ResNet-18 to layer2 at 64 x 64: conv1 19.3, layer1 75.5, layer2 67.1, in millions of operations.
+    assert speed["flops_per_view"] == pytest.approx(161.9e6, rel=0.001)
+    assert speed["encode_per_second"] > speed["encode_flow_target_per_second"] > 0
+    check_ablation(report["ablation"])
+    # Fitted to the same reals with the same settings, the ablation's own detector is the bundle again.
+    same = [r for r in report["ablation"]["table"] if (r["target"], r["flow"], r["alpha"]) == ("mu", "flow", 0.1)]
+    again = next(row for row in same if row["classifier"] == "conformal, both tails")["figures"]
+    for source, against in report["results"]["sources"].items():
+        assert again[source]["auc"]["value"] == pytest.approx(against["macro"]["rule_auc"]["value"], abs=1e-9)
+        assert again[source]["fpr"] == against["flagged"]
+    page = (tmp_path / "a.html").read_text()
+    assert page.count("data:image/png") == page.count("data:image/jpeg") == 4 * 6
+
+
+def check_ablation(ablation: dict[str, Any]) -> None:
+    """Every scorer meets every classifier at every alpha, and what cannot be done says why."""
+    assert ablation["fit"] == {"train": 36, "validation": 12, "calibration": 32, "left_out": 0}
+    rows = ablation["table"]
+    scorers = {(row["target"], row["flow"]) for row in rows}
+    assert scorers == {(t, f) for t in ("normal", "mu") for f in ("flow", "identity", "latent mahalanobis")}
+    assert len(rows) == 6 * 4 * 3
+    # 32 calibration reals cannot give a two-sided p-value of 0.05: said, not hidden.
+    without = [row for row in rows if row["figures"] is None]
+    assert {(row["classifier"], row["alpha"]) for row in without} == {("conformal, both tails", 0.05)}
+    assert "39 real pictures" in without[0]["note"]
+    fpr = {
+        alpha: [f["fpr"]["value"] for row in rows if row["alpha"] == alpha for f in (row["figures"] or {}).values()]
+        for alpha in (0.05, 0.2)
+    }
+    assert sum(fpr[0.2]) / len(fpr[0.2]) > sum(fpr[0.05]) / len(fpr[0.05])
+    assert [point["mean_size"] for point in ablation["silhouette"]] == [1, 2]
 
 
 def test_pictures_of_the_fit_are_refused_before_anything_is_scored(
@@ -95,6 +137,8 @@ def test_pictures_of_the_fit_are_refused_before_anything_is_scored(
         (["--suite", "none"], b"--suite is none"),
         (["--on", "neither"], b"--on is neither"),
         (["--scores-from", "x.csv"], b"--scores-from"),
+        (["--ablation", "target"], b"--fit-on"),
+        (["--ablation", "depth", "--fit-on", "x"], b"--ablation is depth"),
         (["--allow-overlap", "--drop-overlap"], b"--drop-overlap"),
         (["--csv-output", "missing/folder.csv"], b"no such folder"),
     ],
