@@ -70,22 +70,15 @@ def fit_command(
 
     Example: `muflow fit ~/reals -o faces.safetensors --encoder-weights resnet50-0676ba61.pth`
     """
-    spec = _spec(
-        preset,
-        {
-            "view": {"kind": view},
-            "feature": {"encoder": encoder},
-            "target": {
-                "kind": target,
-                "mean_size": mean_size,
-                "means": means,
-                "components": _components(components),
-            },
-            "train": {"epochs": epochs, "seed": seed},
-            "rule": {"alpha": alpha, "tail": tail},
-        },
-        settings or [],
-    )
+    averages = {"mean_size": mean_size, "means": means, "components": _components(components)}
+    changes = {
+        "view": {"kind": view},
+        "feature": {"encoder": encoder},
+        "target": {"kind": target, **averages},
+        "train": {"epochs": epochs, "seed": seed},
+        "rule": {"alpha": alpha, "tail": tail},
+    }
+    spec = _spec(preset, changes, settings or [])
     from muflow_cli.fit import FitRequest, fit
 
     request = FitRequest(
