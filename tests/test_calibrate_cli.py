@@ -110,6 +110,12 @@ def test_strata_and_subsample_are_in_the_summary(calibrated, tmp_path):
     assert "one stratum" in said
 
 
+def test_a_subsample_is_said_to_be_one(calibrated, tmp_path, monkeypatch):
+    monkeypatch.setattr("muflow_cli.rules.NOVELTY_CAP", 30)
+    said = here(calibrated, "--method", "ocsvm", "-o", tmp_path / "out").stderr
+    assert f"30 of {COUNT} reals (a seeded subsample)" in said
+
+
 def test_none_takes_band_and_strata_away(calibrated, tmp_path):
     here(calibrated, "--by", "size,format,size", "--band", "0.1,0.2", "-o", tmp_path / "one")
     here(tmp_path / "one", "--by", "none", "--band", "none", "-o", tmp_path / "two")
