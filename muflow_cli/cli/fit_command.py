@@ -71,7 +71,7 @@ def fit_command(
     Example: `muflow fit ~/reals -o faces.safetensors --encoder-weights resnet50-0676ba61.pth`
     """
     averages = {"mean_size": mean_size, "means": means, "components": _components(components)}
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "view": {"kind": view},
         "feature": {"encoder": encoder},
         "target": {"kind": target, **averages},
