@@ -122,6 +122,17 @@ def test_resuming_from_any_checkpoint_ends_in_the_same_bytes_as_an_unbroken_run(
         assert same(fit(spec, hooks=TrainHooks(resume=state)), unbroken)
 
 
+def test_resuming_goes_on_with_the_learning_rate_and_patience_of_the_break() -> None:
+    spec = replace(QUICK, epochs=7, checkpoint_every=1, plateau_patience=1, plateau_factor=0.5)
+    features, worsening = reals(60, 0), [x * 0.01 for x in reals(20, 1)]
+    states: list[TrainState] = []
+    unbroken = train(features, worsening, normals(), FLOW, spec, hooks=TrainHooks(save=states.append))
+    assert unbroken.history[-1].learning_rate < 5e-3 / 2
+    for state in states:
+        again = train(features, worsening, normals(), FLOW, spec, hooks=TrainHooks(resume=state))
+        assert again.history == unbroken.history
+
+
 def test_a_state_survives_a_file_of_tensors_and_json() -> None:
     states: list[TrainState] = []
     unbroken = fit(hooks=TrainHooks(save=states.append))
