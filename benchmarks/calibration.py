@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -87,6 +88,21 @@ def over_splits(scores: Scores, rule: RuleSpec, splits: int) -> dict[str, float]
     return {"mean": float(np.mean(shares)), "deviation": float(np.std(shares))}
 
 
+def compared(
+    before: Calibration,
+    after: Calibration,
+    sets: dict[str, Pictures],
+    over: Callable[[RuleSpec], dict[str, float] | None],
+) -> list[dict[str, object]]:
+    """A row for each tail, method and alpha."""
+    rows: list[dict[str, object]] = []
+    for tail, method, alpha in product(Tail, Method, ALPHAS):
+        rule = RuleSpec(method=method, alpha=alpha, tail=tail)
+        shares = {"before": measured(before, rule, sets), "after": measured(after, rule, sets)}
+        rows.append({"method": method, "alpha": alpha, "tail": tail, **shares, "splits": over(rule)})
+    return rows
+
+
 def cell(shares: dict[str, object], name: str, *, interval: bool) -> str:
     one = shares.get(name)
     if not isinstance(one, dict):
@@ -101,6 +117,7 @@ def table(rows: list[dict[str, object]], tail: Tail, real: str, fakes: list[str]
         f"{real}, before",
         f"{real}, after",
         "after, random halves",
+        f"{STORED}, after",
         *(f"{name}, before / after" for name in fakes),
     ]
     print(f"\nTail {tail}: share flagged\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
@@ -146,12 +163,7 @@ def main() -> None:
     own = Calibration(scores=scores[:half], facts=facts[:half], rule=RuleSpec(), created=utc_now())
     sets[real] = scores[half:], facts[half:]
     sets[STORED] = detector.calibration.scores, detector.calibration.facts
-    rows: list[dict[str, object]] = []
-    for tail, method, alpha in product(Tail, Method, ALPHAS):
-        rule = RuleSpec(method=method, alpha=alpha, tail=tail)
-        shares = {"before": measured(detector.calibration, rule, sets), "after": measured(own, rule, sets)}
-        spread = over_splits(scores, rule, asked.splits)
-        rows.append({"method": method, "alpha": alpha, "tail": tail, **shares, "splits": spread})
+    rows = compared(detector.calibration, own, sets, over=lambda rule: over_splits(scores, rule, asked.splits))
     head = {
         "detector": detector.fingerprint,
         "device": str(placement.device),
