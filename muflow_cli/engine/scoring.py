@@ -140,7 +140,7 @@ class Scorer:
         self._spaces = [space.to(device) for space in model.spaces]
         dtype = torch.bfloat16 if placement.precision is Precision.BF16 else torch.float32
         self._flows = [flow.to(device, dtype) for flow in model.flows]
-        self._targets = [target.to(device) for target in model.targets]
+        self._targets = [target.to(device, torch.float32) for target in model.targets]
         self._measure = mahalanobis if model.score_kind is ScoreKind.MAHALANOBIS else nll
 
     @torch.inference_mode()
