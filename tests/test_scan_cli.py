@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -279,6 +280,29 @@ def unbroken(tiny_bundle: Path, photos: Path, tmp_path_factory: pytest.TempPathF
     return found
 
 
+def test_a_report_that_finds_no_more_room_ends_with_a_whole_line(
+    tiny_bundle: Path, photos: Path, tmp_path: Path, unbroken: list[bytes]
+) -> None:
+    output = tmp_path / "out.jsonl"
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    words = slow(tiny_bundle, photos, output)
+    done = subprocess.run(
+        words, env=environment(), capture_output=True, timeout=240, check=False, preexec_fn=little_room
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"muflow: cannot write {output} (File too large): choose a place that can be written, with room\n".encode()
+    )
+    assert output.read_bytes().endswith(b"\n")
+    found = result_lines(output)
+    assert 10 < len(found) < 60
+    assert found == unbroken[: len(found)]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_batch_writes_the_summary_and_a_resumed_run_goes_on(
     number: signal.Signals, tiny_bundle: Path, photos: Path, tmp_path: Path, unbroken: list[bytes]
@@ -307,9 +331,6 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(
         with started(slow(tiny_bundle, photos, output), output, results) as process:
             process.kill()
         assert result_lines(output)[:-1] == unbroken[: max(0, len(result_lines(output)) - 1)]
-    done = run("scan", photos, "--detector", tiny_bundle, "--precision", "bf16", "-o", output, "--resume")
-    assert done.returncode == 2
-    assert b"precision" in done.stderr
     subprocess.run(slow(tiny_bundle, photos, output), env=environment(), capture_output=True, timeout=240, check=False)
     assert result_lines(output) == unbroken
 
