@@ -186,12 +186,15 @@ def _cache() -> Finding:
 
 def _detector(find_detector: Callable[[], Path]) -> Finding:
     """Whether the detector of a plain `muflow scan` loads and scores a picture."""
+    path = Path()
     try:
         path = find_detector()
         return _ok("detector", f"{path}, {_tried(path)}")
     except MuflowError as error:
         what, _, remedy = str(error).rpartition(": ")
         return _problem("detector", what or remedy, remedy)
+    except Exception as error:  # noqa: BLE001 - a part that is broken above breaks here in its own way
+        return _problem("detector", f"{path} cannot be used ({_reason(error)})", "put right the problems above first")
 
 
 def _tried(path: Path) -> str:

@@ -12,8 +12,8 @@ import muflow_cli
 from muflow_cli.errors import MuflowError, NothingToDo
 
 LIMITS: Final = (
-    "the embedded default detector judges: it was fitted to a small set of face portraits and misses many synthetic "
-    "ones; calibrate it on your own reals (`muflow calibrate`) or name another with --detector; --quiet hides this line"
+    "the embedded default detector judges: it seldom flags real portraits and misses most synthetic ones (measured in "
+    "weights/README.md); fit one to your own reals with `muflow fit` and name it with --detector; --quiet hides this"
 )
 
 _NAME: Final = "default.safetensors"
