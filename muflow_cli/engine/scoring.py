@@ -23,7 +23,8 @@ from muflow_cli.specs import FeatureSpec, Precision, ScoreKind
 
 # Batches have one size whatever arrives: the last is padded. Kernels then see one shape, so that a picture's score
 # depends on its pixels alone, not on its neighbours or on where a run was interrupted.
-CPU_BATCH = 16
+# On processors small batches stay in the caches: measured in benchmarks/README.md.
+CPU_BATCH = 8
 GPU_BATCH = 256
 
 
@@ -98,7 +99,9 @@ class Extractor:
         self.weights = trunk_weights(trunk)
         if row.model is not None:
             trunk = fuse(trunk, inplace=True, no_trace=True).eval()
-        self._dtype = torch.bfloat16 if placement.precision is Precision.BF16 else torch.float32
+        # Fixed filters measure differences of a grey level, which bfloat16 cannot hold; they are cheap in float32.
+        half = placement.precision is Precision.BF16 and row.model is not None
+        self._dtype = torch.bfloat16 if half else torch.float32
         trunk = trunk.to(placement.device, self._dtype)
         self._trunk: nn.Module = trunk.to(memory_format=torch.channels_last)
         std = torch.tensor(row.std, device=placement.device)[:, None, None]
