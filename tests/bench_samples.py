@@ -24,6 +24,7 @@ SPEC = EvaluateSpec(bootstrap=BootstrapSpec(resamples=50), centre=0.0, family=fa
 RUN = {
     "tool": "muflow", "version": "0", "argv": ["muflow", "bench"], "started": "2026-03-01T09:00:00Z",
     "finished": "2026-03-01T09:10:00Z", "versions": {"python": "3"}, "stages": {"score": 1.5}, "throughput": None,
+    "device": "cpu", "precision": "fp32",
 }  # fmt: skip  # a fixed block
 
 # group -> label, real source, mean of its scores, pictures

@@ -94,6 +94,13 @@ def test_a_large_generator_counts_no_more_in_macro_but_does_in_pooled(rows: list
     assert after.all_reals.pooled["auc"].value > before.all_reals.pooled["auc"].value + 0.1
 
 
+def test_a_generator_may_be_called_pooled(rows: list[Row]) -> None:
+    renamed = [replace(row, group="pooled") if row.group == "sdxl_tiles" else row for row in rows]
+    before, after = evaluate(rows, SPEC).sources["celebahq"], evaluate(renamed, SPEC).sources["celebahq"]
+    assert after.generators["pooled"].figures["auc"].value == before.generators["sdxl_tiles"].figures["auc"].value
+    assert after.pooled["auc"].value == before.pooled["auc"].value
+
+
 def test_intervals_hold_their_value_and_narrow_with_more_pictures(rows: list[Row]) -> None:
     figures = evaluate(rows, SPEC).sources["celebahq"].generators["stylegan2"].figures["auc"]
     assert figures.low < figures.value < figures.high

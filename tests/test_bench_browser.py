@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench_samples import GROUPS, make_report, make_rows
+from bench_samples import GROUPS, SPEC, make_report, make_rows
 from PIL import Image
 from test_report_browser import browser as browser  # noqa: PLC0414 - a fixture is found by its name in this module
 from test_report_browser import contrast, find, resize, texts
@@ -29,7 +29,11 @@ def make_page() -> str:
     rows = make_rows()
     report = make_report(rows)
     report["ablation"] = {
-        "silhouette": [{"mean_size": 2**n, "by_group": 0.1 * n - 0.1, "real_against_fake": 0.05 * n} for n in range(4)]
+        "table": [],
+        "silhouette": [
+            {"mean_size": 2**n, "by_group": 0.1 * n - 0.1, "real_against_fake": 0.05 * n, "overlap": 0.1 * n}
+            for n in range(4)
+        ],
     }
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), (90, 60, 40)).save(buffer, "JPEG")
@@ -38,16 +42,10 @@ def make_page() -> str:
         report=report,
         calibration_scores=[row.score for row in rows if row.group == "celebahq"],
         scores={f"{row.label} {row.group}": [r.score for r in rows if r.group == row.group] for row in rows},
-        rocs=roc_bands(rows, report["results"]["worst_source"], make_bootstrap()),
+        rocs=roc_bands(rows, report["results"]["worst_source"], SPEC.bootstrap),
         exhibits={title: [card, card] for title in LISTS},
     )
     return render_bench(page)
-
-
-def make_bootstrap() -> Any:
-    from bench_samples import SPEC
-
-    return SPEC.bootstrap
 
 
 @pytest.fixture(scope="module")

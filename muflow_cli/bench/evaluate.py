@@ -33,7 +33,8 @@ from muflow_cli.metrics import (
     worst,
 )
 
-POOLED: Final = "pooled"
+# No group can be called so: names come from folders and CSV cells.
+POOLED: Final = "\0pooled"
 RANKINGS: Final = ("", "folded_", "rule_")
 METRICS: Final[tuple[str, ...]] = (
     *(f"{prefix}{name}" for prefix in RANKINGS for name in RANKING_METRICS),

@@ -18,7 +18,7 @@ from muflow_cli.errors import BadBundle
 from muflow_cli.pictures.perturb import Perturbation
 from muflow_cli.pictures.pool import Loaded, LoadSpec, load
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.specs import InputSpec, View
 from muflow_cli.watch import Watch
 
 THUMBNAIL = 160
@@ -33,10 +33,10 @@ def calibration_of(detector: Detector) -> Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a report shows of a picture: a thumbnail (JPEG) and its heat map (g, g)."""
+    """What a report shows of a picture: a thumbnail (JPEG), and its heat map (g, g) where it has one."""
 
     thumbnail: bytes | None
-    heatmap: NDArray[np.float32]
+    heatmap: NDArray[np.float32] | None
 
 
 class Scoring:
@@ -126,11 +126,17 @@ class Scoring:
             )
 
     def shown(self, pictures: Sequence[Picture]) -> dict[str, Shown]:
-        """Path -> thumbnail and heat map, mean over views."""
+        """Path -> thumbnail and heat map."""
         found = {}
         for batch in self._batches(pictures, self.load_spec(thumbnail=THUMBNAIL)):
             decoded = [item for _, item in batch if isinstance(item, Loaded)]
-            maps = self.scorer.heatmaps([item.views for item in decoded]) if decoded else []
-            for item, map_ in zip(decoded, maps, strict=True):
-                found[item.path] = Shown(item.thumbnail, map_.mean(axis=0))
+            for item, heatmap in zip(decoded, self._heatmaps(decoded), strict=True):
+                found[item.path] = Shown(item.thumbnail, heatmap)
         return found
+
+    def _heatmaps(self, decoded: Sequence[Loaded]) -> list[NDArray[np.float32] | None]:
+        # Crops lie anywhere in a picture, and one cell says no more than the score.
+        if self.detector.spec.view.kind is not View.RESIZE or not decoded:
+            return [None] * len(decoded)
+        maps = self.scorer.heatmaps([item.views for item in decoded])
+        return [one[0] if one.shape[-1] > 1 else None for one in maps]

@@ -124,7 +124,7 @@ def bench(request: BenchRequest, watch: Watch, run: Callable[[], Mapping[str, An
     settings = Settings(evaluate=job.spec, overlap=request.overlap, limit=request.limit)
     checked = _checked(request, build_document(measured, settings, {}))
     clock.close()
-    report = {**run(), "stages": dict(clock.seconds), "throughput": job.throughput}
+    report = {**run(), **job.where, "stages": dict(clock.seconds), "throughput": job.throughput}
     return BenchResult(
         document=build_document(replace(measured, checked=checked), settings, report),
         rows=measured.rows,
@@ -145,6 +145,7 @@ class _Job:
         self.calibration_scores: list[float] = []
         self.exhibits: Mapping[str, Sequence[Exhibit]] = {}
         self.throughput: Mapping[str, Any] | None = None
+        self.where: dict[str, str | None] = {"device": None, "precision": None}
 
     def from_scores(self) -> Measured:
         """Figures of scores that another run, or another detector, wrote."""
@@ -209,6 +210,7 @@ class _Job:
         """The detector on its device."""
         request = self.request
         placement = place(request.device, request.precision, request.batch_size)
+        self.where = {"device": str(placement.device), "precision": placement.precision.value}
         seed = request.bootstrap.seed
         return Scoring(detector, placement, request.inputs, workers=request.workers, seed=seed)
 

@@ -94,8 +94,9 @@ def bench_command(
         File, typer.Option("--baseline", metavar="FILE", rich_help_panel=_GATES, help="Earlier JSON, same data.")
     ] = None,
     max_drop: Annotated[
-        float, typer.Option("--max-drop", rich_help_panel=_GATES, help="Allowed fall below the baseline.")
-    ] = 0.01,
+        float | None,
+        typer.Option("--max-drop", rich_help_panel=_GATES, help="Allowed fall below the baseline, 0.01 if not given."),
+    ] = None,
     scores_from: Annotated[
         File,
         typer.Option("--scores-from", metavar="FILE", rich_help_panel=_DATA, help="Scores (CSV) instead of DETECTOR."),
@@ -169,6 +170,25 @@ def bench_command(
         "report": report,
         "scores": scores,
     }
+    _refuse_ignored(
+        {
+            "--on": bool(on) and not (perturb or suite),
+            "--max-drop": max_drop is not None and baseline is None,
+        },
+        "without what it is about: --perturb or --suite, --baseline",
+    )
+    _refuse_ignored(
+        {
+            "--perturb": scores_from and perturb,
+            "--suite": scores_from and suite,
+            "--limit": scores_from and limit,
+            "--ablation": scores_from and ablation,
+            "--throughput": scores_from and throughput,
+            "--allow-overlap": scores_from and allow_overlap,
+            "--drop-overlap": scores_from and drop_overlap,
+        },
+        "with --scores-from, which has no pictures",
+    )
     _check_outputs(files, force=force)
     _check_inputs(detector, scores_from, [*(real or []), *(fake or []), *(data or [])])
     from muflow_cli.bench import BenchRequest
@@ -189,7 +209,7 @@ def bench_command(
         bootstrap=BootstrapSpec(resamples=resamples, seed=seed),
         gates=tuple(parse_gate(text) for text in gate or ()),
         baseline=baseline,
-        max_drop=max_drop,
+        max_drop=0.01 if max_drop is None else max_drop,
         ablation=_axes(ablation, fit_on),
         fit_on=tuple(fit_on or ()),
         throughput=throughput,
@@ -203,6 +223,13 @@ def bench_command(
     result = _run(request, console)
     _write(result, files, as_json=as_json, force=force)
     raise typer.Exit(1 if result.failed_gates else 0)
+
+
+def _refuse_ignored(ignored: Mapping[str, object], why: str) -> None:
+    """Say that an option would do nothing, instead of doing nothing."""
+    for name, given in ignored.items():
+        if given:
+            raise BadSpec(name, f"given {why}", "left out here")
 
 
 def _check_outputs(files: Mapping[str, Path | None], *, force: bool) -> None:

@@ -48,12 +48,12 @@ class Roc:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One picture that the report shows: its name, what is said of it, a thumbnail (JPEG) and its heat map (g, g)."""
+    """One picture that the report shows: its name, what is said of it, a thumbnail (JPEG), a heat map (g, g)."""
 
     path: str
     said: str
     thumbnail: bytes | None
-    heatmap: NDArray[np.float32]
+    heatmap: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,27 +144,23 @@ def _silhouette(report: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"x": x, "lines": lines, "least": points[0]["mean_size"], "greatest": points[-1]["mean_size"]}
 
 
-def _card(card: Card) -> dict[str, Any]:
-    heat = Image.fromarray(_coloured(card)).resize((_HEAT_SIDE, _HEAT_SIDE), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    heat.save(buffer, "PNG")
+def _card(card: Card) -> dict[str, str | None]:
     thumbnail = None if card.thumbnail is None else _data_uri("jpeg", card.thumbnail)
-    return {
-        "path": escape(card.path),
-        "said": escape(card.said),
-        "thumbnail": thumbnail,
-        "heat": _data_uri("png", buffer.getvalue()),
-    }
+    heat = None if card.heatmap is None else _data_uri("png", _heat(card.heatmap, card.path))
+    return {"path": escape(card.path), "said": escape(card.said), "thumbnail": thumbnail, "heat": heat}
 
 
-def _coloured(card: Card) -> NDArray[np.uint8]:
-    """(g, g, 3) colours of a heat map between its own least and greatest value."""
-    grid = np.asarray(card.heatmap, np.float64)
+def _heat(heatmap: NDArray[np.float32], path: str) -> bytes:
+    """A PNG of a heat map (g, g), coloured between its own least and greatest value."""
+    grid = np.asarray(heatmap, np.float64)
     if not np.isfinite(grid).all():
-        raise NotFinite(f"the heat map of {card.path!a} holds a number that is none: fit the detector again")
+        raise NotFinite(f"the heat map of {path!a} holds a number that is none: fit the detector again")
     level = (grid - grid.min()) / ((grid.max() - grid.min()) or 1)
     stops = np.linspace(0, 1, len(_RAMP))
-    return np.stack([np.interp(level, stops, _RAMP[:, c]) for c in range(3)], axis=-1).round().astype(np.uint8)
+    colours = np.stack([np.interp(level, stops, _RAMP[:, c]) for c in range(3)], axis=-1).round().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(colours).resize((_HEAT_SIDE, _HEAT_SIDE), Image.Resampling.NEAREST).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _data_uri(kind: str, data: bytes) -> str:
