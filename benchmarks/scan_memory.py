@@ -74,7 +74,7 @@ def main() -> None:
                 {
                     "files": count,
                     "scored": summary["scored"],
-                    "peak_mib": round(mebibytes, 1),
+                    "peak_mib": mebibytes,
                     "seconds": round(seconds, 1),
                 }
             )

@@ -72,7 +72,7 @@ def run(job: Job, console: Console) -> Summary:
         MuflowError: for what a user can put right; no output is then touched that existed.
     """
     from muflow_cli.bundle import load
-    from muflow_cli.cli.report_writer import SHOWN, THUMBNAIL, Exhibits
+    from muflow_cli.cli.report_writer import THUMBNAIL, Exhibits
     from muflow_cli.engine.scoring import place
     from muflow_cli.scan import Scan, ScanRequest, detector_info
 
@@ -92,9 +92,20 @@ def run(job: Job, console: Console) -> Summary:
         scan = Scan(request, kept=kept, stop=stop, gallery=exhibits)
         summary = _pass(job, scan, console, _Recording(outputs, head, info))
     tell(console, summary)
-    if job.report is not None and summary.scored - summary.duplicates - len(kept) > SHOWN:
-        console.print(f"the report shows the pictures of {SHOWN} results: flagged ones first, then by p-value")
+    if job.report is not None:
+        _warn_of_size(console, summary, kept=len(kept))
     return summary
+
+
+def _warn_of_size(console: Console, summary: Summary, *, kept: int) -> None:
+    from muflow_cli.cli.report_writer import COMFORTABLE_ROWS, SHOWN
+
+    if kept:
+        console.print("the report shows no pictures of the results that were kept: scan without --resume to see them")
+    if summary.scored - summary.duplicates - kept > SHOWN:
+        console.print(f"the report shows the pictures of {SHOWN} results: flagged ones first, then by p-value")
+    if summary.inputs > COMFORTABLE_ROWS:
+        console.print(f"the report has {summary.inputs} rows: a browser will be slow above {COMFORTABLE_ROWS}")
 
 
 def _head(placement: Placement) -> RunInfo:
