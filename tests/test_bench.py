@@ -262,6 +262,12 @@ def test_a_gate_on_its_limit(comparison: str, held: bool) -> None:
     assert check_gates([parse_gate(f"macro_auc{comparison}")], {"results": {"sources": sources}})[0].held is held
 
 
+def test_the_worst_false_positive_rate_is_the_highest() -> None:
+    sources = {name: {"flagged": {"value": rate}} for name, rate in (("a", 0.1), ("b", 0.3), ("c", 0.2))}
+    checked = check_gates([parse_gate("fpr<=0.25")], {"results": {"sources": sources}})[0]
+    assert (checked.where, checked.value, checked.held) == ("b", 0.3, False)
+
+
 @pytest.mark.parametrize(
     ("text", "column"),
     [
