@@ -46,25 +46,36 @@ def results(report: Path) -> tuple[list[bytes], bool]:
     return whole, not data.endswith(b"\n") and bool(data)
 
 
+def wait(report: Path, before: int, seconds: float) -> None:
+    """Until some moment: one time in four anywhere in a run, else soon after its first new result."""
+    until = time.monotonic() + random.uniform(0, seconds)
+    if random.random() < 0.75:
+        last = time.monotonic() + 10 * seconds
+        while time.monotonic() < last and len(results(report)[0]) <= before:
+            time.sleep(0.001)
+        until = time.monotonic() + random.uniform(0, seconds / 20)
+    time.sleep(max(0.0, until - time.monotonic()))
+
+
 def kill_loop(words: list[str], report: Path, unbroken: list[bytes], seconds: float, kills: int) -> dict[str, int]:
-    count = {"kills": 0, "torn lines": 0, "whole reports": 0, "lost": 0, "doubled": 0, "wrong": 0}
+    names = ("kills", "kills after new results", "torn lines", "reports finished", "lost", "doubled", "wrong")
+    count = dict.fromkeys(names, 0)
     before = 0
     while count["kills"] < kills:
         process = start(words)
-        time.sleep(random.uniform(0, seconds))
+        wait(report, before, seconds)
         os.kill(process, signal.SIGKILL)
-        status = os.waitpid(process, 0)[1]
+        killed = os.WIFSIGNALED(os.waitpid(process, 0)[1])
         found, torn = results(report)
+        count["kills"] += killed
+        count["kills after new results"] += killed and len(found) > before
         count["torn lines"] += torn
         count["lost"] += max(0, before - len(found))
         count["doubled"] += len(found) - len(set(found))
         count["wrong"] += found != unbroken[: len(found)]
         before = len(found)
-        if os.WIFSIGNALED(status):
-            count["kills"] += 1
-        else:
-            count["whole reports"] += 1
-            count["lost"] += len(unbroken) - len(found)
+        if before == len(unbroken) and (not killed or random.random() < 0.5):
+            count["reports finished"] += 1
             report.unlink()
             before = 0
     if os.waitpid(start(words), 0)[1] not in (0, 256):
@@ -109,7 +120,7 @@ def main() -> None:
         unbroken = results(folder / "unbroken.jsonl")[0]
         print(f"unbroken: {len(unbroken)} results in {seconds:.1f} s")
         report = folder / "report.jsonl"
-        counts = kill_loop([*words, "-o", str(report)], report, unbroken, seconds / 2, options.kills)
+        counts = kill_loop([*words, "-o", str(report)], report, unbroken, seconds, options.kills)
     print(", ".join(f"{number} {what}" for what, number in counts.items()))
     sys.exit(1 if counts["lost"] + counts["doubled"] + counts["wrong"] else 0)
 

@@ -67,7 +67,10 @@ def test_changed_removed_and_replaced_files_are_named_in_the_order_of_the_report
     Path("a.jpg").write_bytes(b"a.jpG")
     Path("odd\udcff[1]*.jpg").unlink()
     Path("broken.jpg").unlink()
+    # The same content elsewhere is no excuse: in a folder of that name, or in a file that fits the name as a pattern.
     Path("broken.jpg").mkdir()
+    Path("broken.jpg", "inside.jpg").write_bytes(b"broken")
+    Path("odd\udcff1.jpg").write_bytes(os.fsencode("odd\udcff[1]*.jpg"))
     with zipfile.ZipFile("b.zip", "w") as archive:
         archive.writestr("inner.jpg", b"other")
     assert differing(report) == ["a.jpg", "odd\udcff[1]*.jpg", "broken.jpg", "b.zip!inner.jpg"]
