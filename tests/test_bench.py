@@ -162,6 +162,8 @@ def test_pictures_that_the_detector_knows_are_refused_dropped_or_kept_and_counte
         found = select(Dataset(tuple(samples)), known, SelectSpec(overlap=policy))
         assert len(found.pictures) == left
         assert found.overlap == {"ffhq": {"calibrated": 1, "fitted": 2}}
+    found = select(Dataset(tuple(samples)), known, SelectSpec(overlap=OverlapPolicy.ALLOW, limit=1))
+    assert sum(sum(counts.values()) for counts in found.overlap.values()) <= 1
 
 
 def test_a_limit_draws_by_content_not_by_name_and_grows(tmp_path: Path) -> None:

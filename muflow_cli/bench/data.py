@@ -84,7 +84,7 @@ class Selection:
         pictures: each content once, in the data's order.
         unreadable: files whose bytes could not be read.
         duplicates: samples with the bytes of an earlier one.
-        overlap: `group` -> how the detector knows it -> pictures, kept or dropped.
+        overlap: group -> how the detector knows it -> pictures, those that are scored or those that were dropped.
         limited: pictures beyond the limit per group.
     """
 
@@ -117,7 +117,7 @@ def select(dataset: Dataset, known: Known, spec: SelectSpec) -> Selection:
         pictures=tuple(limited),
         unreadable=(*dataset.unreadable, *failed),
         duplicates=len(read) - len(distinct),
-        overlap=overlap,
+        overlap=_overlap(limited, known) if spec.overlap is OverlapPolicy.ALLOW else overlap,
         limited=len(kept) - len(limited),
     )
 
