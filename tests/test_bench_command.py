@@ -148,6 +148,7 @@ def test_pictures_of_the_fit_are_refused_before_anything_is_scored(
         (["--perturb", "flip", "--on", "neither"], b"--on is neither"),
         (["--scores-from", "x.csv"], b"--scores-from"),
         (["--ablation", "target"], b"--fit-on"),
+        (["--compare", "missing.csv"], b"missing.csv is not a file"),
         (["--on", "reals"], b"--on is given without"),
         (["--max-drop", "0.1"], b"--max-drop is given without"),
         (["--ablation", "depth", "--fit-on", "x"], b"--ablation is depth"),

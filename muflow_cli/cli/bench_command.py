@@ -191,6 +191,7 @@ def bench_command(
     )
     _check_outputs(files, force=force)
     _check_inputs(detector, scores_from, [*(real or []), *(fake or []), *(data or [])])
+    _check_files([*(compare or []), *([baseline] if baseline else [])])
     from muflow_cli.bench import BenchRequest
     from muflow_cli.bench.gates import parse_gate
     from muflow_cli.intervals import BootstrapSpec
@@ -251,6 +252,13 @@ def _check_inputs(detector: Path | None, scores_from: Path | None, data: list[st
         raise NothingToDo("nothing to measure: name a detector and pictures, or scores with --scores-from")
     if scores_from is None and not data:
         raise NothingToDo("no pictures: give --real and --fake, or --data")
+
+
+def _check_files(paths: list[Path]) -> None:
+    """Miss before hours of work what would be missed after them."""
+    for path in paths:
+        if not path.is_file():
+            raise NothingToDo(f"{path} is not a file: check --compare and --baseline")
 
 
 def _data(real: list[str], fake: list[str], both: list[str]) -> tuple[DataArgument, ...]:
