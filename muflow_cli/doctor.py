@@ -135,7 +135,7 @@ def _device() -> Finding:
     from muflow_cli.engine.scoring import choose_device
 
     device = choose_device("auto")
-    if device.type == "cuda":
+    if device.type != "cpu":
         return _ok("device", f"{device}: {torch.cuda.get_device_name(device)}")
     cores = f"cpu, {torch.get_num_threads()} threads"
     if torch.version.cuda is None:

@@ -82,35 +82,27 @@ def build_document(measured: Measured, settings: Settings, run: Mapping[str, Any
             "level": settings.evaluate.bootstrap.level,
             "centre": settings.evaluate.centre,
         },
-        "headline": _headline(measured.evaluation),
-        "results": _evaluation(measured.evaluation),
+        **_judged(measured.evaluation),
         "nulls": to_json(measured.nulls),
         "robustness": {
             "conditions": [
-                {
-                    "perturbation": str(condition.perturbation),
-                    "on": condition.on.value,
-                    "headline": _headline(evaluation),
-                    "results": _evaluation(evaluation),
-                }
+                {"perturbation": str(condition.perturbation), "on": condition.on.value, **_judged(evaluation)}
                 for condition, evaluation in measured.conditions
             ],
             "curves": [to_json(curve) for curve in curves(measured.conditions)],
         },
         "comparisons": [
-            {
-                "name": other.name,
-                "scored": other.scored,
-                "missing": other.missing,
-                "headline": _headline(other.evaluation),
-                "results": _evaluation(other.evaluation),
-            }
+            {"name": other.name, "scored": other.scored, "missing": other.missing, **_judged(other.evaluation)}
             for other in measured.comparisons
         ],
         "ablation": measured.ablation,
         "gates": [to_json(checked) for checked in measured.checked],
         "run": dict(run),
     }
+
+
+def _judged(evaluation: Evaluation) -> dict[str, Any]:
+    return {"headline": _headline(evaluation), "results": _evaluation(evaluation)}
 
 
 def _detector(info: DetectorInfo | None) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,6 +20,7 @@ from muflow_cli.bench.data import Picture
 from muflow_cli.bench.scoring import Scoring
 from muflow_cli.errors import NothingToDo
 from muflow_cli.pictures.pool import Loaded, load
+from muflow_cli.pictures.sources import Source
 from muflow_cli.scan import Scan, ScanRequest
 from muflow_cli.specs import InputSpec
 from muflow_cli.watch import Watch
@@ -46,27 +48,39 @@ def throughput(
         raise NothingToDo("no picture can be decoded, so that nothing can be timed: check the data")
     request = ScanRequest(detector=scoring.detector, placement=scoring.placement, inputs=inputs, workers=workers)
     first: list[float] = []
-
-    def scanned() -> float:
-        # A scan scores a content once: each round takes a new one.
-        made = time.perf_counter()
-        results = Scan(request).results(sources)
-        begun = time.perf_counter()
-        next(results)
-        first.append(time.perf_counter() - made)
-        for _ in results:
-            pass
-        return time.perf_counter() - begun
-
     batches = _batches(views, scoring.placement.batch_size)
     stages: dict[str, Callable[[], float]] = {
-        "end_to_end": scanned,
+        "end_to_end": lambda: _scanned(request, sources, first),
         "read_decode_cut": lambda: _timed(lambda: sum(1 for _ in load(sources, scoring.load_spec()))),
         "encode": lambda: _timed(lambda: [_waited(scoring.scorer.extractor(batch)) for batch in batches]),
         "encode_flow_target": lambda: _timed(lambda: scoring.scorer.scale_scores(views)),
     }
     watch.stage("throughput", len(stages) * (ROUNDS + 1))
     speeds = {name: len(views) / _median_seconds(stage, watch) for name, stage in stages.items()}
+    return {
+        **_setting(views, scoring, workers),
+        **{f"{name}_per_second": round(speed, 3) for name, speed in speeds.items()},
+        "first_result_seconds": round(median(first[1:]), 4),
+        "peak_memory_bytes": _peak_memory(scoring.placement.device),
+        "bundle_bytes": bundle.stat().st_size,
+        "flops_per_view": flops_per_view(scoring, views[0][:1]),
+    }
+
+
+def _scanned(request: ScanRequest, sources: Sequence[Source], first: list[float]) -> float:
+    """Seconds of a scan; those to its first result are added to `first`."""
+    # A scan scores a content once: each round takes a new one.
+    made = time.perf_counter()
+    results = Scan(request).results(sources)
+    begun = time.perf_counter()
+    next(results)
+    first.append(time.perf_counter() - made)
+    for _ in results:
+        pass
+    return time.perf_counter() - begun
+
+
+def _setting(views: Sequence[NDArray[np.uint8]], scoring: Scoring, workers: int) -> dict[str, float | int | str]:
     return {
         "pictures": len(views),
         "views": sum(map(len, views)),
@@ -75,11 +89,6 @@ def throughput(
         "precision": scoring.placement.precision.value,
         "threads": torch.get_num_threads(),
         "workers": workers,
-        **{f"{name}_per_second": round(speed, 3) for name, speed in speeds.items()},
-        "first_result_seconds": round(median(first[1:]), 4),
-        "peak_memory_bytes": _peak_memory(scoring.placement.device),
-        "bundle_bytes": bundle.stat().st_size,
-        "flops_per_view": flops_per_view(scoring, views[0][:1]),
     }
 
 
@@ -109,7 +118,7 @@ def _waited(maps: Sequence[Tensor]) -> Tensor:
 
 
 def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
+    if device.type != "cpu":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts kibibytes, macOS bytes.
