@@ -190,7 +190,6 @@ def test_status_3_when_only_some_are_unreadable(tiny_bundle: Path, by_flag: dict
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["photos"], "no detector"),
         (["--detector", "d"], "nothing to scan"),
         (["photos", "--detector", "d", "--json", "--format", "csv"], "--json"),
         (["photos", "--detector", "d", "--fields", "path,colour"], "colour"),
