@@ -74,7 +74,7 @@ def kill_loop(words: list[str], report: Path, unbroken: list[bytes], seconds: fl
         count["doubled"] += len(found) - len(set(found))
         count["wrong"] += found != unbroken[: len(found)]
         before = len(found)
-        if before == len(unbroken) and (not killed or random.random() < 0.5):
+        if before == len(unbroken):
             count["reports finished"] += 1
             report.unlink()
             before = 0
