@@ -27,6 +27,8 @@ from muflow_cli.specs import Precision
 _FORMATS: Final = "Results"
 _RUN: Final = "Run"
 
+_EXTRA_FORMATS = (OutputFormat.JSON, OutputFormat.JSONL, OutputFormat.CSV, OutputFormat.SARIF)
+
 
 def scan_command(
     paths: Annotated[
@@ -150,12 +152,7 @@ def scan_command(
             raise typer.Exit(_verify(verify, paths, console))
         output = None if output is not None and str(output) == "-" else output
         main = _main_format(as_json, format_, output)
-        more = {
-            OutputFormat.JSON: json_output,
-            OutputFormat.JSONL: jsonl_output,
-            OutputFormat.CSV: csv_output,
-            OutputFormat.SARIF: sarif_output,
-        }
+        more = dict(zip(_EXTRA_FORMATS, (json_output, jsonl_output, csv_output, sarif_output), strict=True))
         names = None if fields is None else tuple(fields.split(","))
         check_fields(names)
         _check_batch(fdr, resume, names, output if main is OutputFormat.JSONL else None)
