@@ -105,8 +105,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         scorer = detector.scorer(Placement(base.device, base.precision, batch))
         speed = encoder_rows(scorer, views)
         flops = flops_per_view(scorer, views)
-        share = {f"{name}, share of matrix rate": value * flops / rate for name, value in speed.items()}
-        rows[f"batch {batch}"] = {**speed, **share, "GFLOP per view": flops / 1e9}
+        share = speed["encoder + flow"] * flops / rate
+        rows[f"batch {batch}"] = {**speed, "share of matrix rate": share, "GFLOP per view": flops / 1e9}
     with tempfile.TemporaryDirectory() as name:
         folder = repeated(arguments.folder, arguments.files, Path(name))
         rows["decode alone"] = decode_rate(folder, spec)

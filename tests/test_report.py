@@ -134,3 +134,10 @@ def test_a_histogram_of_few_or_equal_scores_has_an_axis(scores: list[float]) -> 
 
 def test_nothing_scored_makes_no_histogram() -> None:
     assert histogram([], [1.0]) is None
+
+
+@pytest.mark.parametrize(("rule", "tail", "least"), [("conformal", "both", "0.02"), ("conformal", "upper", "0.01")])
+def test_the_least_p_value_is_that_of_the_rule_and_its_tails(rule: str, tail: str, least: str) -> None:
+    info = dataclasses.replace(DETECTOR, rule=rule, tail=tail, calibration_pictures=99)
+    page = render_report(dataclasses.replace(report_data(5), detector=info))
+    assert f"cannot be below {least}." in page

@@ -82,8 +82,16 @@ def render_report(data: ReportData) -> str:
         summary=summary_to_json(data.summary),
         has_q=any(isinstance(result, Scored) and result.q_value is not None for result in data.results),
         shown=len(data.exhibits),
-        smallest_p=1 / (data.detector.calibration_pictures + 1),
+        smallest_p=_smallest_p(data.detector),
     )
+
+
+def _smallest_p(detector: DetectorInfo) -> float:
+    """The least p-value that the calibration can give: Fisher's statistic has half of it, two tails share it."""
+    n = detector.calibration_pictures
+    if detector.rule == "fisher":
+        return 1 / (n - n // 2 + 1)
+    return min(1.0, (2 if detector.tail == "both" else 1) / (n + 1))
 
 
 def _asset(environment: Environment, name: str) -> str:
