@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -145,6 +146,11 @@ class Scorer:
         self._flows = [flow.to(device, dtype) for flow in model.flows]
         self._targets = [target.to(device, torch.float32) for target in model.targets]
         self._measure = mahalanobis if model.score_kind is ScoreKind.MAHALANOBIS else nll
+        # On processors each core scores its own share of a batch. Cores that work on one product together wait for
+        # each other whenever a decoding thread takes one of them; a picture's score is the same either way.
+        cores = min(torch.get_num_threads(), placement.batch_size) if device.type == "cpu" else 1
+        self._cores = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) if cores > 1 else None
+        self._shares = cores
 
     @torch.inference_mode()
     def position_scores(self, pictures: Tensor) -> list[Tensor]:
@@ -190,11 +196,18 @@ class Scorer:
         """Position scores of padded batches, in order, the padding cut off."""
         stacked = torch.from_numpy(np.concatenate(list(views))).permute(0, 3, 1, 2)
         for batch in stacked.split(self.placement.batch_size):
-            yield [m[: len(batch)] for m in self._halving(self._padded(batch))]
+            yield [m[: len(batch)] for m in self._spread(self._padded(batch))]
 
     def _padded(self, batch: Tensor) -> Tensor:
         missing = self.placement.batch_size - len(batch)
         return torch.cat([batch, batch[:1].expand(missing, -1, -1, -1)]) if missing else batch
+
+    def _spread(self, batch: Tensor) -> list[Tensor]:
+        """The scores of `batch`, a share on each core."""
+        if self._cores is None:
+            return self._halving(batch)
+        shares = list(self._cores.map(self.position_scores, batch.tensor_split(self._shares)))
+        return [torch.cat(maps) for maps in zip(*shares, strict=True)]
 
     def _halving(self, batch: Tensor) -> list[Tensor]:
         """The scores of `batch`, in halves where the device has no room for the whole."""
