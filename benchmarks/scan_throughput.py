@@ -3,8 +3,8 @@
     python benchmarks/scan_throughput.py DETECTOR FOLDER [--limit 512] [--workers 1 2] [--repeats 5] [--json]
 
 Every repeat runs each row once, in turn, so that whatever else the machine does falls on each; medians are shown.
-`bare` pushes the pictures' views through the same scorer in full batches. `scan` finds, reads, hashes and decodes the
-files from disk, scores, judges, and writes a JSON-lines report. Loading the detector is in neither.
+`bare` pushes the pictures' views through the same scorer in full batches, as many ahead as a scan. `scan` finds, reads,
+hashes and decodes the files from disk, scores, judges, and writes a JSON-lines report. Neither loads the detector.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from muflow_cli.bundle import load
 from muflow_cli.cli.outputs import Destination, Outputs
 from muflow_cli.detector import Detector
+from muflow_cli.engine.cores import pipelined
 from muflow_cli.engine.scoring import Placement, place
 from muflow_cli.output.documents import JsonlWriter
 from muflow_cli.output.journal import ResultsDigest
@@ -49,15 +50,15 @@ def views_of(sources: list[Source], detector: Detector) -> list[np.ndarray]:
 
 
 def bare(detector: Detector, placement: Placement, views: list[np.ndarray]) -> Callable[[], float]:
-    """Seconds of encoder and flow alone, with the scorer's own share of every batch on each core."""
+    """Seconds of encoder and flow alone, as a scan hands out its batches."""
     scorer = detector.scorer(placement)
     size = placement.batch_size
     batches = [views[start : start + size] for start in range(0, len(views), size)]
 
     def once() -> float:
         begun = time.perf_counter()
-        for batch in batches:
-            scorer.scale_scores(batch)
+        for _ in pipelined(batches, scorer.submit):
+            pass
         return time.perf_counter() - begun
 
     return once

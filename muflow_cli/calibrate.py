@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from muflow_cli.bundle import check_writable, load, save
 from muflow_cli.calibration import Calibration, Judge
 from muflow_cli.detector import Detector
+from muflow_cli.engine.cores import pipelined
 from muflow_cli.engine.scoring import Placement, Scorer, place
 from muflow_cli.environment import utc_now
 from muflow_cli.errors import NothingToDo
@@ -201,13 +202,13 @@ class Intake:
 
 
 def score_pictures(scorer: Scorer, pictures: Iterable[Loaded]) -> Iterator[tuple[Facts, NDArray[np.float64]]]:
-    """Facts and (S,) scores of each picture, in order; at most one batch of views is held.
+    """Facts and (S,) scores of each picture, in order; a few batches of views are held.
 
     Raises:
         NotFinite: where a score left the numbers.
     """
-    for held in _batches(pictures, scorer.placement.batch_size):
-        rows = scorer.scale_scores([picture.views for picture in held])
+    batches = _batches(pictures, scorer.placement.batch_size)
+    for held, rows in pipelined(batches, lambda held: scorer.submit([picture.views for picture in held])):
         yield from zip((picture.facts for picture in held), rows, strict=True)
 
 

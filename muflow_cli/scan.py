@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from muflow_cli.calibration import Judge, Verdict
 from muflow_cli.detector import Detector
+from muflow_cli.engine.cores import pipelined
 from muflow_cli.engine.scoring import Placement
 from muflow_cli.errors import BadBundle
 from muflow_cli.metrics import benjamini_hochberg
@@ -75,7 +77,7 @@ class Scan:
     Args:
         request: what to scan with.
         kept: results of an earlier run with the same detector, by content hash: not scored again; emptied on the way.
-        stop: asked between batches; when it says so, what is begun is finished and the rest left.
+        stop: asked after each batch that is begun; when it says so, what is begun is finished and the rest left.
         gallery: offered every picture that is scored.
 
     Attributes:
@@ -103,6 +105,7 @@ class Scan:
         self._judge = Judge(calibration, request.detector.scales)
         self._kept = dict(kept or {})
         self._known: dict[str, Scored] = {}  # the first result of each content in this run
+        self._begun: set[str] = set()  # contents that are being scored
         self.interrupted = False
         self.seconds = {"read": 0.0, "score": 0.0, "write": 0.0}
 
@@ -120,11 +123,11 @@ class Scan:
 
     def _results(self, sources: Iterable[Source | Unreadable]) -> Iterator[Result]:
         with contextlib.closing(load_unknown(sources, self._load_spec(), self._is_known)) as items:
-            for batch in self._batches(items):
-                yield from self._finish(batch)
-                if self._stop():
-                    self.interrupted = True
-                    return
+            for batch, judged in pipelined(self._batches(items), self._begin):
+                self._known |= judged
+                self._begun -= judged.keys()
+                for item in batch:
+                    yield item if isinstance(item, Unreadable) else self._result(item)
 
     def _load_spec(self) -> LoadSpec:
         request = self._request
@@ -137,10 +140,13 @@ class Scan:
         )
 
     def _is_known(self, sha256: str) -> bool:
-        return sha256 in self._known or sha256 in self._kept
+        return sha256 in self._known or sha256 in self._begun or sha256 in self._kept
 
     def _batches(self, items: Iterator[_Item]) -> Iterator[list[_Item]]:
-        """Items until their new views fill a batch; what needs no scoring does not pile up beside them."""
+        """Items until their new views fill a batch; what needs no scoring does not pile up beside them.
+
+        Stopped before the next, once `stop` says so.
+        """
         size = self._request.placement.batch_size
         held: list[_Item] = []
         fresh: set[str] = set()
@@ -152,6 +158,9 @@ class Scan:
                 views += len(item.views)
             if views >= size or len(held) >= 4 * size:
                 yield held
+                if self._stop():
+                    self.interrupted = True
+                    return
                 held, fresh, views = [], set(), 0
         if held:
             yield held
@@ -162,28 +171,32 @@ class Scan:
         self.seconds["read"] += time.monotonic() - begun
         return item
 
-    def _finish(self, held: list[_Item]) -> Iterator[Result]:
-        """Score what is new in `held`; results of all of it, in order."""
-        begun = time.monotonic()
+    def _begin(self, held: list[_Item]) -> Callable[[], dict[str, Scored]]:
+        """Begin to score what is new in `held`; the call waits, and gives the results by content."""
         new: dict[str, Loaded] = {}
         for item in held:
             if isinstance(item, Loaded) and not self._is_known(item.facts.sha256):
                 new.setdefault(item.facts.sha256, item)
-        if new:
-            self._score(list(new.values()))
-        self.seconds["score"] += time.monotonic() - begun
-        for item in held:
-            yield item if isinstance(item, Unreadable) else self._result(item)
+        if not new:
+            return dict
+        self._begun |= new.keys()
+        waiting = self._scorer.submit([item.views for item in new.values()])
+        return partial(self._judged, list(new.values()), waiting)
 
-    def _score(self, pictures: list[Loaded]) -> None:
-        scores = self._scorer.scale_scores([item.views for item in pictures])
+    def _judged(self, pictures: list[Loaded], waiting: Callable[[], NDArray[np.float64]]) -> dict[str, Scored]:
+        begun = time.monotonic()
+        scores = waiting()
         verdicts = self._judge.judge(scores, [item.facts for item in pictures])
-        for item, row, verdict in zip(pictures, scores, verdicts, strict=True):
-            self._known[item.facts.sha256] = _scored(item, row, verdict)
+        found = {
+            item.facts.sha256: _scored(item, row, verdict)
+            for item, row, verdict in zip(pictures, scores, verdicts, strict=True)
+        }
         if self._gallery is not None:
-            wanted = [item for item in pictures if self._gallery.wants(self._known[item.facts.sha256])]
+            wanted = [item for item in pictures if self._gallery.wants(found[item.facts.sha256])]
             for item, heatmap in zip(wanted, self._heatmaps(wanted), strict=True):
-                self._gallery.add(Shown(self._known[item.facts.sha256], item.thumbnail, heatmap))
+                self._gallery.add(Shown(found[item.facts.sha256], item.thumbnail, heatmap))
+        self.seconds["score"] += time.monotonic() - begun
+        return found
 
     def _heatmaps(self, pictures: list[Loaded]) -> list[NDArray[np.float32] | None]:
         # Crops lie anywhere in a picture, and one cell says no more than the score.

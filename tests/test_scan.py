@@ -88,8 +88,8 @@ def test_each_content_is_decoded_and_scored_once(
         shutil.copy(photos / f"{number % 2:04}.jpg", tmp_path / f"{number:02}.jpg")
     scan = Scan(request_)
     passed: list[int] = []
-    whole = scan._scorer.scale_scores
-    monkeypatch.setattr(scan._scorer, "scale_scores", lambda views: passed.append(len(views)) or whole(views))
+    whole = scan._scorer.submit
+    monkeypatch.setattr(scan._scorer, "submit", lambda views: passed.append(len(views)) or whole(views))
     results = list(scan.results(sources(tmp_path)))
     assert passed == [2]
     assert [r.duplicate_of for r in results] == [None, None] + [str(tmp_path / f"{n % 2:02}.jpg") for n in range(2, 40)]
@@ -102,7 +102,7 @@ def test_kept_results_are_not_scored_again_and_the_outcome_is_the_same(
     hostile(tmp_path / "in")
     whole = list(Scan(request_).results(sources(photos, tmp_path / "in")))
     kept = {r.facts.sha256: replace(r, path="elsewhere", duplicate_of="other") for r in whole if isinstance(r, Scored)}
-    monkeypatch.setattr("muflow_cli.engine.scoring.Scorer.scale_scores", None)
+    monkeypatch.setattr("muflow_cli.engine.scoring.Scorer.submit", None)
     assert list(Scan(request_, kept=kept).results(sources(photos, tmp_path / "in"))) == whole
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from muflow_cli.bench.data import Picture
 from muflow_cli.bench.scores import Row
 from muflow_cli.calibration import Calibration, Judge
 from muflow_cli.detector import Detector
+from muflow_cli.engine.cores import pipelined
 from muflow_cli.engine.scoring import Placement
 from muflow_cli.errors import BadBundle
 from muflow_cli.pictures.perturb import Perturbation
@@ -85,11 +86,9 @@ class Scoring:
         """Rows of the pictures that can be decoded, in their order, and records of the others."""
         rows: list[Row] = []
         failed: list[Unreadable] = []
-        for batch in self._batches(pictures, self.load_spec(perturbation)):
-            decoded = [(picture, item) for picture, item in batch if isinstance(item, Loaded)]
+        for batch, found in pipelined(self._batches(pictures, self.load_spec(perturbation)), self._begin):
             failed += [item for _, item in batch if isinstance(item, Unreadable)]
-            if decoded:
-                rows += self._rows(decoded)
+            rows += found
             watch.advance(len(batch))
         return rows, failed
 
@@ -108,8 +107,14 @@ class Scoring:
         if held:
             yield held
 
-    def _rows(self, decoded: Sequence[tuple[Picture, Loaded]]) -> Iterator[Row]:
-        scores = self.scorer.scale_scores([item.views for _, item in decoded])
+    def _begin(self, batch: Sequence[tuple[Picture, Loaded | Unreadable]]) -> Callable[[], list[Row]]:
+        decoded = [(picture, item) for picture, item in batch if isinstance(item, Loaded)]
+        if not decoded:
+            return list
+        waiting = self.scorer.submit([item.views for _, item in decoded])
+        return lambda: list(self._rows(decoded, waiting()))
+
+    def _rows(self, decoded: Sequence[tuple[Picture, Loaded]], scores: NDArray[np.float64]) -> Iterator[Row]:
         verdicts = self._judge.judge(scores, [item.facts for _, item in decoded])
         for (picture, item), row, verdict in zip(decoded, scores, verdicts, strict=True):
             yield Row(

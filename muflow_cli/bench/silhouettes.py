@@ -15,6 +15,7 @@ from torch import Tensor
 from muflow_cli.bench.fitting import Encoded, Fitted
 from muflow_cli.bench.scoring import Scoring
 from muflow_cli.engine.averaging import average, draw_members, overlap
+from muflow_cli.engine.cores import pipelined
 from muflow_cli.metrics import silhouette
 from muflow_cli.watch import Watch
 
@@ -86,8 +87,8 @@ def _views(tested: Encoded, places: Sequence[int]) -> Iterator[Tensor]:
 def _vectors(means: Tensor, fitted: Fitted, scoring: Scoring) -> Tensor:
     """(M, D of all scales) vectors of average pictures."""
     parts = []
-    for batch in means.split(scoring.placement.batch_size):
-        pooled = scoring.scorer.extractor(batch)
-        scales = [space.apply(map_.cpu()).mean(dim=(2, 3)) for space, map_ in zip(fitted.spaces, pooled, strict=True)]
+    extractor = scoring.scorer.extractor
+    for _, pooled in pipelined(means.split(scoring.placement.batch_size), extractor.submit):
+        scales = [space.apply(map_).mean(dim=(2, 3)) for space, map_ in zip(fitted.spaces, pooled, strict=True)]
         parts.append(torch.cat(scales, dim=1))
     return torch.cat(parts)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -14,24 +15,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from muflow_cli.engine.cores import Cores
 from muflow_cli.engine.encoders import chosen_cuts, encoder_row, load_trunk, trunk_weights
 from muflow_cli.engine.features import Space, pool
 from muflow_cli.engine.flow import PlainFlow
+from muflow_cli.engine.fused import fuse_convolutions
 from muflow_cli.engine.mixture import Mixture
 from muflow_cli.engine.nll import mahalanobis, nll
 from muflow_cli.errors import BadSpec, NotFinite
 from muflow_cli.specs import FeatureSpec, Precision, ScoreKind
 
-# Batches have one size whatever arrives: the last is padded. Kernels then see one shape, so that a picture's score
-# depends on its pixels alone, not on its neighbours or on where a run was interrupted.
-# On processors small batches stay in the caches: measured in benchmarks/README.md.
-CPU_BATCH = 8
-GPU_BATCH = 256
+# Views in a piece of work. Pieces have one size whatever arrives: the last is padded. Kernels then see one shape, so
+# that a picture's score depends on its pixels alone, not on its neighbours or on where a run was interrupted.
+# On processors small pieces, one for each core, stay in the caches: measured in benchmarks/README.md.
+CPU_PIECE = 4
+GPU_PIECE = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where and how to compute: device, arithmetic of the convolutions, views per batch."""
+    """Where and how to compute: device, arithmetic of the convolutions, views per batch (shared out to the cores)."""
 
     device: torch.device
     precision: Precision
@@ -64,7 +67,8 @@ def place(device: str = "auto", precision: Precision = Precision.AUTO, batch_siz
     where = choose_device(device)
     if precision is Precision.AUTO:
         precision = Precision.BF16 if has_native_bf16(where) else Precision.FP32
-    return Placement(where, precision, batch_size or (CPU_BATCH if where.type == "cpu" else GPU_BATCH))
+    own = CPU_PIECE * torch.get_num_threads() if where.type == "cpu" else GPU_PIECE
+    return Placement(where, precision, batch_size or own)
 
 
 @contextlib.contextmanager
@@ -98,13 +102,18 @@ class Extractor:
         row = encoder_row(feature.encoder)
         trunk = load_trunk(feature.encoder, chosen_cuts(feature.encoder, feature.cuts), weights)
         self.weights = trunk_weights(trunk)
-        if row.model is not None:
-            trunk = fuse(trunk, inplace=True, no_trace=True).eval()
         # Fixed filters measure differences of a grey level, which bfloat16 cannot hold; they are cheap in float32.
         half = placement.precision is Precision.BF16 and row.model is not None
         self._dtype = torch.bfloat16 if half else torch.float32
-        trunk = trunk.to(placement.device, self._dtype)
-        self._trunk: nn.Module = trunk.to(memory_format=torch.channels_last)
+        if row.model is not None:
+            # Traced anew: torchvision's own modules, whole so far, hide batch normalisations.
+            trunk = fuse(trunk, inplace=True).eval()
+        trunk = trunk.to(placement.device, self._dtype).to(memory_format=torch.channels_last)
+        if half and placement.device.type == "cpu":
+            trunk = fuse_convolutions(trunk)
+        self._trunk: nn.Module = trunk
+        self._cores = Cores(placement.device)
+        self.piece = -(-placement.batch_size // self._cores.count)
         std = torch.tensor(row.std, device=placement.device)[:, None, None]
         self._scale = 1 / (255 * std)
         self._shift = -torch.tensor(row.mean, device=placement.device)[:, None, None] / std
@@ -120,6 +129,17 @@ class Extractor:
         normal = (pictures.float() * self._scale + self._shift).to(self._dtype)
         maps = self._trunk(normal.contiguous(memory_format=torch.channels_last))
         return [pool(map_, self.feature) for map_ in maps.values()]
+
+    def submit(self, pictures: Tensor) -> Callable[[], list[Tensor]]:
+        """Begin with the pooled maps of a batch of any size, a piece on each core; the call waits for them."""
+        return self.spread(self, pictures)
+
+    def spread(self, work: Callable[[Tensor], list[Tensor]], pictures: Tensor) -> Callable[[], list[Tensor]]:
+        """Begin with `work` on pieces of `pictures`; the call waits for its tensors, joined, on the CPU."""
+        if self.placement.device.type == "cuda":
+            pictures = pictures.pin_memory()
+        parts = [self._cores.submit(work, piece) for piece in pictures.split(self.piece)]
+        return partial(_joined, parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,11 +166,6 @@ class Scorer:
         self._flows = [flow.to(device, dtype) for flow in model.flows]
         self._targets = [target.to(device, torch.float32) for target in model.targets]
         self._measure = mahalanobis if model.score_kind is ScoreKind.MAHALANOBIS else nll
-        # On processors each core scores its own share of a batch. Cores that work on one product together wait for
-        # each other whenever a decoding thread takes one of them; a picture's score is the same either way.
-        cores = min(torch.get_num_threads(), placement.batch_size) if device.type == "cpu" else 1
-        self._cores = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) if cores > 1 else None
-        self._shares = cores
 
     @torch.inference_mode()
     def position_scores(self, pictures: Tensor) -> list[Tensor]:
@@ -174,40 +189,37 @@ class Scorer:
         Raises:
             NotFinite: where a score left the numbers.
         """
-        rows = [torch.stack([m.mean(dim=(1, 2)) for m in maps], dim=1) for maps in self._batches(views)]
-        flat = torch.cat(rows).double().cpu().numpy()
-        if not np.isfinite(flat).all():
-            raise NotFinite("a score is not finite: scan with --precision fp32, or fit the detector again")
-        starts = np.cumsum([0] + [len(v) for v in views])
-        return np.stack([flat[a:b].mean(axis=0) for a, b in pairwise(starts)])
+        return self.submit(views)()
+
+    def submit(self, views: Sequence[NDArray[np.uint8]]) -> Callable[[], NDArray[np.float64]]:
+        """Begin with `scale_scores`; the call of what is returned waits for them and raises what it raises."""
+        maps = self._begin(views)
+
+        def scores() -> NDArray[np.float64]:
+            flat = torch.stack([m.mean(dim=(1, 2)) for m in maps()], dim=1).double().numpy()
+            if not np.isfinite(flat).all():
+                raise NotFinite("a score is not finite: scan with --precision fp32, or fit the detector again")
+            return np.stack([flat[a:b].mean(axis=0) for a, b in _spans(views)])
+
+        return scores
 
     def heatmaps(self, views: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Per picture (V, g, g): the mean over scales of the position scores, on the finest scale's grid."""
-        blocks = []
-        for maps in self._batches(views):
-            side = maps[0].shape[-1]
-            same = [nn.functional.interpolate(m[:, None], size=(side, side), mode="nearest")[:, 0] for m in maps]
-            blocks.append(torch.stack(same).mean(dim=0))
-        flat = torch.cat(blocks).cpu().numpy()
-        starts = np.cumsum([0] + [len(v) for v in views])
-        return [flat[a:b] for a, b in pairwise(starts)]
+        maps = self._begin(views)()
+        side = maps[0].shape[-1]
+        same = [nn.functional.interpolate(m[:, None], size=(side, side), mode="nearest")[:, 0] for m in maps]
+        flat = torch.stack(same).mean(dim=0).numpy()
+        return [flat[a:b] for a, b in _spans(views)]
 
-    def _batches(self, views: Sequence[NDArray[np.uint8]]) -> Iterator[list[Tensor]]:
-        """Position scores of padded batches, in order, the padding cut off."""
+    def _begin(self, views: Sequence[NDArray[np.uint8]]) -> Callable[[], list[Tensor]]:
         stacked = torch.from_numpy(np.concatenate(list(views))).permute(0, 3, 1, 2)
-        for batch in stacked.split(self.placement.batch_size):
-            yield [m[: len(batch)] for m in self._spread(self._padded(batch))]
+        return self.extractor.spread(self._piece, stacked)
 
-    def _padded(self, batch: Tensor) -> Tensor:
-        missing = self.placement.batch_size - len(batch)
-        return torch.cat([batch, batch[:1].expand(missing, -1, -1, -1)]) if missing else batch
-
-    def _spread(self, batch: Tensor) -> list[Tensor]:
-        """The scores of `batch`, a share on each core."""
-        if self._cores is None:
-            return self._halving(batch)
-        shares = list(self._cores.map(self.position_scores, batch.tensor_split(self._shares)))
-        return [torch.cat(maps) for maps in zip(*shares, strict=True)]
+    def _piece(self, batch: Tensor) -> list[Tensor]:
+        """Position scores of one piece, padded to its full size, the padding cut off."""
+        missing = self.extractor.piece - len(batch)
+        padded = torch.cat([batch, batch[:1].expand(missing, -1, -1, -1)]) if missing else batch
+        return [m[: len(batch)] for m in self._halving(padded)]
 
     def _halving(self, batch: Tensor) -> list[Tensor]:
         """The scores of `batch`, in halves where the device has no room for the whole."""
@@ -219,3 +231,13 @@ class Scorer:
             torch.cuda.empty_cache()
         halves = [self._halving(half) for half in batch.split((len(batch) + 1) // 2)]
         return [torch.cat(maps) for maps in zip(*halves, strict=True)]
+
+
+def _joined(parts: Sequence[Future[list[Tensor]]]) -> list[Tensor]:
+    """The pieces' tensors put together, on the CPU."""
+    return [torch.cat(maps).cpu() for maps in zip(*(part.result() for part in parts), strict=True)]
+
+
+def _spans(views: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[int, int]]:
+    """Where each picture's views begin and end among all."""
+    return pairwise(accumulate(map(len, views), initial=0))

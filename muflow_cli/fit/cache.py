@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from muflow_cli.engine.cores import pipelined
 from muflow_cli.engine.encoders import Cut, chosen_cuts
 from muflow_cli.engine.features import Space
-from muflow_cli.engine.scoring import Extractor
+from muflow_cli.engine.scoring import Extractor, one_thread
 from muflow_cli.fit.work import Work
 from muflow_cli.specs import FeatureSpec, Normalisation, ViewSpec
 from muflow_cli.watch import Watch
@@ -65,11 +66,14 @@ def _fill(
     watch: Watch,
 ) -> None:
     step = extractor.placement.batch_size
-    for start in range(0, len(places), step):
-        batch = torch.from_numpy(views[list(places[start : start + step])]).permute(0, 3, 1, 2)
-        for map_, pooled in zip(maps, extractor(batch), strict=True):
-            map_[start : start + len(batch)] = pooled.cpu().numpy()
-        watch.advance(len(batch))
+
+    def begin(start: int) -> Callable[[], list[Tensor]]:
+        return extractor.submit(torch.from_numpy(views[list(places[start : start + step])]).permute(0, 3, 1, 2))
+
+    for start, found in pipelined(range(0, len(places), step), begin):
+        for map_, pooled in zip(maps, found, strict=True):
+            map_[start : start + len(pooled)] = pooled.numpy()
+        watch.advance(len(found[0]))
 
 
 def chunks(pooled: NDArray[np.generic]) -> Iterator[Tensor]:
@@ -84,6 +88,8 @@ def project(pooled: NDArray[np.generic], space: Space, feature: FeatureSpec, pat
         return torch.from_numpy(pooled)
     shape = (len(pooled), space.dimensions, *pooled.shape[2:])
     out = np.memmap(path, pooled.dtype, "w+", shape=shape)
-    for start, chunk in zip(range(0, len(pooled), _CHUNK), chunks(pooled), strict=True):
-        out[start : start + len(chunk)] = space.apply(chunk).numpy()
+    # How cores share a product out shows in its last digits: one core, so that their number does not.
+    with one_thread(when=True):
+        for start, chunk in zip(range(0, len(pooled), _CHUNK), chunks(pooled), strict=True):
+            out[start : start + len(chunk)] = space.apply(chunk).numpy()
     return torch.from_numpy(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muflow_cli.engine.averaging import Overlap, average, draw_members, overlap
+from muflow_cli.engine.cores import pipelined
 from muflow_cli.engine.features import Space
 from muflow_cli.engine.mixture import Mixture, MixtureFit, fit_mixture
 from muflow_cli.engine.scoring import Extractor
@@ -19,6 +21,8 @@ from muflow_cli.specs import TargetSpec
 from muflow_cli.watch import Watch
 
 _CHUNK = 64
+# One figure for all machines: vectors are drawn, and projected, by the batch.
+_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +91,14 @@ def _vectors(
     """Per scale (n, D): position vectors of the averages, at most `target.max_vectors`, the same share of each."""
     per_average = math.ceil(target.max_vectors / len(means))
     collected: list[list[Tensor]] = [[] for _ in spaces]
-    for batch in means.split(extractor.placement.batch_size):
-        for scale, (space, pooled) in enumerate(zip(spaces, extractor(batch), strict=True)):
-            flat = space.apply(pooled.cpu()).flatten(2).movedim(1, -1)
+
+    def projected(piece: Tensor) -> list[Tensor]:
+        return [space.apply(pooled.cpu()) for space, pooled in zip(spaces, extractor(piece), strict=True)]
+
+    for batch, maps in pipelined(means.split(_BATCH), partial(extractor.spread, projected)):
+        for scale, projections in enumerate(maps):
+            flat = projections.flatten(2).movedim(1, -1)
             keep = torch.randperm(flat.shape[1], generator=generator)[:per_average]
-            collected[scale].append(flat[:, keep].reshape(-1, space.dimensions))
+            collected[scale].append(flat[:, keep].reshape(-1, flat.shape[-1]))
         watch.advance(len(batch))
     return [torch.cat(parts)[: target.max_vectors] for parts in collected]

@@ -15,6 +15,7 @@ from muflow_cli.bundle import check_writable, save
 from muflow_cli.calibration import Calibration, source_digest
 from muflow_cli.canonical import to_json
 from muflow_cli.detector import Detector, Provenance
+from muflow_cli.engine.cores import pipelined
 from muflow_cli.engine.encoders import chosen_cuts
 from muflow_cli.engine.features import Space, fit_space
 from muflow_cli.engine.scoring import Extractor, Model, Placement, one_thread, place
@@ -265,10 +266,10 @@ class _Fit:
         self.clock.stage("calibrate", len(parts.calibration))
         scorer = detector.scorer(self.placement)
         step = self.placement.batch_size
+        batches = (parts.calibration[start : start + step] for start in range(0, len(parts.calibration), step))
         scores = []
-        for start in range(0, len(parts.calibration), step):
-            indices = parts.calibration[start : start + step]
-            scores.append(scorer.scale_scores([store.of(i) for i in indices]))
+        for indices, found in pipelined(batches, lambda indices: scorer.submit([store.of(i) for i in indices])):
+            scores.append(found)
             self.clock.advance(len(indices))
         calibration = Calibration(
             scores=np.concatenate(scores),

@@ -1,0 +1,127 @@
+"""Promises of engine/fused.py: the same network, nearer to float32, and nothing where torch lacks the operations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from muflow_cli.engine import fused
+from muflow_cli.engine.encoders import ENCODERS
+from muflow_cli.engine.fused import FusedConvolution, available, fuse_convolutions
+from muflow_cli.engine.scoring import Extractor, place
+from muflow_cli.specs import FeatureSpec, Precision
+
+needs_operations = pytest.mark.skipif(not available(), reason="this torch has no fused oneDNN convolutions")
+
+
+class Net(nn.Module):
+    """Every pattern that is fused, and the ones that must not be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.d = nn.Conv2d(8, 8, 1, groups=8)
+        self.relu, self.swish = nn.ReLU(), nn.SiLU()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        first = self.relu(self.a(x))
+        twice = self.b(first)  # used by an activation and by a sum: cannot be swallowed by either
+        second = self.relu(twice)
+        third = self.relu(self.c(second) + twice)
+        fourth = self.swish(third + self.d(third))  # a sum before another activation stays a sum
+        return {"first": first, "twice": twice, "third": third, "fourth": fourth}
+
+
+def traced() -> fx.GraphModule:
+    net = fx.symbolic_trace(Net().eval())
+    return net.bfloat16().to(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def maps() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(2, 8, 12, 12).bfloat16().contiguous(memory_format=torch.channels_last)
+
+
+@needs_operations
+@torch.inference_mode()
+def test_the_fused_network_computes_what_the_plain_one_does(maps: Tensor) -> None:
+    exact = Net().eval()(maps.float())
+    plain, both = traced()(maps), fuse_convolutions(traced())
+    first, second = both(maps), both(maps)
+    for name, wanted in exact.items():
+        assert torch.equal(first[name], second[name])
+        assert torch.allclose(first[name].float(), wanted, atol=0.03, rtol=0.02)
+        error, before = ((found[name].float() - wanted).norm() for found in (first, plain))
+        assert error <= 1.02 * before
+
+
+@needs_operations
+@torch.inference_mode()
+def test_what_is_added_is_not_overwritten(maps: Tensor) -> None:
+    out = fuse_convolutions(traced())(maps)
+    alone = traced()(maps)
+    assert torch.allclose(out["twice"].float(), alone["twice"].float(), atol=0.02)
+
+
+@needs_operations
+def test_every_convolution_is_replaced_and_only_these_sums_are_left() -> None:
+    net = fuse_convolutions(traced())
+    assert isinstance(net, fx.GraphModule)
+    called = [node for node in net.graph.nodes if node.op == "call_module"]
+    kinds = [type(net.get_submodule(str(node.target))) for node in called]
+    assert kinds.count(FusedConvolution) == 4
+    assert nn.Conv2d not in kinds
+    assert sum(node.op == "call_function" for node in net.graph.nodes) == 1  # before the swish
+
+
+@needs_operations
+@torch.inference_mode()
+def test_any_size_of_batch_passes(maps: Tensor) -> None:
+    net = fuse_convolutions(traced())
+    for count in (1, 2, 1):
+        assert torch.allclose(net(maps[:count])["fourth"], net(maps)["fourth"][:count], atol=0.05)
+
+
+def test_a_torch_without_the_operations_runs_the_plain_network(maps: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> Tensor:
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_convolution_pointwise'")
+
+    monkeypatch.setattr(FusedConvolution, "forward", gone)
+    available.cache_clear()
+    try:
+        net = traced()
+        assert fuse_convolutions(net) is net
+        assert torch.equal(net(maps)["fourth"], traced()(maps)["fourth"])
+    finally:
+        available.cache_clear()
+
+
+def test_operations_that_give_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FusedConvolution, "forward", lambda _self, maps, _other: maps * 0)
+    available.cache_clear()
+    try:
+        assert not available()
+    finally:
+        available.cache_clear()
+
+
+@needs_operations
+@pytest.mark.parametrize("name", [name for name, row in ENCODERS.items() if row.model is not None])
+def test_every_encoder_is_as_near_to_float32_fused_as_plain(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    weights = getattr(torchvision.models, str(ENCODERS[name].model))(weights=None).state_dict()
+    pictures = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+
+    def pooled(precision: Precision) -> list[Tensor]:
+        return Extractor(FeatureSpec(encoder=name), weights, place("cpu", precision, 1))(pictures)
+
+    exact, together = pooled(Precision.FP32), pooled(Precision.BF16)
+    monkeypatch.setattr(fused, "available", lambda: False)
+    plain = pooled(Precision.BF16)
+    for wanted, found, before in zip(exact, together, plain, strict=True):
+        assert (found - wanted).norm() <= 1.1 * (before - wanted).norm() + 1e-3 * wanted.norm()
