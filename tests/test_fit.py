@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -98,6 +99,37 @@ def test_a_fit_that_is_killed_and_resumed_ends_in_the_same_bundle(
     assert resumed.stdout == b""
     assert load(broken).fingerprint == load(whole).fingerprint
     assert not checkpoint.parent.exists()
+
+
+def test_the_disk_that_a_fit_takes_is_stated_before_it_starts_and_holds(
+    reals: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "d.safetensors"
+    longer = ["--set", "view.size=128", "--set", "train.epochs=100", "--set", "train.stop_patience=100"]
+    process = subprocess.Popen(command(*fit_arguments(reals, tiny_weights, output), *longer), stderr=subprocess.PIPE)
+    work = tmp_path / "d.safetensors.work"
+    deadline = time.monotonic() + 200
+    while not (work / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    taken = sum(path.stat().st_size for path in work.glob("[vp]*"))  # views, pooled maps, vectors
+    process.kill()
+    said = re.search(
+        rb"80 files take up to (\d+) MiB of disk while they are fitted to; \d+ MiB are free", process.communicate()[1]
+    )
+    assert said is not None
+    assert 0.9 * taken < int(said[1]) * 2**20 < 1.3 * taken
+
+
+def test_a_fit_that_cannot_find_room_is_refused_before_it_reads(
+    muflow: Muflow, reals: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "d.safetensors"
+    done = muflow(*fit_arguments(reals, tiny_weights, output), "--set", "view.size=10000000")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.count(b"\n") == 1
+    assert b"80 files take up to 22888183594 MiB of disk" in done.stderr
+    assert b"MiB are free): choose a place that can be written, with room" in done.stderr
+    assert not list(tmp_path.glob("d.safetensors*"))
 
 
 def test_without_resume_an_unfinished_fit_is_not_overwritten_and_resume_needs_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from muflow_cli.engine.encoders import Cut, chosen_cuts
 from muflow_cli.engine.features import Space
 from muflow_cli.engine.scoring import Extractor, one_thread
 from muflow_cli.fit.work import Work
-from muflow_cli.specs import FeatureSpec, Normalisation, ViewSpec
+from muflow_cli.specs import DetectorSpec, FeatureSpec, Normalisation, View, ViewSpec
 from muflow_cli.watch import Watch
 
 _CHUNK = 256
@@ -35,10 +36,19 @@ def cache_dtype(feature: FeatureSpec) -> np.dtype[np.generic]:
     return np.dtype(np.float32 if feature.grid else np.float16)
 
 
-def cache_bytes(feature: FeatureSpec, view: ViewSpec, views: int) -> int:
-    """Disk that `views` views take: the pictures themselves and their pooled maps."""
-    numbers = sum(c * h * w for c, h, w in map_shapes(feature, view))
-    return views * (numbers * cache_dtype(feature).itemsize + view.size**2 * 3)
+def work_bytes(spec: DetectorSpec, pictures: int) -> int:
+    """Most disk that the work folder of a fit to `pictures` pictures takes.
+
+    The views of all of them, and, of those that do not calibrate, the pooled maps and the vectors that the flow sees.
+    """
+    feature, view = spec.feature, spec.view
+    views = pictures * (view.fit_count if view.kind is View.CROPS else 1)
+    shapes = map_shapes(feature, view)
+    numbers = sum(c * h * w for c, h, w in shapes)
+    if not _sees_maps(feature):
+        numbers += sum(min(feature.dimensions or c, c) * h * w for c, h, w in shapes)
+    encoded = math.ceil(views * (1 - spec.train.calibration_share))
+    return views * view.size**2 * 3 + encoded * numbers * cache_dtype(feature).itemsize
 
 
 def encode(
@@ -82,9 +92,14 @@ def chunks(pooled: NDArray[np.generic]) -> Iterator[Tensor]:
         yield torch.from_numpy(np.array(pooled[start : start + _CHUNK], dtype=np.float32))
 
 
+def _sees_maps(feature: FeatureSpec) -> bool:
+    """Whether the flow sees pooled maps as they are."""
+    return feature.normalisation is Normalisation.LAYERNORM and feature.dimensions == 0
+
+
 def project(pooled: NDArray[np.generic], space: Space, feature: FeatureSpec, path: Path) -> Tensor:
     """(n, D, g, g) vectors of pooled maps, memory-mapped at `path`; the maps themselves where the space is identity."""
-    if feature.normalisation is Normalisation.LAYERNORM and feature.dimensions == 0:
+    if _sees_maps(feature):
         return torch.from_numpy(pooled)
     shape = (len(pooled), space.dimensions, *pooled.shape[2:])
     out = np.memmap(path, pooled.dtype, "w+", shape=shape)

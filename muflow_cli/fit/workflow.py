@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,8 +24,8 @@ from muflow_cli.engine.train_state import Progress, TrainHooks
 from muflow_cli.engine.training import Trained, train
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
-from muflow_cli.errors import NothingToDo, TooFewPictures
-from muflow_cli.fit.cache import cache_bytes, chunks, encode, project
+from muflow_cli.errors import CannotWrite, NothingToDo, TooFewPictures
+from muflow_cli.fit.cache import chunks, encode, project, work_bytes
 from muflow_cli.fit.targets import Averaging, Targets, mu_targets, normal_targets
 from muflow_cli.fit.work import Work, open_work
 from muflow_cli.pictures.find import find
@@ -169,7 +170,7 @@ class _Fit:
         return self.summary(detector, store, parts, targets, near=len(groups) - len(set(groups)))
 
     def read(self) -> Store:
-        """Every usable real, read once; the disk that the fit takes is stated before features are written."""
+        """Every usable real, read once; the disk that the fit takes is stated before anything is written."""
         self.clock.stage("read", None)
         if self.request.resume and has_store(self.work.folder):
             return open_store(self.work.folder)
@@ -178,12 +179,23 @@ class _Fit:
             view=view, inputs=inputs, workers=self.request.workers, ahead=64, crops_seed=self.spec.train.seed
         )
 
+        found = list(find(self.request.reals, inputs))
+        self.find_room(len(found))
+
         def counted() -> Iterator[Loaded | Unreadable]:
-            for item in load(find(self.request.reals, inputs), spec):
+            for item in load(found, spec):
                 self.clock.advance()
                 yield item
 
         return build_store(counted(), self.work.folder, view.size)
+
+    def find_room(self, files: int) -> None:
+        """Tell what the work folder will take; CannotWrite where the disk has less."""
+        needed, free = work_bytes(self.spec, files), shutil.disk_usage(self.work.folder).free
+        takes = f"{files} files take up to {needed / 2**20:.0f} MiB of disk while they are fitted to"
+        if needed > free:
+            raise CannotWrite(str(self.work.folder), f"{takes}, {free / 2**20:.0f} MiB are free")
+        self.clock.note(f"{takes}; {free / 2**20:.0f} MiB are free")
 
     def deal(self, store: Store) -> tuple[Split, list[int]]:
         """The split, refused where it would be too small."""
@@ -199,9 +211,6 @@ class _Fit:
             raise TooFewPictures("fit", len(store.kept), needed, why)
         groups = near_duplicate_groups([entry.near_hash for entry in store.kept])
         parts = split([entry.facts.sha256 for entry in store.kept], groups, self.spec.train)
-        views = len(store.places([*parts.train, *parts.validation]))
-        size = cache_bytes(self.spec.feature, self.spec.view, views)
-        self.clock.note(f"{len(store.kept)} pictures; the work folder takes about {size / 2**20:.0f} MiB of disk")
         return parts, groups.tolist()
 
     def targets(self, store: Store, parts: Split, spaces: Sequence[Space]) -> Targets:

@@ -1,0 +1,178 @@
+"""Where the time of a fit goes, and its memory over more and more files.
+
+    python benchmarks/fit_throughput.py stages FOLDER --encoder-weights FILE [--epochs 5] [--json]
+    python benchmarks/fit_throughput.py files 1000 5000 20000 [--side 72] [--json]
+    python benchmarks/fit_throughput.py plan 70000
+
+`stages` fits the preset `light` and prints seconds by stage; then it trains a few epochs once more on random features
+of the same shapes under torch's profiler, and prints the share of the training loop's time that is spent in matrix
+products. `files` fits a tiny detector to more and more small files, each in a process of its own: peak memory, seconds,
+and the disk that was announced beside what was used. `plan` prints the disk that a fit of so many pictures announces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import SETTINGS, make_detector, write_pictures
+from torch.profiler import ProfilerActivity, profile
+
+from muflow_cli.engine.mixture import Mixture
+from muflow_cli.engine.scoring import one_thread
+from muflow_cli.engine.train_state import TrainHooks
+from muflow_cli.engine.training import train
+from muflow_cli.fit import FitRequest, fit
+from muflow_cli.fit.cache import map_shapes, work_bytes
+from muflow_cli.specs import LIGHT, PRESETS, DetectorSpec, TrainSpec
+from muflow_cli.watch import Silent
+
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
+
+
+def share_in_products(spec: DetectorSpec, pictures: int, epochs: int) -> float:
+    """Of the training loop's own time, the share in matrix products, forwards and backwards."""
+    shapes = map_shapes(spec.feature, spec.view)
+    features = [torch.randn(pictures, min(spec.feature.dimensions or c, c), h, w) for c, h, w in shapes]
+    targets = [standard_normal(f.shape[1]) for f in features]
+    held = [f[: pictures // 5] for f in features]
+    schedule = TrainSpec(epochs=epochs, batch_size=spec.train.batch_size, learning_rate=spec.train.learning_rate)
+    with one_thread(when=True), profile(activities=[ProfilerActivity.CPU]) as seen:
+        train(features, held, targets, spec.flow, schedule, hooks=TrainHooks())
+    own = [(event.key.split("::")[-1], event.self_cpu_time_total) for event in seen.key_averages()]
+    products = sum(taken for name, taken in own if any(word in name for word in PRODUCTS))
+    return products / sum(taken for _, taken in own)
+
+
+def standard_normal(dimensions: int) -> Mixture:
+    return Mixture(torch.ones(1), torch.zeros(1, dimensions), torch.eye(dimensions)[None])
+
+
+def stages(options: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        request = FitRequest(
+            reals=(str(options.folder),),
+            output=Path(name) / "d.safetensors",
+            spec=LIGHT,
+            weights=options.encoder_weights,
+        )
+        begun = time.perf_counter()
+        summary = fit(request, Silent())
+        total = time.perf_counter() - begun
+    return {
+        "pictures": summary.used,
+        "seconds": {name: round(taken, 2) for name, taken in summary.seconds.items()},
+        "total_seconds": round(total, 2),
+        "training_share_in_products": round(share_in_products(LIGHT, summary.train, options.epochs), 3),
+    }
+
+
+def files(options: argparse.Namespace) -> dict[str, Any]:
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        make_detector(root)
+        for count in options.counts:
+            folder = root / f"{count}"
+            write_pictures(folder, count, seed=count, side=options.side)
+            rows.append({"files": count, **peak_of_fit(root, folder)})
+    return {"rows": rows}
+
+
+def peak_of_fit(root: Path, folder: Path) -> dict[str, Any]:
+    """Peak memory of a fit in a process of its own; the disk it announced, and the most that its work folder took."""
+    output = root / f"{folder.name}.safetensors"
+    words = ["-o", str(output), "--encoder-weights", str(root / "weights.safetensors"), "--json"]
+    for setting in (*SETTINGS, "view.size=128"):
+        words += ["--set", setting]
+    watched = DiskWatch(root, output.name)
+    begun = time.perf_counter()
+    with watched:
+        # The child reports its own peak: that of `subprocess` children is the largest of all so far.
+        code = "import resource, sys\nfrom muflow_cli.cli import app\ntry:\n    app(sys.argv[1:])\nfinally:\n"
+        code += "    print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        command = [sys.executable, "-c", code, "fit", str(folder), *words]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this very program
+    said = re.search(r"take up to (.*) of disk", done.stderr)
+    return {
+        "peak_mib": round(int(re.findall(r"peak (\d+)", done.stderr)[-1]) / 1024, 1),
+        "seconds": round(time.perf_counter() - begun, 1),
+        "disk_announced": said.group(1) if said else "nothing",
+        "disk_used_mib": round(watched.most / 2**20, 1),
+    }
+
+
+class DiskWatch:
+    """The most bytes that entries beside an output took while the block ran, as far as it looked."""
+
+    def __init__(self, folder: Path, output: str) -> None:
+        self.folder, self.output, self.most = folder, output, 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.2):
+            places = [p for p in self.folder.iterdir() if self.output in p.name and p.is_dir()]
+            self.most = max(self.most, sum(bytes_in(place) for place in places))
+
+
+def bytes_in(folder: Path) -> int:
+    try:
+        return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
+    except OSError:  # a file was removed in between
+        return 0
+
+
+def plan(options: argparse.Namespace) -> dict[str, Any]:
+    found = {}
+    for name, spec in PRESETS.items():
+        found[name] = f"{work_bytes(spec, options.count) / 2**30:.1f} GiB of disk"
+    return {"pictures": options.count, **found}
+
+
+def table(found: dict[str, Any]) -> None:
+    for name, value in found.items():
+        for line in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+            print(f"{name:28} {line}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    kinds = parser.add_subparsers(required=True)
+    one = kinds.add_parser("stages")
+    one.add_argument("folder", type=Path)
+    one.add_argument("--encoder-weights", type=Path, required=True)
+    one.add_argument("--epochs", type=int, default=5)
+    one.set_defaults(run=stages)
+    two = kinds.add_parser("files")
+    two.add_argument("counts", type=int, nargs="+")
+    two.add_argument("--side", type=int, default=72)
+    two.set_defaults(run=files)
+    three = kinds.add_parser("plan")
+    three.add_argument("count", type=int)
+    three.set_defaults(run=plan)
+    options = parser.parse_args()
+    found = options.run(options)
+    print(json.dumps(found)) if options.json else table(found)
+
+
+if __name__ == "__main__":
+    main()
