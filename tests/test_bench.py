@@ -15,6 +15,8 @@ import pytest
 from bench_samples import GROUPS, SPEC, make_report, make_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
 from sklearn import metrics as sk
 
 from muflow_cli.bench.data import Known, OverlapPolicy, SelectSpec, select
@@ -346,6 +348,18 @@ def test_markdown_keeps_its_tables_whatever_the_names(report: dict[str, object])
     for table in tables:
         assert len({line.replace("\\|", "").count("|") for line in table}) == 1
     assert "<b>" not in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 132, 400])
+def test_tables_lose_nothing_at_any_width(report: dict[str, object], width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    bench_text.print_tables(report, console)
+    printed = console.file.getvalue()
+    assert max(map(cell_len, printed.splitlines())) <= width
+    for title, headings, rows in bench_text.sections(report):
+        assert title in printed
+        for texts in (headings, *rows):
+            assert all(text in printed for text in texts[1:])
 
 
 def test_junit_counts_failures(report: dict[str, object]) -> None:

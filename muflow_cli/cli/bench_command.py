@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ _ROBUSTNESS: Final = "Robustness"
 _GATES: Final = "Gates"
 _OUTPUTS: Final = "Outputs"
 _EXHIBITS: Final = 6  # pictures in each list of a report
+_UNBOUNDED: Final = 10_000  # columns of output that no screen shows
 
 Texts = list[str] | None
 Files = list[Path] | None
@@ -343,4 +345,6 @@ def _write(result: BenchResult, files: Mapping[str, Path | None], *, as_json: bo
     if as_json:
         sys.stdout.buffer.write(bench_text.to_bytes(report))
     else:
-        bench_text.print_tables(report, Console(highlight=False, markup=False, emoji=False, soft_wrap=False))
+        # A file or a pipe has no edge at which a line would have to end.
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _UNBOUNDED
+        bench_text.print_tables(report, Console(highlight=False, markup=False, emoji=False, width=width))

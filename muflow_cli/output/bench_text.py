@@ -13,6 +13,7 @@ from typing import Any, Final
 from xml.etree import ElementTree
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -150,10 +151,6 @@ def _plain(value: object) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
-# Columns of numbers are read whole: names give way first.
-_UNBROKEN: Final = frozenset({"FPR", "flagged", *(heading for heading, _, interval in _SHOWN if interval)})
-
-
 def ablation_rows(report: Report) -> Iterator[list[str]]:
     """One row a scorer and classifier, at the worst real source of that row."""
     for row in report["ablation"]["table"]:
@@ -207,17 +204,37 @@ def sections(report: Report) -> Iterator[Section]:
         yield "Gates", ["", "gate", "where", "value", "needed"], list(gate_rows(report))
 
 
+_GAP: Final = 3  # between two columns
+_LEAST_NAME: Final = 16
+
+
 def print_tables(report: Report, console: Console) -> None:
-    """The report for people."""
+    """The report for people; a table too wide for the console goes on below itself."""
     console.print(headline_text(report), style="bold")
     console.print(data_text(report))
     for title, headings, rows in sections(report):
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in headings:
-            table.add_column(heading, overflow="fold", no_wrap=heading in _UNBROKEN)
-        for row in rows:
-            table.add_row(*row, style="bold red" if row[0] == "FAILED" else "")
-        console.print(table)
+        for number, columns in enumerate(_side_by_side(headings, rows, console.width)):
+            whole = title if number == 0 else f"{title}, continued"
+            table = Table(title=whole, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+            for column in columns:
+                table.add_column(headings[column], overflow="fold")
+            for row in rows:
+                table.add_row(*(row[column] for column in columns), style="bold red" if row[0] == "FAILED" else "")
+            console.print(table)
+
+
+def _side_by_side(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[list[int]]:
+    """Columns of tables that are no wider than `width` and say all of it in turn, each under the first column."""
+    widths = [max(cell_len(row[column]) for row in (headings, *rows)) + _GAP for column in range(len(headings))]
+    widths[0] = min(widths[0], max(_LEAST_NAME, width // 3))  # long names are folded
+    columns, taken = [0], widths[0]
+    for column in range(1, len(headings)):
+        if taken + widths[column] > width and len(columns) > 1:
+            yield columns
+            columns, taken = [0], widths[0]
+        columns.append(column)
+        taken += widths[column]
+    yield columns
 
 
 def markdown(report: Report) -> str:
