@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from muflow_cli.engine import fused
 from muflow_cli.engine.encoders import ENCODERS
-from muflow_cli.engine.fused import FusedConvolution, available, fuse_convolutions
+from muflow_cli.engine.fused import FusedConvolution, available, fuse_convolutions, halve
 from muflow_cli.engine.scoring import Extractor, place
 from muflow_cli.specs import FeatureSpec, Precision
 
@@ -35,8 +35,7 @@ class Net(nn.Module):
 
 
 def traced() -> fx.GraphModule:
-    net = fx.symbolic_trace(Net().eval())
-    return net.bfloat16().to(memory_format=torch.channels_last)
+    return fx.symbolic_trace(Net().eval()).bfloat16().to(memory_format=torch.channels_last)
 
 
 @pytest.fixture
@@ -83,6 +82,16 @@ def test_any_size_of_batch_passes(maps: Tensor) -> None:
     net = fuse_convolutions(traced())
     for count in (1, 2, 1):
         assert torch.allclose(net(maps[:count])["fourth"], net(maps)["fourth"][:count], atol=0.05)
+
+
+@torch.inference_mode()
+def test_what_reads_the_pictures_stays_in_float32(maps: Tensor) -> None:
+    pictures = maps.float() + torch.randn(maps.shape, generator=torch.Generator().manual_seed(2)) / 50
+    exact = Net().eval()(pictures)
+    rounded, kept = traced()(pictures.bfloat16()), halve(fx.symbolic_trace(Net().eval()))(pictures)
+    assert {map_.dtype for map_ in kept.values()} == {torch.bfloat16}
+    assert torch.equal(kept["first"], exact["first"].bfloat16())  # rounded once, at the end
+    assert not torch.equal(rounded["first"], exact["first"].bfloat16())
 
 
 def test_a_torch_without_the_operations_runs_the_plain_network(maps: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,12 +177,17 @@ class PlainFlow:
         x (B, C, H, W) and the log-determinants are computed in float32 at least, the nets in the steps' dtype.
         """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        if any(step.kernel > 1 for step in self.steps):
+        if self.reach > 1:
             return self._run(x, 1)
         # Positions are independent: channels first, one long matrix, so that halves are views and nets are products.
         flat = x.transpose(0, 1)
         z, log_det = self._run(flat.reshape(x.shape[1], -1), 0)
         return z.view(flat.shape).transpose(0, 1), log_det.view(flat.shape[1:])
+
+    @property
+    def reach(self) -> int:
+        """Side of the largest kernel; 1 where positions are independent."""
+        return max((step.kernel for step in self.steps), default=1)
 
     def _run(self, x: Tensor, channel: int) -> tuple[Tensor, Tensor]:
         """The flow over x whose channels lie in dimension `channel`: (C, P) or (B, C, H, W)."""

@@ -1,4 +1,4 @@
-"""Convolutions together with the sum and the activation behind them, each as one oneDNN operation.
+"""A traced network in bfloat16: its first step in float32, convolutions and what follows them as one oneDNN operation.
 
 In bfloat16 a processor spends as long on moving the activations between these steps as on the products. Torch offers
 the fused operations to its compiler only, so they are asked for by their private names, tried once, and left alone
@@ -7,6 +7,7 @@ where they are missing or give something else.
 
 from __future__ import annotations
 
+import copy
 import operator
 from functools import cache
 from typing import Final, cast
@@ -22,7 +23,7 @@ class FusedConvolution(nn.Module):
     """A convolution, then the sum with another map where one is given, then an activation.
 
     Args:
-        convolution: with its weights in the type that it will run in.
+        convolution: stride, padding and so on; its weights when it is called first are those that stay.
         activation: oneDNN's name; "none" for none. With another map to add, "relu" or "none".
     """
 
@@ -51,15 +52,15 @@ class FusedConvolution(nn.Module):
         return cast("Tensor", out)
 
 
-def fuse_convolutions(trunk: nn.Module) -> nn.Module:
-    """The same network in bfloat16, every convolution fused with what follows it; as it was where that cannot be had.
+def fuse_convolutions(trunk: fx.GraphModule) -> fx.GraphModule:
+    """The same network, every convolution fused with what follows it; as it was where that cannot be had.
 
-    Sums are rounded once instead of after every step, so that the result is nearer to float32 than before.
+    In bfloat16 sums are rounded once instead of after every step, so that the result is nearer to float32 than before.
 
     Args:
         trunk: traced, in evaluation mode, its batch normalisations folded.
     """
-    if not isinstance(trunk, fx.GraphModule) or not available():
+    if not available():
         return trunk
     for node in list(trunk.graph.nodes):
         activation = _ACTIVATIONS.get(type(_module(trunk, node)))  # type: ignore[arg-type] # None is no key
@@ -70,6 +71,30 @@ def fuse_convolutions(trunk: nn.Module) -> nn.Module:
             _replace(trunk, node, node, "none")
     trunk.graph.lint()
     trunk.recompile()
+    return trunk
+
+
+class _Stem(nn.Module):
+    """A first step that computes in float32 what goes on in bfloat16."""
+
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return cast("Tensor", self.step(pictures)).to(torch.bfloat16)
+
+
+def halve(trunk: fx.GraphModule) -> fx.GraphModule:
+    """The network in bfloat16 for pictures in float32: the module that reads these stays in float32.
+
+    Rounding the pictures themselves, and what is made of them at once, is half of all that bfloat16 changes in a score,
+    and saves a fortieth of the time.
+    """
+    (name,) = {str(user.target) for node in trunk.graph.find_nodes(op="placeholder") for user in node.users}
+    stem = copy.deepcopy(trunk.get_submodule(name))
+    trunk.to(torch.bfloat16)
+    trunk.set_submodule(name, _Stem(stem))
     return trunk
 
 

@@ -8,18 +8,19 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from muflow_cli.engine.cores import Cores
 from muflow_cli.engine.encoders import chosen_cuts, encoder_row, load_trunk, trunk_weights
 from muflow_cli.engine.features import Space, pool
 from muflow_cli.engine.flow import PlainFlow
-from muflow_cli.engine.fused import fuse_convolutions
+from muflow_cli.engine.fused import fuse_convolutions, halve
 from muflow_cli.engine.mixture import Mixture
 from muflow_cli.engine.nll import mahalanobis, nll
 from muflow_cli.errors import BadSpec, NotFinite
@@ -103,15 +104,9 @@ class Extractor:
         trunk = load_trunk(feature.encoder, chosen_cuts(feature.encoder, feature.cuts), weights)
         self.weights = trunk_weights(trunk)
         # Fixed filters measure differences of a grey level, which bfloat16 cannot hold; they are cheap in float32.
-        half = placement.precision is Precision.BF16 and row.model is not None
-        self._dtype = torch.bfloat16 if half else torch.float32
         if row.model is not None:
-            # Traced anew: torchvision's own modules, whole so far, hide batch normalisations.
-            trunk = fuse(trunk, inplace=True).eval()
-        trunk = trunk.to(placement.device, self._dtype).to(memory_format=torch.channels_last)
-        if half and placement.device.type == "cpu":
-            trunk = fuse_convolutions(trunk)
-        self._trunk: nn.Module = trunk
+            trunk = _prepared(trunk, placement)
+        self._trunk = trunk.to(placement.device).to(memory_format=torch.channels_last)
         self._cores = Cores(placement.device)
         self.piece = -(-placement.batch_size // self._cores.count)
         std = torch.tensor(row.std, device=placement.device)[:, None, None]
@@ -126,7 +121,7 @@ class Extractor:
             pictures: (B, 3, H, W) grey levels 0..255, uint8, or float32 for averages.
         """
         pictures = pictures.to(self.placement.device, non_blocking=True)
-        normal = (pictures.float() * self._scale + self._shift).to(self._dtype)
+        normal = pictures.float() * self._scale + self._shift
         maps = self._trunk(normal.contiguous(memory_format=torch.channels_last))
         return [pool(map_, self.feature) for map_ in maps.values()]
 
@@ -140,6 +135,15 @@ class Extractor:
             pictures = pictures.pin_memory()
         parts = [self._cores.submit(work, piece) for piece in pictures.split(self.piece)]
         return partial(_joined, parts)
+
+
+def _prepared(trunk: nn.Module, placement: Placement) -> nn.Module:
+    """A torchvision trunk for inference in the placement's arithmetic."""
+    # Traced anew: torchvision's own modules, whole so far, hide batch normalisations.
+    traced = cast("fx.GraphModule", fuse(trunk, inplace=True).eval())
+    if placement.precision is not Precision.BF16:
+        return traced
+    return halve(fuse_convolutions(traced) if placement.device.type == "cpu" else traced)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,8 +166,9 @@ class Scorer:
         self.extractor = Extractor(model.feature, model.weights, placement)
         device = placement.device
         self._spaces = [space.to(device) for space in model.spaces]
-        dtype = torch.bfloat16 if placement.precision is Precision.BF16 else torch.float32
-        self._flows = [flow.to(device, dtype) for flow in model.flows]
+        # Nets that look at one position cost next to nothing in float32.
+        half = placement.precision is Precision.BF16 and max(flow.reach for flow in model.flows) > 1
+        self._flows = [flow.to(device, torch.bfloat16 if half else torch.float32) for flow in model.flows]
         self._targets = [target.to(device, torch.float32) for target in model.targets]
         self._measure = mahalanobis if model.score_kind is ScoreKind.MAHALANOBIS else nll
 
