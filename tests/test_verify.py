@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -96,3 +98,33 @@ def test_a_run_that_did_not_end_is_said_to_be_so(report: Path) -> None:
     report.write_bytes(b"".join(report.read_bytes().splitlines(keepends=True)[:-1]))
     (found,) = verify(report)[1]
     assert "did not end" in found.message
+
+
+@pytest.mark.parametrize("name", ["c.tar", "c.tar.gz"])
+def test_members_of_a_tar_are_compared_in_any_order_and_in_order_on_one_pass(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    contents = {f"{number:02}.jpg": b"%d" % number for number in range(40)}
+
+    def pack() -> None:
+        with tarfile.open(name, "w:gz" if name.endswith("gz") else "w") as archive:
+            for member, data in contents.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+
+    pack()
+    results: list[Result] = [result(f"{name}!{member}", data) for member, data in contents.items()]
+    write(Path("ordered.jsonl"), results)
+    write(Path("backwards.jsonl"), results[::-1])
+    opened: list[str] = []
+    plain_open = tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda *args, **more: opened.append(name) or plain_open(*args, **more))
+    assert differing(Path("ordered.jsonl")) == []
+    assert len(opened) == 1
+    assert differing(Path("backwards.jsonl")) == []
+    del contents["07.jpg"]
+    contents["30.jpg"] = b"changed"
+    pack()
+    assert differing(Path("ordered.jsonl")) == [f"{name}!07.jpg", f"{name}!30.jpg"]
