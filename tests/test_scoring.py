@@ -118,3 +118,29 @@ def test_auto_takes_bf16_only_where_it_is_native() -> None:
 def test_a_device_that_is_not_there_is_one_sentence(name: str) -> None:
     with pytest.raises(BadSpec, match=f"device is {name}"):
         choose_device(name)
+
+
+def test_a_device_without_room_scores_in_halves_and_is_not_asked_for_too_much_again(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placement = place("cpu", Precision.FP32, 8 * torch.get_num_threads())
+    faces = pictures(64)
+    whole = detector.scorer(placement).scale_scores(faces)
+    scorer = detector.scorer(placement)
+    roomy = scorer.position_scores
+    refused: list[int] = []
+
+    def cramped(batch: torch.Tensor) -> list[torch.Tensor]:
+        if len(batch) > 3:
+            refused.append(len(batch))
+            raise torch.OutOfMemoryError("no room")
+        return roomy(batch)
+
+    monkeypatch.setattr(scorer, "position_scores", cramped)
+    np.testing.assert_allclose(scorer.scale_scores(faces[:8]), whole[:8], atol=1e-5, rtol=1e-5)
+    assert refused == [8, 4]
+    np.testing.assert_allclose(scorer.scale_scores(faces), whole, atol=1e-5, rtol=1e-5)
+    assert refused == [8, 4]
+    monkeypatch.setattr(scorer, "position_scores", lambda _: cramped(batch=torch.zeros(9)))
+    with pytest.raises(torch.OutOfMemoryError):
+        scorer.scale_scores(faces[:1])

@@ -170,6 +170,7 @@ class Scorer:
         half = placement.precision is Precision.BF16 and max(flow.reach for flow in model.flows) > 1
         self._flows = [flow.to(device, torch.bfloat16 if half else torch.float32) for flow in model.flows]
         self._targets = [target.to(device, torch.float32) for target in model.targets]
+        self._room = self.extractor.piece
         self._measure = mahalanobis if model.score_kind is ScoreKind.MAHALANOBIS else nll
 
     @torch.inference_mode()
@@ -227,13 +228,15 @@ class Scorer:
         return [m[: len(batch)] for m in self._halving(padded)]
 
     def _halving(self, batch: Tensor) -> list[Tensor]:
-        """The scores of `batch`, in halves where the device has no room for the whole."""
-        try:
-            return self.position_scores(batch)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            torch.cuda.empty_cache()
+        """The scores of `batch`, in halves where the device has no room for the whole, now or before."""
+        if len(batch) <= self._room:
+            try:
+                return self.position_scores(batch)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                self._room = (len(batch) + 1) // 2
+                torch.cuda.empty_cache()
         halves = [self._halving(half) for half in batch.split((len(batch) + 1) // 2)]
         return [torch.cat(maps) for maps in zip(*halves, strict=True)]
 
