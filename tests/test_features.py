@@ -58,7 +58,12 @@ def test_pooling_and_projecting_commute() -> None:
 @pytest.mark.parametrize(("side", "grid"), [(8, 4), (8, 1), (6, 4), (7, 3), (5, 5)])
 def test_pooling_equals_adaptive_average_pooling(side: int, grid: int) -> None:
     map_ = maps(side=side)
-    torch.testing.assert_close(pool(map_, FeatureSpec(grid=grid)), functional.adaptive_avg_pool2d(map_, grid))
+    wanted = functional.adaptive_avg_pool2d(map_, grid)
+    torch.testing.assert_close(pool(map_, FeatureSpec(grid=grid)), wanted)
+    turned = map_.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(pool(turned, FeatureSpec(grid=grid)), wanted)
+    half = pool(turned.bfloat16(), FeatureSpec(grid=grid))
+    torch.testing.assert_close(half, functional.adaptive_avg_pool2d(map_.bfloat16().float(), grid))  # sums in float32
 
 
 def test_grid_0_leaves_the_map_as_it_is() -> None:

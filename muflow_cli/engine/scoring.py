@@ -121,7 +121,7 @@ class Extractor:
             pictures: (B, 3, H, W) grey levels 0..255, uint8, or float32 for averages.
         """
         pictures = pictures.to(self.placement.device, non_blocking=True)
-        normal = pictures.float() * self._scale + self._shift
+        normal = torch.addcmul(self._shift, pictures.float(), self._scale)
         maps = self._trunk(normal.contiguous(memory_format=torch.channels_last))
         return [pool(map_, self.feature) for map_ in maps.values()]
 
