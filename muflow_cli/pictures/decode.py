@@ -145,7 +145,7 @@ class Picture:
     image: Image.Image
 
 
-def decode(data: bytes, view: ViewSpec, max_pixels: int) -> Picture:
+def decode(data: bytes, view: ViewSpec, max_pixels: int, sha256: str | None = None) -> Picture:
     """Hash `data` and decode it to 8-bit RGB, the first frame of an animation or a multi-page file.
 
     Transparency is laid on white, 16-bit samples keep their high byte, ICC profiles are not applied. With the view
@@ -156,11 +156,12 @@ def decode(data: bytes, view: ViewSpec, max_pixels: int) -> Picture:
         data: the whole file.
         view: decides whether a reduced scale will do.
         max_pixels: width x height above which nothing is decoded.
+        sha256: of `data`, where it is known already.
 
     Raises:
         PictureError: empty, not_a_picture, truncated, corrupt, too_many_pixels, unsupported_pixels, needs_heif.
     """
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = sha256 or hashlib.sha256(data).hexdigest()
     try:
         return _decode(data, sha256, view, max_pixels)
     except PictureError as error:

@@ -159,14 +159,14 @@ def _load_one_unknown(
     try:
         data = source.read(spec.inputs.max_bytes)
         sha256 = hashlib.sha256(data).hexdigest()
-        return Seen(source.path, sha256) if known(sha256) else _views_of(source.path, data, spec)
+        return Seen(source.path, sha256) if known(sha256) else _views_of(source.path, data, spec, sha256)
     except PictureError as error:
         return unreadable(source.path, error)
 
 
-def _views_of(path: str, data: bytes, spec: LoadSpec) -> Loaded:
+def _views_of(path: str, data: bytes, spec: LoadSpec, sha256: str | None = None) -> Loaded:
     as_decoded = spec.view if spec.transform is None else replace(spec.view, draft=False)
-    picture = decode(data, as_decoded, spec.inputs.max_pixels)
+    picture = decode(data, as_decoded, spec.inputs.max_pixels, sha256)
     image = picture.image if spec.transform is None else spec.transform(picture.image)
     generator = None
     if spec.crops_seed is not None:
