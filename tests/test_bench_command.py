@@ -91,6 +91,7 @@ def test_a_gate_that_fails_is_status_1_and_speed_and_page_are_measured(
     assert done.returncode == 1, done.stderr
     assert b"FAILED" in done.stdout
     assert b"at most 4 per group" in done.stdout
+    assert b"Warning" not in done.stderr
     report = json.loads((tmp_path / "a.json").read_bytes())
     jsonschema.validate(report, SCHEMA)
     assert report["data"]["pictures"] == 16

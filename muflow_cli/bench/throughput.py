@@ -124,7 +124,7 @@ def _peak_memory(device: torch.device) -> int:
 
 def flops_per_view(scoring: Scoring, view: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> int:
     """Operations, two per multiply-add, of convolutions and matrix products for one view (1, H, W, 3)."""
-    batch = torch.from_numpy(view).permute(0, 3, 1, 2)
+    (batch,) = _batches([view], 1)
     # Plain operations, which the counter knows: bfloat16 on a processor runs fused ones.
     scorer = scoring.detector.scorer(place("cpu", Precision.FP32))
     with FlopCounterMode(display=False) as counter:
