@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from muflow_cli.cli import options
+from muflow_cli.cli.startup import quick_start
 
 if TYPE_CHECKING:
     from muflow_cli.detector import Detector
@@ -21,7 +22,8 @@ def info_command(
 
     Example: `muflow info faces.safetensors --json`
     """
-    from muflow_cli.bundle import load
+    with quick_start():
+        from muflow_cli.bundle import load
 
     described = _describe(load(detector))
     if as_json:

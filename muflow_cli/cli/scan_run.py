@@ -15,6 +15,7 @@ from rich.console import Console
 from muflow_cli import __version__
 from muflow_cli.cli.outputs import Destination, Outputs
 from muflow_cli.cli.scan_progress import ScanProgress
+from muflow_cli.cli.startup import quick_start
 from muflow_cli.environment import utc_now, versions
 from muflow_cli.errors import NothingToDo
 from muflow_cli.output.inert import escape
@@ -71,13 +72,14 @@ def run(job: Job, console: Console) -> Summary:
     Raises:
         MuflowError: for what a user can put right; no output is then touched that existed.
     """
-    from muflow_cli.bundle import load
-    from muflow_cli.cli.report_writer import THUMBNAIL, Exhibits
-    from muflow_cli.engine.scoring import place
-    from muflow_cli.scan import Scan, ScanRequest, detector_info
+    with quick_start():
+        from muflow_cli.bundle import load
+        from muflow_cli.cli.report_writer import THUMBNAIL, Exhibits
+        from muflow_cli.engine.scoring import place
+        from muflow_cli.scan import Scan, ScanRequest, detector_info
 
-    detector = load(job.detector)
-    placement = place(job.device, job.precision, job.batch_size)
+        detector = load(job.detector)
+        placement = place(job.device, job.precision, job.batch_size)
     request = ScanRequest(
         detector=detector,
         placement=placement,
@@ -89,7 +91,8 @@ def run(job: Job, console: Console) -> Summary:
     head, info = _head(placement), detector_info(str(job.detector), detector)
     with Outputs([*job.destinations, *_report(job, detector, exhibits)]) as outputs, Stop() as stop:
         kept = {} if job.resume is None else resumable(job.resume, head, info)
-        scan = Scan(request, kept=kept, stop=stop, gallery=exhibits)
+        with quick_start():
+            scan = Scan(request, kept=kept, stop=stop, gallery=exhibits)
         summary = _pass(job, scan, console, _Recording(outputs, head, info))
     tell(console, summary)
     if job.report is not None:

@@ -23,6 +23,7 @@ from muflow_cli.engine.flow import PlainFlow
 from muflow_cli.engine.fused import fuse_convolutions, halve
 from muflow_cli.engine.mixture import Mixture
 from muflow_cli.engine.nll import mahalanobis, nll
+from muflow_cli.engine.room import Room
 from muflow_cli.errors import BadSpec, NotFinite
 from muflow_cli.specs import FeatureSpec, Precision, ScoreKind
 
@@ -109,6 +110,7 @@ class Extractor:
         self._trunk = trunk.to(placement.device).to(memory_format=torch.channels_last)
         self._cores = Cores(placement.device)
         self.piece = -(-placement.batch_size // self._cores.count)
+        self.room = Room(placement.device, self.piece)
         std = torch.tensor(row.std, device=placement.device)[:, None, None]
         self._scale = 1 / (255 * std)
         self._shift = -torch.tensor(row.mean, device=placement.device)[:, None, None] / std
@@ -127,7 +129,7 @@ class Extractor:
 
     def submit(self, pictures: Tensor) -> Callable[[], list[Tensor]]:
         """Begin with the pooled maps of a batch of any size, a piece on each core; the call waits for them."""
-        return self.spread(self, pictures)
+        return self.spread(partial(self.room.run, self), pictures)
 
     def spread(self, work: Callable[[Tensor], list[Tensor]], pictures: Tensor) -> Callable[[], list[Tensor]]:
         """Begin with `work` on pieces of `pictures`; the call waits for its tensors, joined, on the CPU."""
@@ -170,7 +172,6 @@ class Scorer:
         half = placement.precision is Precision.BF16 and max(flow.reach for flow in model.flows) > 1
         self._flows = [flow.to(device, torch.bfloat16 if half else torch.float32) for flow in model.flows]
         self._targets = [target.to(device, torch.float32) for target in model.targets]
-        self._room = self.extractor.piece
         self._measure = mahalanobis if model.score_kind is ScoreKind.MAHALANOBIS else nll
 
     @torch.inference_mode()
@@ -225,20 +226,7 @@ class Scorer:
         """Position scores of one piece, padded to its full size, the padding cut off."""
         missing = self.extractor.piece - len(batch)
         padded = torch.cat([batch, batch[:1].expand(missing, -1, -1, -1)]) if missing else batch
-        return [m[: len(batch)] for m in self._halving(padded)]
-
-    def _halving(self, batch: Tensor) -> list[Tensor]:
-        """The scores of `batch`, in halves where the device has no room for the whole, now or before."""
-        if len(batch) <= self._room:
-            try:
-                return self.position_scores(batch)
-            except torch.OutOfMemoryError:
-                if len(batch) == 1:
-                    raise
-                self._room = (len(batch) + 1) // 2
-                torch.cuda.empty_cache()
-        halves = [self._halving(half) for half in batch.split((len(batch) + 1) // 2)]
-        return [torch.cat(maps) for maps in zip(*halves, strict=True)]
+        return [m[: len(batch)] for m in self.extractor.room.run(self.position_scores, padded)]
 
 
 def _joined(parts: Sequence[Future[list[Tensor]]]) -> list[Tensor]:
