@@ -19,6 +19,9 @@ from muflow_cli.specs import FlowSpec
 if TYPE_CHECKING:
     from FrEIA.modules import AllInOneBlock
 
+# Maps (B, C, H, W) to latents (B, C, H, W) and log-determinants (B, H, W).
+Transport = Callable[[Tensor], tuple[Tensor, Tensor]]
+
 # FrEIA multiplies the coupling nets' output by this, "for stability and easier initialization".
 NET_SCALE = 0.1
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from muflow_cli.engine.flow import PlainFlow
+from muflow_cli.engine.flow import Transport
 from muflow_cli.engine.mixture import Mixture
 
 
-def nll(flow: PlainFlow, target: Mixture, x: Tensor) -> Tensor:
+def nll(flow: Transport, target: Mixture, x: Tensor) -> Tensor:
     """Negative log-likelihood (B, H, W) of each position of x (B, D, H, W), in nats, not divided by D.
 
     -log N_µ(g(x)) - log|det ∂g/∂x|. Where kernels look at neighbours, a position holds its own terms of the map's
@@ -20,7 +20,7 @@ def nll(flow: PlainFlow, target: Mixture, x: Tensor) -> Tensor:
     return -(target.log_prob(latents.movedim(1, -1)) + log_det)
 
 
-def mahalanobis(flow: PlainFlow, target: Mixture, x: Tensor) -> Tensor:
+def mahalanobis(flow: Transport, target: Mixture, x: Tensor) -> Tensor:
     """Squared distance (B, H, W) of each position's latent vector to the nearest component of the target.
 
     The Jacobian has no part in it. Where the target is N(µ, Σ) of D dimensions it is chi-square distributed with

@@ -19,11 +19,13 @@ from torch.fx.experimental.optimization import fuse
 from muflow_cli.engine.cores import Cores
 from muflow_cli.engine.encoders import chosen_cuts, encoder_row, load_trunk, trunk_weights
 from muflow_cli.engine.features import Space, pool
-from muflow_cli.engine.flow import PlainFlow
+from muflow_cli.engine.flow import PlainFlow, Transport
 from muflow_cli.engine.fused import fuse_convolutions, halve
 from muflow_cli.engine.mixture import Mixture
 from muflow_cli.engine.nll import mahalanobis, nll
 from muflow_cli.engine.room import Room
+from muflow_cli.engine.rounding import natural_pictures, round_weights
+from muflow_cli.engine.winograd import WinogradFlow
 from muflow_cli.errors import BadSpec, NotFinite
 from muflow_cli.specs import FeatureSpec, Precision, ScoreKind
 
@@ -104,16 +106,16 @@ class Extractor:
         row = encoder_row(feature.encoder)
         trunk = load_trunk(feature.encoder, chosen_cuts(feature.encoder, feature.cuts), weights)
         self.weights = trunk_weights(trunk)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (row.mean, row.std))
+        self._scale, self._shift = 1 / (255 * std), -mean / std
         # Fixed filters measure differences of a grey level, which bfloat16 cannot hold; they are cheap in float32.
         if row.model is not None:
-            trunk = _prepared(trunk, placement)
+            trunk = self._prepared(trunk)
         self._trunk = trunk.to(placement.device).to(memory_format=torch.channels_last)
+        self._scale, self._shift = self._scale.to(placement.device), self._shift.to(placement.device)
         self._cores = Cores(placement.device)
         self.piece = -(-placement.batch_size // self._cores.count)
         self.room = Room(placement.device, self.piece)
-        std = torch.tensor(row.std, device=placement.device)[:, None, None]
-        self._scale = 1 / (255 * std)
-        self._shift = -torch.tensor(row.mean, device=placement.device)[:, None, None] / std
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> list[Tensor]:
@@ -122,9 +124,7 @@ class Extractor:
         Args:
             pictures: (B, 3, H, W) grey levels 0..255, uint8, or float32 for averages.
         """
-        pictures = pictures.to(self.placement.device, non_blocking=True)
-        normal = torch.addcmul(self._shift, pictures.float(), self._scale)
-        maps = self._trunk(normal.contiguous(memory_format=torch.channels_last))
+        maps = self._trunk(self._normal(pictures.to(self.placement.device, non_blocking=True)))
         return [pool(map_, self.feature) for map_ in maps.values()]
 
     def submit(self, pictures: Tensor) -> Callable[[], list[Tensor]]:
@@ -138,14 +138,20 @@ class Extractor:
         parts = [self._cores.submit(work, piece) for piece in pictures.split(self.piece)]
         return partial(_joined, parts)
 
+    def _normal(self, pictures: Tensor) -> Tensor:
+        """Grey levels as the trunk takes them."""
+        normal = torch.addcmul(self._shift, pictures.float(), self._scale)
+        return normal.contiguous(memory_format=torch.channels_last)
 
-def _prepared(trunk: nn.Module, placement: Placement) -> nn.Module:
-    """A torchvision trunk for inference in the placement's arithmetic."""
-    # Traced anew: torchvision's own modules, whole so far, hide batch normalisations.
-    traced = cast("fx.GraphModule", fuse(trunk, inplace=True).eval())
-    if placement.precision is not Precision.BF16:
-        return traced
-    return halve(fuse_convolutions(traced) if placement.device.type == "cpu" else traced)
+    def _prepared(self, trunk: nn.Module) -> nn.Module:
+        """A torchvision trunk for inference in the placement's arithmetic."""
+        # Traced anew: torchvision's own modules, whole so far, hide batch normalisations.
+        traced = cast("fx.GraphModule", fuse(trunk, inplace=True).eval())
+        if self.placement.precision is not Precision.BF16:
+            return traced
+        with one_thread(when=True):  # the same weights whatever the number of cores
+            traced = round_weights(traced, self._normal(natural_pictures()))
+        return halve(fuse_convolutions(traced) if self.placement.device.type == "cpu" else traced)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,9 +174,7 @@ class Scorer:
         self.extractor = Extractor(model.feature, model.weights, placement)
         device = placement.device
         self._spaces = [space.to(device) for space in model.spaces]
-        # Nets that look at one position cost next to nothing in float32.
-        half = placement.precision is Precision.BF16 and max(flow.reach for flow in model.flows) > 1
-        self._flows = [flow.to(device, torch.bfloat16 if half else torch.float32) for flow in model.flows]
+        self._flows = [_placed(flow, placement) for flow in model.flows]
         self._targets = [target.to(device, torch.float32) for target in model.targets]
         self._measure = mahalanobis if model.score_kind is ScoreKind.MAHALANOBIS else nll
 
@@ -227,6 +231,16 @@ class Scorer:
         missing = self.extractor.piece - len(batch)
         padded = torch.cat([batch, batch[:1].expand(missing, -1, -1, -1)]) if missing else batch
         return [m[: len(batch)] for m in self.extractor.room.run(self.position_scores, padded)]
+
+
+def _placed(flow: PlainFlow, placement: Placement) -> Transport:
+    """The flow as it is computed fastest on a device."""
+    # Nets that look at one position cost next to nothing in float32.
+    half = placement.precision is Precision.BF16 and flow.reach > 1
+    dtype = torch.bfloat16 if half else torch.float32
+    if placement.device.type == "cpu" and WinogradFlow.can(flow):
+        return WinogradFlow(flow, dtype)
+    return flow.to(placement.device, dtype)
 
 
 def _joined(parts: Sequence[Future[list[Tensor]]]) -> list[Tensor]:
