@@ -51,12 +51,15 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def encoder_rows(scorer: Scorer, views: torch.Tensor) -> dict[str, float]:
-    """Pictures per second of encoder and pooling alone, and of the whole scorer, views on the device already."""
+    """Pictures per second of encoder and pooling alone, of the whole scorer, and of the rest by their difference.
+
+    The views are on the device already.
+    """
     batch = views[: scorer.placement.batch_size].to(scorer.placement.device)
-    return {
-        "encoder": len(batch) / median_seconds(lambda: scorer.extractor(batch)),
-        "encoder + flow": len(batch) / median_seconds(lambda: scorer.position_scores(batch)),
-    }
+    encoder = median_seconds(lambda: scorer.extractor(batch))
+    both = median_seconds(lambda: scorer.position_scores(batch))
+    flow = max(both - encoder, 1e-9)
+    return {"encoder": len(batch) / encoder, "flow": len(batch) / flow, "encoder + flow": len(batch) / both}
 
 
 def flops_per_view(scorer: Scorer, views: torch.Tensor) -> float:

@@ -94,6 +94,32 @@ def test_what_reads_the_pictures_stays_in_float32(maps: Tensor) -> None:
     assert not torch.equal(rounded["first"], exact["first"].bfloat16())
 
 
+class Head(nn.Module):
+    """How residual networks begin: a stem, and blocks that read it in three ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.pool, self.relu = nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()
+        self.a, self.b, self.c = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        stem = self.pool(self.relu(self.stem(x)))
+        one, two = self.a(stem), self.b(stem)
+        return {"stem": stem, "one": one, "two": two, "sum": self.relu(self.c(two) + stem)}
+
+
+@torch.inference_mode()
+def test_what_reads_the_stem_reads_it_in_float32_and_the_rest_does_not() -> None:
+    pictures = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    exact, kept = Head().eval()(pictures), halve(fx.symbolic_trace(Head().eval()))(pictures)
+    assert {map_.dtype for map_ in kept.values()} == {torch.bfloat16}
+    for name in ("stem", "one", "two"):
+        assert torch.equal(kept[name], exact[name].bfloat16())
+    assert torch.allclose(kept["sum"].float(), exact["sum"], atol=0.05)
+    assert not torch.equal(kept["sum"], exact["sum"].bfloat16())
+
+
 def test_a_torch_without_the_operations_runs_the_plain_network(maps: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object) -> Tensor:
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_convolution_pointwise'")

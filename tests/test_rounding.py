@@ -84,5 +84,3 @@ def test_the_drawn_pictures_are_pictures_and_the_same_at_every_call() -> None:
     assert torch.equal(pictures, pictures.round())
     spectrum = np.abs(np.fft.rfft2(pictures.mean(dim=1).numpy())).mean(axis=0)
     assert spectrum[1, 1] > 4 * spectrum[4, 4] > 8 * spectrum[32, 32]
-
-
