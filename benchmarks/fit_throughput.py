@@ -6,13 +6,15 @@
 
 `stages` fits the preset `light` and prints seconds by stage; then it trains a few epochs once more on random features
 of the same shapes under torch's profiler, and prints the share of the training loop's time that is spent in matrix
-products. `files` fits a tiny detector to more and more small files, each in a process of its own: peak memory, seconds,
-and the disk that was announced beside what was used. `plan` prints the disk that a fit of so many pictures announces.
+products. `files` fits a tiny detector to more and more small files, each in a process of its own: peak memory, with
+and without the pages of mapped files, seconds, and the disk that was announced beside what was used. `plan` prints the
+disk that a fit of so many pictures announces.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import subprocess
@@ -95,42 +97,58 @@ def peak_of_fit(root: Path, folder: Path) -> dict[str, Any]:
     words = ["-o", str(output), "--encoder-weights", str(root / "weights.safetensors"), "--json"]
     for setting in (*SETTINGS, "view.size=128"):
         words += ["--set", setting]
-    watched = DiskWatch(root, output.name)
     begun = time.perf_counter()
-    with watched:
-        # The child reports its own peak: that of `subprocess` children is the largest of all so far.
-        code = "import resource, sys\nfrom muflow_cli.cli import app\ntry:\n    app(sys.argv[1:])\nfinally:\n"
-        code += "    print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
-        command = [sys.executable, "-c", code, "fit", str(folder), *words]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this very program
-    said = re.search(r"take up to (.*) of disk", done.stderr)
+    # The child reports its own peak: that of `subprocess` children is the largest of all so far.
+    code = "import resource, sys\nfrom muflow_cli.cli import app\ntry:\n    app(sys.argv[1:])\nfinally:\n"
+    code += "    print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    command = [sys.executable, "-c", code, "fit", str(folder), *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with (
+        subprocess.Popen(command, **pipes) as child,  # noqa: S603 - this very program
+        Watch(child.pid, root, output.name) as watched,
+    ):
+        _, stderr = child.communicate()
+    if child.returncode:
+        raise SystemExit(stderr)
+    said = re.search(r"take up to (.*) of disk", stderr)
     return {
-        "peak_mib": round(int(re.findall(r"peak (\d+)", done.stderr)[-1]) / 1024, 1),
+        "peak_mib": round(int(re.findall(r"peak (\d+)", stderr)[-1]) / 1024, 1),
+        "peak_without_files_mib": round(watched.memory / 2**10, 1),
         "seconds": round(time.perf_counter() - begun, 1),
         "disk_announced": said.group(1) if said else "nothing",
-        "disk_used_mib": round(watched.most / 2**20, 1),
+        "disk_used_mib": round(watched.disk / 2**20, 1),
     }
 
 
-class DiskWatch:
-    """The most bytes that entries beside an output took while the block ran, as far as it looked."""
+class Watch:
+    """What a process took at the most while the block ran, as far as it was looked at.
 
-    def __init__(self, folder: Path, output: str) -> None:
-        self.folder, self.output, self.most = folder, output, 0
+    Attributes:
+        memory: KiB of its own; pages of mapped files, which the system takes back when it needs them, left out.
+        disk: bytes of the work folders beside its output.
+    """
+
+    def __init__(self, process: int, folder: Path, output: str) -> None:
+        self.status, self.folder, self.output = Path(f"/proc/{process}/status"), folder, output
+        self.memory = self.disk = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Watch:
         self._thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._stop.wait(0.2):
+        while not self._stop.wait(0.1):
             places = [p for p in self.folder.iterdir() if self.output in p.name and p.is_dir()]
-            self.most = max(self.most, sum(bytes_in(place) for place in places))
+            self.disk = max(self.disk, sum(bytes_in(place) for place in places))
+            with contextlib.suppress(OSError):  # the process has ended
+                found = re.search(r"RssAnon:\s+(\d+) kB", self.status.read_text(encoding="ascii"))
+                self.memory = max(self.memory, int(found.group(1)) if found else 0)
 
 
 def bytes_in(folder: Path) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +83,27 @@ def test_the_same_photographs_in_two_sizes_are_found(shared: Path) -> None:
         by_name.setdefault(row["near_dup_group"], set()).add(group)
     together = sum(len(found) == 1 for name, found in by_name.items() if name in {r["near_dup_group"] for r in small})
     assert together >= 0.95 * len({r["near_dup_group"] for r in small})
+
+
+def test_more_pictures_than_a_block_are_grouped_as_by_looking_at_every_pair() -> None:
+    generator = np.random.default_rng(4)
+    alone = generator.integers(0, 2**63, 4500, dtype=np.uint64)
+    copies = alone[::10] ^ (np.uint64(1) << generator.integers(0, 60, 450).astype(np.uint64))
+    of_copies = copies[::3] ^ np.uint64(0b111)
+    hashes = np.concatenate([alone, copies, of_copies])
+    groups = near_duplicate_groups(hashes.tolist())
+    near = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= 4
+    one, two = np.nonzero(near)
+    assert (groups[one] == groups[two]).all()
+    assert len(set(groups.tolist())) == 4500  # nothing else is linked: every original has a group of its own
+
+
+def test_a_film_of_near_frames_is_one_group_and_takes_little_memory() -> None:
+    still = 0x0123456789ABCDEF
+    frames = [still ^ (1 << (i % 60)) ^ (1 << (i // 60 % 60)) for i in range(3600)]
+    tracemalloc.start()
+    groups = near_duplicate_groups(frames)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert set(groups.tolist()) == {groups[0]}
+    assert peak < 300 * 2**20

@@ -27,18 +27,24 @@ def perceptual_hash(view: NDArray[np.uint8]) -> int:
 
 def near_duplicate_groups(hashes: Sequence[int], distance: int = NEAR_DISTANCE) -> NDArray[np.int64]:
     """(n,) group of each picture: pictures linked by hashes at most `distance` bits apart share one."""
-    codes = np.array(hashes, dtype=np.uint64)
-    rows, columns = [], []
+    codes, places = np.unique(np.array(hashes, dtype=np.uint64), return_inverse=True)
+    groups = np.arange(len(codes), dtype=np.int64)
+    # Block by block, and links turned into groups at once: frames of one film are all linked to each other.
     for start in range(0, len(codes), _BLOCK):
-        block = codes[start : start + _BLOCK]
-        far = np.bitwise_count(block[:, None] ^ codes[None, start:])
-        row, column = np.nonzero(far <= distance)
-        rows.append(row + start)
-        columns.append(column + start)
-    links = (np.concatenate(rows), np.concatenate(columns))
-    graph = coo_array((np.ones(len(links[0]), dtype=np.int8), links), shape=(len(codes), len(codes)))
-    groups: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
-    return groups
+        for other in range(start, len(codes), _BLOCK):
+            apart = np.bitwise_count(codes[start : start + _BLOCK, None] ^ codes[None, other : other + _BLOCK])
+            one, two = np.nonzero(apart <= distance)
+            groups = _joined(groups, groups[one + start], groups[two + other])
+    return groups[places]
+
+
+def _joined(groups: NDArray[np.int64], one: NDArray[np.int64], two: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`groups` with each of the groups `one` and its partner in `two` made the same."""
+    if np.array_equal(one, two):
+        return groups
+    graph = coo_array((np.ones(len(one), dtype=np.int8), (one, two)), shape=(len(groups), len(groups)))
+    merged: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return merged[groups]
 
 
 @dataclass(frozen=True, slots=True)
