@@ -16,10 +16,12 @@ from muflow_cli.engine.encoders import Cut, chosen_cuts
 from muflow_cli.engine.features import Space
 from muflow_cli.engine.scoring import Extractor, one_thread
 from muflow_cli.fit.work import Work
-from muflow_cli.specs import DetectorSpec, FeatureSpec, Normalisation, View, ViewSpec
+from muflow_cli.specs import DetectorSpec, FeatureSpec, FlowSpec, Normalisation, View, ViewSpec
 from muflow_cli.watch import Watch
 
 _CHUNK = 256
+# Bytes of a picture's line in the store's index, its path among them.
+_INDEX_ENTRY = 1024
 
 
 def map_shapes(feature: FeatureSpec, view: ViewSpec) -> list[tuple[int, int, int]]:
@@ -39,7 +41,8 @@ def cache_dtype(feature: FeatureSpec) -> np.dtype[np.generic]:
 def work_bytes(spec: DetectorSpec, pictures: int) -> int:
     """Most disk that the work folder of a fit to `pictures` pictures takes.
 
-    The views of all of them, and, of those that do not calibrate, the pooled maps and the vectors that the flow sees.
+    The views of all of them and their index; of those that do not calibrate, the pooled maps and the vectors that the
+    flow sees; the checkpoint of the training, twice while a new one replaces the one before.
     """
     feature, view = spec.feature, spec.view
     views = pictures * (view.fit_count if view.kind is View.CROPS else 1)
@@ -48,7 +51,20 @@ def work_bytes(spec: DetectorSpec, pictures: int) -> int:
     if not _sees_maps(feature):
         numbers += sum(min(feature.dimensions or c, c) * h * w for c, h, w in shapes)
     encoded = math.ceil(views * (1 - spec.train.calibration_share))
-    return views * view.size**2 * 3 + encoded * numbers * cache_dtype(feature).itemsize
+    vectors = encoded * numbers * cache_dtype(feature).itemsize
+    trained = sum(flow_parameters(min(feature.dimensions or c, c), spec.flow) for c, _, _ in shapes)
+    checkpoint = 2 * 4 * 4 * trained  # float32: the flows now, at their best, and two moments of each parameter
+    return views * view.size**2 * 3 + pictures * _INDEX_ENTRY + vectors + checkpoint
+
+
+def flow_parameters(channels: int, flow: FlowSpec) -> int:
+    """Numbers that training changes in a flow over `channels` channels: two convolutions and a scale each step."""
+    active = channels // 2
+    passive = channels - active
+    hidden = max(1, int(flow.hidden_ratio * passive))
+    kernels = (flow.kernels[step % len(flow.kernels)] for step in range(flow.steps))
+    weights = sum(hidden * (passive + 2 * active) * kernel**2 for kernel in kernels)
+    return weights + flow.steps * (hidden + 2 * active + 2 * channels)
 
 
 def encode(

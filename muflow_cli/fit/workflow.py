@@ -192,7 +192,7 @@ class _Fit:
     def find_room(self, files: int) -> None:
         """Tell what the work folder will take; CannotWrite where the disk has less."""
         needed, free = work_bytes(self.spec, files), shutil.disk_usage(self.work.folder).free
-        takes = f"{files} files take up to {needed / 2**20:.0f} MiB of disk while they are fitted to"
+        takes = f"{files} files take up to {math.ceil(needed / 2**20)} MiB of disk while they are fitted to"
         if needed > free:
             raise CannotWrite(str(self.work.folder), f"{takes}, {free / 2**20:.0f} MiB are free")
         self.clock.note(f"{takes}; {free / 2**20:.0f} MiB are free")
