@@ -94,10 +94,19 @@ def rounded(weight: Tensor, bias: Tensor | None, moments: Tensor) -> tuple[Tenso
     order = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + moments.diagonal()[1:].argsort(descending=True)])
     noise = (_DAMPING * moments.diagonal()[1:].mean()).clamp_min(_LEAST_NOISE)
     known = moments[order][:, order] + noise * torch.eye(1 + inputs, dtype=torch.float64)
-    columns = _compensated(rows.view(-1, 1 + inputs)[:, order].T.contiguous(), known)[order.argsort()]
-    rows = columns.T.reshape(places, outputs, 1 + inputs)
+    flat = rows.view(-1, 1 + inputs)
+    shared = _compensated(flat[:, order].T.contiguous(), known)[order.argsort()].T
+    nearest = flat.bfloat16().double()
+    # Sharing errors out looks ahead by one: with few inputs it is not always the better of the two.
+    better = _change(shared - flat, moments) < _change(nearest - flat, moments)
+    rows = torch.where(better[:, None], shared, nearest).reshape(places, outputs, 1 + inputs)
     kernels = rows[:, :, 1:].reshape(height, width, outputs, inputs).permute(2, 3, 0, 1)
     return kernels.float().contiguous(), rows[middle, :, 0].float()
+
+
+def _change(gaps: Tensor, moments: Tensor) -> Tensor:
+    """(rows,) mean square of what errors (rows, K) change."""
+    return ((gaps @ moments) * gaps).sum(dim=1)
 
 
 def _compensated(columns: Tensor, moments: Tensor) -> Tensor:
