@@ -9,6 +9,7 @@ Maps are kept by phase: (2, 2, C, B, h, w), where [a, b, :, :, i, j] is the posi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -149,11 +150,16 @@ class WinogradFlow:
     """
 
     def __init__(self, flow: PlainFlow, dtype: torch.dtype) -> None:
-        self._plain = flow.to(dtype=dtype)
+        self._flow = flow
         self._clamp = flow.clamp
         self._dtype = dtype
         self._couplings = [_coupling(step, dtype) for step in flow.steps]
         self._log_det = float(sum(step.scale.double().log().sum() for step in flow.steps))
+
+    @cached_property
+    def _plain(self) -> PlainFlow:
+        """For maps of odd sides, which do not fall into tiles."""
+        return self._flow.to(dtype=self._dtype)
 
     @staticmethod
     def can(flow: PlainFlow) -> bool:
