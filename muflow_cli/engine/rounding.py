@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-# Of a ResNet the first layer, whose weights make four fifths of what rounding all of them changes in a score.
+# Of a ResNet-50 the first layer, whose weights make four fifths of what rounding all of them changes in a score.
 CONVOLUTIONS: Final = 10
 
 _PICTURES: Final = 4
