@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from muflow_cli.engine.flow import Flow, PlainFlow, build_flow, plain, trace
+from muflow_cli.engine.flow import Flow, PlainFlow, build_flow, count_parameters, plain, trace
 from muflow_cli.engine.mixture import Mixture
 from muflow_cli.engine.nll import mahalanobis, nll
 from muflow_cli.specs import FlowSpec
@@ -206,3 +206,12 @@ def test_the_latent_distance_has_no_jacobian_in_it() -> None:
     x = maps(3, 4, 2, 2)
     latents, _ = flow(x)
     torch.testing.assert_close(mahalanobis(flow, target, x), latents.square().sum(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("channels", "spec"),
+    [(7, FlowSpec(steps=3, kernels=(3, 1), hidden_ratio=1.5)), (64, FlowSpec()), (5, FlowSpec(steps=0))],
+)
+def test_what_is_trained_is_counted_without_building_it(channels: int, spec: FlowSpec) -> None:
+    trained = sum(p.numel() for p in build_flow(channels, spec, 0).parameters() if p.requires_grad)
+    assert count_parameters(channels, spec) == trained

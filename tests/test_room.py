@@ -32,6 +32,6 @@ def test_parts_come_back_in_their_order_and_whole() -> None:
         return [batch * 2, batch.sum(dim=1)]
 
     batch = torch.arange(46.0).reshape(23, 2)
-    whole, sums = Room(torch.device("cpu"), 64).run(doubled, batch)
+    whole, sums = Room(64).run(doubled, batch)
     assert torch.equal(whole, batch * 2)
     assert torch.equal(sums, batch.sum(dim=1))

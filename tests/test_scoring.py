@@ -11,10 +11,11 @@ from conftest import draw_face
 from muflow_cli.bundle import load
 from muflow_cli.calibration import Judge
 from muflow_cli.detector import Detector
+from muflow_cli.engine.flow import build_flow, plain
 from muflow_cli.engine.scoring import Scorer, choose_device, has_native_bf16, place
 from muflow_cli.errors import BadSpec, NotFinite
 from muflow_cli.records import Facts
-from muflow_cli.specs import Precision, ScoreKind
+from muflow_cli.specs import FlowSpec, Precision, ScoreKind
 
 FACTS = Facts(sha256="0" * 64, bytes=1, format="PNG", width=64, height=64)
 
@@ -37,6 +38,17 @@ def test_a_picture_scores_the_same_alone_and_in_any_company(detector: Detector, 
     together = scorer.scale_scores(faces)
     alone = np.concatenate([scorer.scale_scores([face]) for face in faces])
     assert np.array_equal(together, alone)
+    assert np.array_equal(scorer.scale_scores(faces[::-1])[::-1], together)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+def test_with_a_spatial_flow_as_well(detector: Detector, precision: Precision) -> None:
+    spec = FlowSpec(steps=2, kernels=(3,))
+    flows = [plain(build_flow(space.dimensions, spec, 1)) for space in detector.model.spaces]
+    scorer = Scorer(replace(detector.model, flows=flows), place("cpu", precision, 8))
+    faces = pictures(11)
+    together = scorer.scale_scores(faces)
+    assert np.array_equal(together, np.concatenate([scorer.scale_scores([face]) for face in faces]))
     assert np.array_equal(scorer.scale_scores(faces[::-1])[::-1], together)
 
 

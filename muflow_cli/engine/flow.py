@@ -78,7 +78,7 @@ def _indices(block: AllInOneBlock) -> Tensor:
 
 def _coupling_net(kernel: int, hidden_ratio: float) -> Callable[[int, int], nn.Module]:
     def build(inputs: int, outputs: int) -> nn.Module:
-        hidden = max(1, int(hidden_ratio * inputs))
+        hidden = _hidden(inputs, hidden_ratio)
         return nn.Sequential(
             nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2),
             nn.ReLU(),
@@ -86,6 +86,21 @@ def _coupling_net(kernel: int, hidden_ratio: float) -> Callable[[int, int], nn.M
         )
 
     return build
+
+
+def _hidden(inputs: int, ratio: float) -> int:
+    """Channels between the two convolutions of a coupling net."""
+    return max(1, int(ratio * inputs))
+
+
+def count_parameters(channels: int, spec: FlowSpec) -> int:
+    """Numbers that training changes in a flow over `channels` channels: per step two convolutions and an affine map."""
+    active = channels // 2
+    passive = channels - active
+    hidden = _hidden(passive, spec.hidden_ratio)
+    kernels = (spec.kernels[step % len(spec.kernels)] for step in range(spec.steps))
+    weights = sum(hidden * (passive + 2 * active) * kernel**2 for kernel in kernels)
+    return weights + spec.steps * (hidden + 2 * active + 2 * channels)
 
 
 def build_flow(channels: int, spec: FlowSpec, seed: int, scale: float = 1.0) -> Flow:

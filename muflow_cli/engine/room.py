@@ -29,14 +29,13 @@ class Room:
     """Runs work on batches in parts that the device has room for.
 
     Args:
-        device: on a GPU the first batch decides, by what its first view took; a processor has room for `most`.
         most: views at a time.
+        card: a GPU whose memory decides, by what the first view takes; None = room for `most`.
     """
 
-    def __init__(self, device: torch.device, most: int) -> None:
-        self._device = device
+    def __init__(self, most: int, card: torch.device | None = None) -> None:
         self._views = most
-        self._asked = device.type == "cpu"
+        self._card = card
 
     def run(self, work: Callable[[Tensor], list[Tensor]], batch: Tensor) -> list[Tensor]:
         """`work(batch)`, in halves where there is no room for the whole, now or before.
@@ -44,9 +43,9 @@ class Room:
         Raises:
             torch.OutOfMemoryError: where there is none for a single view.
         """
-        if not self._asked:
-            self._views = fitting(self._views, *_free_and_each(self._device, work, batch[:1]))
-            self._asked = True
+        if self._card is not None:
+            self._views = fitting(self._views, *_free_and_each(self._card, work, batch[:1]))
+            self._card = None
         if len(batch) <= self._views:
             try:
                 return work(batch)

@@ -115,7 +115,7 @@ class Extractor:
         self._scale, self._shift = self._scale.to(placement.device), self._shift.to(placement.device)
         self._cores = Cores(placement.device)
         self.piece = -(-placement.batch_size // self._cores.count)
-        self.room = Room(placement.device, self.piece)
+        self.room = Room(self.piece, placement.device if placement.device.type == "cuda" else None)
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> list[Tensor]:

@@ -9,7 +9,7 @@ Maps are kept by phase: (2, 2, C, B, h, w), where [a, b, :, :, i, j] is the posi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final
 
 import torch
@@ -77,6 +77,7 @@ class Convolution:
         return out.view(2, 2, -1, batch, rows, columns)
 
 
+@cache
 def _square(matrix: tuple[tuple[float, ...], ...], dtype: torch.dtype) -> Tensor:
     """A transform of rows, done to rows and columns at once."""
     one = torch.tensor(matrix, dtype=dtype)

@@ -14,9 +14,10 @@ from torch import Tensor
 from muflow_cli.engine.cores import pipelined
 from muflow_cli.engine.encoders import Cut, chosen_cuts
 from muflow_cli.engine.features import Space
+from muflow_cli.engine.flow import count_parameters
 from muflow_cli.engine.scoring import Extractor, one_thread
 from muflow_cli.fit.work import Work
-from muflow_cli.specs import DetectorSpec, FeatureSpec, FlowSpec, Normalisation, View, ViewSpec
+from muflow_cli.specs import DetectorSpec, FeatureSpec, Normalisation, View, ViewSpec
 from muflow_cli.watch import Watch
 
 _CHUNK = 256
@@ -52,19 +53,9 @@ def work_bytes(spec: DetectorSpec, pictures: int) -> int:
         numbers += sum(min(feature.dimensions or c, c) * h * w for c, h, w in shapes)
     encoded = math.ceil(views * (1 - spec.train.calibration_share))
     vectors = encoded * numbers * cache_dtype(feature).itemsize
-    trained = sum(flow_parameters(min(feature.dimensions or c, c), spec.flow) for c, _, _ in shapes)
+    trained = sum(count_parameters(min(feature.dimensions or c, c), spec.flow) for c, _, _ in shapes)
     checkpoint = 2 * 4 * 4 * trained  # float32: the flows now, at their best, and two moments of each parameter
     return views * view.size**2 * 3 + pictures * _INDEX_ENTRY + vectors + checkpoint
-
-
-def flow_parameters(channels: int, flow: FlowSpec) -> int:
-    """Numbers that training changes in a flow over `channels` channels: two convolutions and a scale each step."""
-    active = channels // 2
-    passive = channels - active
-    hidden = max(1, int(flow.hidden_ratio * passive))
-    kernels = (flow.kernels[step % len(flow.kernels)] for step in range(flow.steps))
-    weights = sum(hidden * (passive + 2 * active) * kernel**2 for kernel in kernels)
-    return weights + flow.steps * (hidden + 2 * active + 2 * channels)
 
 
 def encode(
