@@ -146,6 +146,13 @@ def test_without_resume_an_unfinished_fit_is_not_overwritten_and_resume_needs_on
     assert b"there is no unfinished fit" in done.stderr
 
 
+def test_a_folder_that_is_not_there_is_one_sentence(muflow: Muflow, tiny_weights: Path, tmp_path: Path) -> None:
+    done = muflow(*fit_arguments(tmp_path / "nowhere", tiny_weights, tmp_path / "d.safetensors"))
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.count(b"\n") == 1
+    assert b"(1 not_found): give files or folders of real face pictures" in done.stderr
+
+
 def test_bad_reals_are_skipped_and_counted(muflow: Muflow, reals: Path, tiny_weights: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     shutil.copytree(reals, folder)

@@ -180,7 +180,7 @@ class _Fit:
         )
 
         found = list(find(self.request.reals, inputs))
-        self.find_room(len(found))
+        self.find_room(sum(not isinstance(one, Unreadable) for one in found))
 
         def counted() -> Iterator[Loaded | Unreadable]:
             for item in load(found, spec):
@@ -190,7 +190,9 @@ class _Fit:
         return build_store(counted(), self.work.folder, view.size)
 
     def find_room(self, files: int) -> None:
-        """Tell what the work folder will take; CannotWrite where the disk has less."""
+        """Tell what the work folder will take, if there is anything to read; CannotWrite where the disk has less."""
+        if not files:
+            return
         needed, free = work_bytes(self.spec, files), shutil.disk_usage(self.work.folder).free
         takes = f"{files} files take up to {math.ceil(needed / 2**20)} MiB of disk while they are fitted to"
         if needed > free:
