@@ -6,8 +6,8 @@ The machine: the rate of square matrix products in the scorer's precision (the b
 each core at the same time) and the bandwidth of copying memory. The stages, in memory, on all cores: the encoder, and
 encoder, projection, flow and target together. For each: operations (two per multiply-add, counted on the plain float32
 network), bytes that its operations read and write, the bound min(rate, bandwidth * operations / bytes), and what was
-achieved of both. Machine and stages are measured in turn, in every round; medians are shown. Processors only; gpu.py is
-for GPUs.
+achieved of both. Machine and stages are measured in turn, in every round, stages from their second pass; medians are
+shown. Processors only; gpu.py is for GPUs.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             rates[size].append(matrix_rate(cores, dtype, size))
         copies.append(bandwidth(cores))
         for name, (work, _) in stages.items():
+            work()  # what was measured before has taken the caches, and given memory back
             taken[name].append(seconds_of(work))
     machine = Machine(max(statistics.median(found) for found in rates.values()), statistics.median(copies))
     rows = []

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from muflow_cli.engine import fused
 from muflow_cli.engine.encoders import ENCODERS
 from muflow_cli.engine.fused import FusedConvolution, available, fuse_convolutions, halve
+from muflow_cli.engine.rounding import natural_pictures
 from muflow_cli.engine.scoring import Extractor, place
 from muflow_cli.specs import FeatureSpec, Precision
 
@@ -150,7 +151,7 @@ def test_every_encoder_is_as_near_to_float32_fused_as_plain(name: str, monkeypat
 
     torch.manual_seed(0)
     weights = getattr(torchvision.models, str(ENCODERS[name].model))(weights=None).state_dict()
-    pictures = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    pictures = natural_pictures()[:1].flip(3).transpose(2, 3).to(torch.uint8)  # like those that weights are chosen by
 
     def pooled(precision: Precision) -> list[Tensor]:
         return Extractor(FeatureSpec(encoder=name), weights, place("cpu", precision, 1))(pictures)

@@ -220,9 +220,9 @@ class PlainFlow:
             x = torch.addcmul(step.offset.to(x.dtype).view(-1, *like), x, step.scale.to(x.dtype).view(-1, *like))
             x = x.index_select(channel, step.permutation)
             log_det = log_det + log_scale.sum(channel)
-        return x, log_det + self._global_log_det().to(log_det)
+        return x, log_det + self.global_log_det().to(log_det)
 
-    def _global_log_det(self) -> Tensor:
+    def global_log_det(self) -> Tensor:
         """The part of the log-determinant that every position has alike."""
         return sum((step.scale.log().sum() for step in self.steps), torch.zeros(()))
 

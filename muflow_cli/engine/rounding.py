@@ -1,4 +1,4 @@
-"""Weights in bfloat16 whose errors cancel in what a network makes of pictures, instead of each being the nearest.
+"""Weights of fewer bits whose errors cancel in what a network makes of pictures, instead of each being the nearest.
 
 A weight that is rounded up moves what a convolution gives in proportion to its input; the next ones, whose inputs are
 like it, are rounded so that they move it back. Nothing is learned here: the inputs are those of drawn pictures.
@@ -8,6 +8,7 @@ Source: Frantar et al. 2023, "GPTQ" (arXiv 2210.17323), with the bias as the wei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -25,6 +26,7 @@ _COLOUR: Final = 0.4
 # Share of the mean square input that is taken as noise of each: errors are left where they matter too little.
 _DAMPING: Final = 1e-3
 _LEAST_NOISE: Final = 1e-12
+_LARGEST_INTEGER: Final = 127
 
 
 def natural_pictures() -> Tensor:
@@ -92,16 +94,50 @@ def rounded(weight: Tensor, bias: Tensor | None, moments: Tensor) -> tuple[Tenso
         rows[middle, :, 0] = bias
     # The bias first: nothing can be done about an error of the last.
     order = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + moments.diagonal()[1:].argsort(descending=True)])
-    noise = (_DAMPING * moments.diagonal()[1:].mean()).clamp_min(_LEAST_NOISE)
-    known = moments[order][:, order] + noise * torch.eye(1 + inputs, dtype=torch.float64)
-    flat = rows.view(-1, 1 + inputs)
-    shared = _compensated(flat[:, order].T.contiguous(), known)[order.argsort()].T
-    nearest = flat.bfloat16().double()
-    # Sharing errors out looks ahead by one: with few inputs it is not always the better of the two.
-    better = _change(shared - flat, moments) < _change(nearest - flat, moments)
-    rows = torch.where(better[:, None], shared, nearest).reshape(places, outputs, 1 + inputs)
+    size = moments.diagonal()[1:].mean()
+    rows = _chosen(rows.view(-1, 1 + inputs), moments, order, size, _bfloat16).reshape(places, outputs, 1 + inputs)
     kernels = rows[:, :, 1:].reshape(height, width, outputs, inputs).permute(2, 3, 0, 1)
     return kernels.float().contiguous(), rows[middle, :, 0].float()
+
+
+@torch.no_grad()
+def integers(weight: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers, and a step for each output, whose products change least of what is computed about its mean.
+
+    Args:
+        weight: (Cout, K).
+        covariance: (K, K) of the inputs.
+
+    Returns:
+        (Cout, K) int8 in -127..127, and (Cout,) float64 positive steps.
+    """
+    largest = weight.abs().amax(dim=1).double()
+    step = torch.where(largest > 0, largest, 1) / _LARGEST_INTEGER
+    order = covariance.diagonal().argsort(descending=True)
+    rows = _chosen(weight.double() / step[:, None], covariance, order, covariance.diagonal().mean(), _integer)
+    return rows.to(torch.int8), step
+
+
+def _bfloat16(values: Tensor) -> Tensor:
+    return values.bfloat16().double()
+
+
+def _integer(values: Tensor) -> Tensor:
+    return values.round().clamp(-_LARGEST_INTEGER, _LARGEST_INTEGER)
+
+
+def _chosen(rows: Tensor, moments: Tensor, order: Tensor, size: Tensor, nearest: Callable[[Tensor], Tensor]) -> Tensor:
+    """`rows` (R, K) rounded by `nearest` in the order given, errors shared out where that changes less.
+
+    `size` is the mean square input, to which the noise is in proportion.
+    """
+    noise = (_DAMPING * size).clamp_min(_LEAST_NOISE)
+    known = moments[order][:, order] + noise * torch.eye(len(order), dtype=torch.float64)
+    shared = _compensated(rows[:, order].T.contiguous(), known, nearest)[order.argsort()].T
+    alone = nearest(rows)
+    # Sharing errors out looks ahead by one: with few inputs it is not always the better of the two.
+    better = _change(shared - rows, moments) < _change(alone - rows, moments)
+    return torch.where(better[:, None], shared, alone)
 
 
 def _change(gaps: Tensor, moments: Tensor) -> Tensor:
@@ -109,12 +145,12 @@ def _change(gaps: Tensor, moments: Tensor) -> Tensor:
     return ((gaps @ moments) * gaps).sum(dim=1)
 
 
-def _compensated(columns: Tensor, moments: Tensor) -> Tensor:
+def _compensated(columns: Tensor, moments: Tensor, nearest: Callable[[Tensor], Tensor]) -> Tensor:
     """`columns` (K, rows) rounded from first to last, the error of each shared out to those that follow."""
     factor = torch.linalg.cholesky(torch.linalg.inv(moments), upper=True)
     shares = factor / factor.diagonal()[:, None]
     for place, column in enumerate(columns):
-        nearest = column.bfloat16().double()
-        columns[place + 1 :].addr_(shares[place, place + 1 :], column - nearest, alpha=-1)
-        columns[place] = nearest
+        value = nearest(column)
+        columns[place + 1 :].addr_(shares[place, place + 1 :], column - value, alpha=-1)
+        columns[place] = value
     return columns

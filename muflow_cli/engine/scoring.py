@@ -25,6 +25,7 @@ from muflow_cli.engine.mixture import Mixture
 from muflow_cli.engine.nll import mahalanobis, nll
 from muflow_cli.engine.room import Room
 from muflow_cli.engine.rounding import natural_pictures, round_weights
+from muflow_cli.engine.stem import Normal, with_stem
 from muflow_cli.engine.winograd import WinogradFlow
 from muflow_cli.errors import BadSpec, NotFinite
 from muflow_cli.specs import FeatureSpec, Precision, ScoreKind
@@ -106,13 +107,10 @@ class Extractor:
         row = encoder_row(feature.encoder)
         trunk = load_trunk(feature.encoder, chosen_cuts(feature.encoder, feature.cuts), weights)
         self.weights = trunk_weights(trunk)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (row.mean, row.std))
-        self._scale, self._shift = 1 / (255 * std), -mean / std
+        normal = Normal(row.mean, row.std)
         # Fixed filters measure differences of a grey level, which bfloat16 cannot hold; they are cheap in float32.
-        if row.model is not None:
-            trunk = self._prepared(trunk)
-        self._trunk = trunk.to(placement.device).to(memory_format=torch.channels_last)
-        self._scale, self._shift = self._scale.to(placement.device), self._shift.to(placement.device)
+        network = nn.Sequential(normal, trunk) if row.model is None else _prepared(trunk, normal, placement)
+        self._network = network.to(placement.device).to(memory_format=torch.channels_last)
         self._cores = Cores(placement.device)
         self.piece = -(-placement.batch_size // self._cores.count)
         self.room = Room(self.piece, placement.device if placement.device.type == "cuda" else None)
@@ -124,7 +122,7 @@ class Extractor:
         Args:
             pictures: (B, 3, H, W) grey levels 0..255, uint8, or float32 for averages.
         """
-        maps = self._trunk(self._normal(pictures.to(self.placement.device, non_blocking=True)))
+        maps = self._network(pictures.to(self.placement.device, non_blocking=True))
         return [pool(map_, self.feature) for map_ in maps.values()]
 
     def submit(self, pictures: Tensor) -> Callable[[], list[Tensor]]:
@@ -138,20 +136,19 @@ class Extractor:
         parts = [self._cores.submit(work, piece) for piece in pictures.split(self.piece)]
         return partial(_joined, parts)
 
-    def _normal(self, pictures: Tensor) -> Tensor:
-        """Grey levels as the trunk takes them."""
-        normal = torch.addcmul(self._shift, pictures.float(), self._scale)
-        return normal.contiguous(memory_format=torch.channels_last)
 
-    def _prepared(self, trunk: nn.Module) -> nn.Module:
-        """A torchvision trunk for inference in the placement's arithmetic."""
-        # Traced anew: torchvision's own modules, whole so far, hide batch normalisations.
-        traced = cast("fx.GraphModule", fuse(trunk, inplace=True).eval())
-        if self.placement.precision is not Precision.BF16:
-            return traced
-        with one_thread(when=True):  # the same weights whatever the number of cores
-            traced = round_weights(traced, self._normal(natural_pictures()))
-        return halve(fuse_convolutions(traced) if self.placement.device.type == "cpu" else traced)
+def _prepared(trunk: nn.Module, normal: Normal, placement: Placement) -> nn.Module:
+    """A torchvision trunk for inference on grey levels, in the placement's arithmetic."""
+    # Traced anew: torchvision's own modules, whole so far, hide batch normalisations.
+    traced = cast("fx.GraphModule", fuse(trunk, inplace=True).eval())
+    if placement.precision is not Precision.BF16:
+        return nn.Sequential(normal, traced)
+    with one_thread(when=True):  # the same weights whatever the number of cores
+        pictures = natural_pictures()
+        traced = round_weights(traced, normal(pictures))
+        if placement.device.type != "cpu":
+            return nn.Sequential(normal, halve(traced))
+        return with_stem(halve(fuse_convolutions(traced)), normal, pictures)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
