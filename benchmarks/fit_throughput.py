@@ -1,14 +1,16 @@
 """Where the time of a fit goes, and its memory over more and more files.
 
     python benchmarks/fit_throughput.py stages FOLDER --encoder-weights FILE [--epochs 5] [--json]
+    python benchmarks/fit_throughput.py products [--json]
     python benchmarks/fit_throughput.py files 1000 5000 20000 [--side 72] [--json]
     python benchmarks/fit_throughput.py plan 70000
 
 `stages` fits the preset `light` and prints seconds by stage; then it trains a few epochs once more on random features
 of the same shapes under torch's profiler, and prints the share of the training loop's time that is spent in matrix
-products. `files` fits a tiny detector to more and more small files, each in a process of its own: peak memory, with
-and without the pages of mapped files, seconds, and the disk that was announced beside what was used. `plan` prints the
-disk that a fit of so many pictures announces.
+products. `products` prints that share for more and more channels, up to the preset `paper`. `files` fits a tiny
+detector to more and more small files, each in a process of its own: peak memory, with and without the pages of mapped
+files, seconds, and the disk that was announced beside what was used. `plan` prints the disk that a fit of so many
+pictures announces.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ from muflow_cli.engine.train_state import TrainHooks
 from muflow_cli.engine.training import train
 from muflow_cli.fit import FitRequest, fit
 from muflow_cli.fit.cache import map_shapes, work_bytes
-from muflow_cli.specs import LIGHT, PRESETS, DetectorSpec, TrainSpec
+from muflow_cli.specs import LIGHT, PAPER, PRESETS, DetectorSpec, TrainSpec
 from muflow_cli.watch import Silent
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
@@ -77,6 +80,14 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
         "total_seconds": round(total, 2),
         "training_share_in_products": round(share_in_products(LIGHT, summary.train, options.epochs), 3),
     }
+
+
+def products(_: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for dimensions in (64, 256, 0):
+        spec = replace(LIGHT, feature=replace(LIGHT.feature, dimensions=dimensions))
+        found[f"light, {dimensions or 'all'} dimensions"] = round(share_in_products(spec, 880, 1), 3)
+    return found | {"paper": round(share_in_products(PAPER, 10, 1), 3)}
 
 
 def files(options: argparse.Namespace) -> dict[str, Any]:
@@ -180,6 +191,7 @@ def main() -> None:
     one.add_argument("--encoder-weights", type=Path, required=True)
     one.add_argument("--epochs", type=int, default=5)
     one.set_defaults(run=stages)
+    kinds.add_parser("products").set_defaults(run=products)
     two = kinds.add_parser("files")
     two.add_argument("counts", type=int, nargs="+")
     two.add_argument("--side", type=int, default=72)

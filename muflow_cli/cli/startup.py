@@ -21,5 +21,5 @@ def quick_start() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-        if "triton" in sys.modules:  # comes with torchvision, and prints what is not taken apart at the end
+        if "triton" in sys.modules:  # comes with torch's compiler, and prints what is not taken apart at the end
             atexit.register(gc.unfreeze)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from muflow_cli.engine.forensic import Forensic
+from muflow_cli.engine.vision import build_features
 from muflow_cli.errors import BadSpec, BadWeights
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
@@ -119,13 +120,7 @@ def build_trunk(name: str, cuts: Sequence[Cut]) -> nn.Module:
     row = encoder_row(name)
     if row.build is not None:
         return _Selected(row.build(), [row.cuts.index(cut) for cut in cuts]).eval()
-    import torchvision
-    from torchvision.models.feature_extraction import create_feature_extractor
-
-    with torch.device("meta"):
-        model = getattr(torchvision.models, str(row.model))(weights=None).eval()
-    trunk: nn.Module = create_feature_extractor(model, {cut.name: cut.name for cut in cuts})
-    return trunk.eval()
+    return build_features(str(row.model), [cut.name for cut in cuts])
 
 
 def load_trunk(name: str, cuts: Sequence[Cut], weights: Mapping[str, Tensor]) -> nn.Module:

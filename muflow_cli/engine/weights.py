@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from muflow_cli.engine.encoders import encoder_row
+from muflow_cli.engine.vision import import_torchvision
 from muflow_cli.errors import BadWeights
 
 
@@ -70,9 +71,7 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
 
 def _fetch(enum: str) -> Weights:
     """The pinned weights of torchvision, from its cache or its server, checked against the hash in their name."""
-    from torchvision.models import get_weight
-
-    weight = get_weight(enum)
+    weight = import_torchvision().models.get_weight(enum)
     file = str(weight.url).rsplit("/", 1)[-1]
     try:
         weight.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
