@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -23,6 +26,7 @@ from muflow_cli.specs import FlowSpec, TrainSpec
 __all__ = ["Progress", "TrainHooks", "TrainState", "Trained", "train"]
 
 STATISTICS_CHUNK: Final = 1024
+_Each = Callable[[Callable[[int], Tensor], Iterable[int]], Iterable[Tensor]]
 PLATEAU_COUNTS: Final = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
@@ -70,16 +74,28 @@ def train(
     for purpose, features in (("training", train_features), ("validation", validation_features)):
         if not len(features[0]):
             raise TooFewPictures(purpose, 0, 1, "one per batch")
-    run = _Run(train_features, validation_features, targets, flow, train)
-    if hooks.resume is None:
-        hooks.on_epoch(run.before())
-    else:
-        run.restore(hooks.resume)
-    while run.goes_on():
-        hooks.on_epoch(run.epoch())
-        if hooks.save is not None and run.history[-1].epoch % train.checkpoint_every == 0:
-            hooks.save(run.state())
-    return run.result()
+    with _lanes(flow, targets) as each:
+        run = _Run(train_features, validation_features, targets, flow, train, each)
+        if hooks.resume is None:
+            hooks.on_epoch(run.before())
+        else:
+            run.restore(hooks.resume)
+        while run.goes_on():
+            hooks.on_epoch(run.epoch())
+            if hooks.save is not None and run.history[-1].epoch % train.checkpoint_every == 0:
+                hooks.save(run.state())
+        return run.result()
+
+
+@contextlib.contextmanager
+def _lanes(flow: FlowSpec, targets: Sequence[Mixture]) -> Iterator[_Each]:
+    """A `map` over scales: at the same time where a scale is too little work for a whole processor or a GPU."""
+    if set(flow.kernels) != {1} or any(target.means.is_cuda for target in targets):
+        yield map
+        return
+    # Scales share nothing until the optimiser's step, so that the result does not depend on the number of threads.
+    with ThreadPoolExecutor(len(targets), "train", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield pool.map
 
 
 class _Run:
@@ -92,7 +108,9 @@ class _Run:
         targets: Sequence[Mixture],
         flow: FlowSpec,
         train: TrainSpec,
+        each: _Each,
     ) -> None:
+        self.each = each
         self.train_features, self.validation_features = train_features, validation_features
         self.targets = [target.to(dtype=torch.float32) for target in targets]
         self.spec = train
@@ -155,36 +173,39 @@ class _Run:
         return self.history[-1]
 
     def step(self, places: Tensor) -> Tensor:
-        """One update of every flow; (S,) losses, still on the device so that nothing waits for them.
-
-        Scale after scale, so that one scale's activations are gone (and warm in the cache) when the next begins.
-        """
+        """One update of every flow; (S,) losses, still on the device so that nothing waits for them."""
         self.optimiser.zero_grad()
-        losses = []
-        for features, flow, target in zip(self.train_features, self.flows, self.targets, strict=True):
-            x = _batch(features[places], target)
-            loss = nll(trace(flow), target, x).mean() / x.shape[1]
-            (loss / len(self.flows)).backward()
-            # Each flow by itself: a steep scale must not slow the others down.
-            clip_grad_norm_(flow.parameters(), self.spec.clip_norm)
-            losses.append(loss.detach())
+        losses = list(self.each(partial(self.slopes, places), range(len(self.flows))))
         self.optimiser.step()
         return torch.stack(losses)
 
-    @torch.no_grad()
+    def slopes(self, places: Tensor, scale: int) -> Tensor:
+        """Gradients of one flow, left at its parameters; its loss.
+
+        A whole scale at a time, so that its activations are gone (and warm in the cache) when the next begins.
+        """
+        flow, target = self.flows[scale], self.targets[scale]
+        x = _batch(self.train_features[scale][places], target)
+        loss = nll(trace(flow), target, x).mean() / x.shape[1]
+        (loss / len(self.flows)).backward()
+        # Each flow by itself: a steep scale must not slow the others down.
+        clip_grad_norm_(flow.parameters(), self.spec.clip_norm)
+        return loss.detach()
+
     def evaluate(self, features: Sequence[Tensor], epoch: int) -> float:
         """Loss of the flows as they are."""
-        flows = [plain(flow) for flow in self.flows]
-        losses = [
-            torch.stack(
-                [
-                    nll(flow, target, _batch(chunk, target)).double().sum() / chunk[0].numel()
-                    for chunk in scale.split(self.spec.batch_size)
-                ]
-            ).sum()
-            for scale, flow, target in zip(features, flows, self.targets, strict=True)
-        ]
+        losses = list(self.each(partial(self.loss, features), range(len(self.flows))))
         return _mean(torch.stack(losses)[None], len(features[0]), epoch)
+
+    @torch.no_grad()
+    def loss(self, features: Sequence[Tensor], scale: int) -> Tensor:
+        """Sum over pictures of one flow's loss."""
+        flow, target = plain(self.flows[scale]), self.targets[scale]
+        parts = [
+            nll(flow, target, _batch(chunk, target)).double().sum() / chunk[0].numel()
+            for chunk in features[scale].split(self.spec.batch_size)
+        ]
+        return torch.stack(parts).sum()
 
     def state(self) -> TrainState:
         """What a checkpoint holds."""
