@@ -1,7 +1,7 @@
 """The step from grey levels to the first maps: normalised and convolved in float32, or all of it in whole numbers.
 
-A picture is whole numbers as it comes. With weights of eight bits a processor convolves it exactly, three times as
-fast as float32 does, and bfloat16 could not hold the picture.
+A picture is whole numbers as it comes. With weights of eight bits a processor convolves it exactly, in less than half
+the time that float32 takes; bfloat16 could not hold what comes of it.
 """
 
 from __future__ import annotations
