@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from muflow_cli.engine.mixture import Mixture, fit_mixture
 from muflow_cli.errors import NotFinite, TooFewPictures
@@ -49,6 +50,21 @@ def test_half_precision_positions_are_evaluated_in_float32() -> None:
     x = torch.randn(7, 4, generator=seeded()).bfloat16()
     assert torch.equal(mixture.log_prob(x), mixture.log_prob(x.float()))
     assert torch.equal(mixture.mahalanobis(x), mixture.mahalanobis(x.float()))
+
+
+def test_the_number_of_cores_changes_nothing_and_stays_as_it_was() -> None:
+    generator = seeded(3)
+    vectors = torch.randn(3001, 67, generator=generator) @ torch.randn(67, 67, generator=generator)
+    found = []
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads, user_api="blas"):
+            found.append(fit_mixture(vectors, 0, 1e-6, seed=0))
+            asked = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+            assert set(asked) == {threads}
+    for other in found[1:]:
+        assert other.bic == found[0].bic
+        for name, tensor in found[0].mixture.tensors().items():
+            assert torch.equal(other.mixture.tensors()[name], tensor)
 
 
 def test_one_component_is_the_gaussian_of_the_sample() -> None:

@@ -137,6 +137,9 @@ def fit_mixture(vectors: Tensor, components: int, reg_covar: float, seed: int) -
         NotFinite: if a vector is not finite, or no regularisation up to 1 gives a mixture.
         TooFewPictures: if n < max(2, K).
     """
+    # Here and not above, as in _fit_regularised.
+    from threadpoolctl import threadpool_limits
+
     found, dimensions = vectors.shape
     if found < max(2, components):
         needed = max(2, components)
@@ -145,8 +148,11 @@ def fit_mixture(vectors: Tensor, components: int, reg_covar: float, seed: int) -
         raise NotFinite("features of averages are not finite: encode in fp32, or use other encoder weights")
     tried = [components] if components else [k for k in BIC_COMPONENTS if k == 1 or found >= k * (dimensions + 1)]
     data = vectors.detach().to(device="cpu", dtype=torch.float64)
-    fits = {k: _fit_regularised(data, k, reg_covar, seed) for k in tried}
-    bic = {k: float(model.bic(data.numpy())) for k, model in fits.items()}
+    # Products of a few dozen columns lose more by being shared out than by waiting; and a sum that is not shared out is
+    # the same on every number of cores.
+    with threadpool_limits(1, user_api="blas"):
+        fits = {k: _fit_regularised(data, k, reg_covar, seed) for k in tried}
+        bic = {k: float(model.bic(data.numpy())) for k, model in fits.items()}
     best = min(bic, key=lambda k: bic[k])
     used = float(fits[best].reg_covar)
     return MixtureFit(_as_mixture(fits[best], vectors.device), best, used, bic, used > reg_covar)
