@@ -31,10 +31,10 @@ from typing import Any
 
 import torch
 from tiny import SETTINGS, make_detector, write_pictures
+from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile
 
 from muflow_cli.engine.mixture import Mixture
-from muflow_cli.engine.scoring import one_thread
 from muflow_cli.engine.train_state import TrainHooks
 from muflow_cli.engine.training import train
 from muflow_cli.fit import FitRequest, fit
@@ -52,11 +52,15 @@ def share_in_products(spec: DetectorSpec, pictures: int, epochs: int) -> float:
     targets = [standard_normal(f.shape[1]) for f in features]
     held = [f[: pictures // 5] for f in features]
     schedule = TrainSpec(epochs=epochs, batch_size=spec.train.batch_size, learning_rate=spec.train.learning_rate)
-    with one_thread(when=True), profile(activities=[ProfilerActivity.CPU]) as seen:
-        train(features, held, targets, spec.flow, schedule, hooks=TrainHooks())
-    own = [(event.key.split("::")[-1], event.self_cpu_time_total) for event in seen.key_averages()]
-    products = sum(taken for name, taken in own if any(word in name for word in PRODUCTS))
-    return products / sum(taken for _, taken in own)
+    everywhere = _ExperimentalConfig(profile_all_threads=True)
+    own: list[tuple[str, float]] = []
+    # Scale after scale: side by side, a thread's time would hold its waiting for the others.
+    for scale in zip(features, held, targets, strict=True):
+        with profile(activities=[ProfilerActivity.CPU], experimental_config=everywhere) as seen:
+            train(*([one] for one in scale), spec.flow, schedule, hooks=TrainHooks())
+        own += [(event.key.split("::")[-1], event.self_cpu_time_total) for event in seen.key_averages()]
+    in_products = sum(taken for name, taken in own if any(word in name for word in PRODUCTS))
+    return in_products / sum(taken for _, taken in own)
 
 
 def standard_normal(dimensions: int) -> Mixture:

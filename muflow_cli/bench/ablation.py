@@ -27,7 +27,6 @@ from muflow_cli.canonical import to_json
 from muflow_cli.engine.flow import PlainFlow
 from muflow_cli.engine.mixture import Mixture
 from muflow_cli.engine.nll import mahalanobis, nll
-from muflow_cli.engine.scoring import one_thread
 from muflow_cli.engine.train_state import TrainHooks
 from muflow_cli.engine.training import train
 from muflow_cli.errors import BadSpec, MuflowError
@@ -135,8 +134,7 @@ def _trained(
     fitted: Fitted, mixtures: Sequence[Mixture], detector: DetectorSpec, flow: FlowSpec, watch: Watch
 ) -> list[PlainFlow]:
     hooks = TrainHooks(on_epoch=lambda _: watch.advance())
-    with one_thread(set(flow.kernels) == {1}):
-        return train(fitted.features, fitted.held_out, mixtures, flow, detector.train, hooks=hooks).flows
+    return train(fitted.features, fitted.held_out, mixtures, flow, detector.train, hooks=hooks).flows
 
 
 @torch.inference_mode()

@@ -70,6 +70,21 @@ def _keep_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_FROM)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Run the block on one processor thread.
+
+    Products of a few thousand short vectors gain nothing from a second thread and, on a machine with other work,
+    lose an order of magnitude waiting for it.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def pipelined(batches: Iterable[_T], begin: Callable[[_T], Callable[[], _R]]) -> Iterator[tuple[_T, _R]]:
     """Each batch with its result, in order, while the next AHEAD are begun already.
 

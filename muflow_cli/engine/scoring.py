@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
-from muflow_cli.engine.cores import Cores
+from muflow_cli.engine.cores import Cores, one_thread
 from muflow_cli.engine.encoders import chosen_cuts, encoder_row, load_trunk, trunk_weights
 from muflow_cli.engine.features import Space, pool
 from muflow_cli.engine.flow import PlainFlow, Transport
@@ -76,22 +75,6 @@ def place(device: str = "auto", precision: Precision = Precision.AUTO, batch_siz
     return Placement(where, precision, batch_size or own)
 
 
-@contextlib.contextmanager
-def one_thread(when: bool) -> Iterator[None]:  # noqa: FBT001 - the condition is the point
-    """Run the block on one processor thread, where `when` holds.
-
-    Products of a few thousand short vectors gain nothing from a second thread and, on a machine with other work,
-    lose an order of magnitude waiting for it.
-    """
-    before = torch.get_num_threads()
-    if when:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class Extractor:
     """Encoder and pooling on a device: pictures -> pooled maps.
 
@@ -143,7 +126,7 @@ def _prepared(trunk: nn.Module, normal: Normal, placement: Placement) -> nn.Modu
     traced = cast("fx.GraphModule", fuse(trunk, inplace=True).eval())
     if placement.precision is not Precision.BF16:
         return nn.Sequential(normal, traced)
-    with one_thread(when=True):  # the same weights whatever the number of cores
+    with one_thread():  # the same weights whatever the number of cores
         pictures = natural_pictures()
         traced = round_weights(traced, normal(pictures))
         if placement.device.type != "cpu":

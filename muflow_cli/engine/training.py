@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from muflow_cli.engine.cores import one_thread
 from muflow_cli.engine.flow import Flow, PlainFlow, build_flow, plain, trace
 from muflow_cli.engine.mixture import Mixture
 from muflow_cli.engine.nll import nll
@@ -94,7 +95,8 @@ def _lanes(flow: FlowSpec, targets: Sequence[Mixture]) -> Iterator[_Each]:
         yield map
         return
     # Scales share nothing until the optimiser's step, so that the result does not depend on the number of threads.
-    with ThreadPoolExecutor(len(targets), "train", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    pool = ThreadPoolExecutor(len(targets), "train", initializer=torch.set_num_threads, initargs=(1,))
+    with one_thread(), pool:
         yield pool.map
 
 

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from muflow_cli.engine.cores import pipelined
+from muflow_cli.engine.cores import one_thread, pipelined
 from muflow_cli.engine.encoders import Cut, chosen_cuts
 from muflow_cli.engine.features import Space
 from muflow_cli.engine.flow import count_parameters
-from muflow_cli.engine.scoring import Extractor, one_thread
+from muflow_cli.engine.scoring import Extractor
 from muflow_cli.fit.work import Work
 from muflow_cli.specs import DetectorSpec, FeatureSpec, Normalisation, View, ViewSpec
 from muflow_cli.watch import Watch
@@ -111,7 +111,7 @@ def project(pooled: NDArray[np.generic], space: Space, feature: FeatureSpec, pat
     shape = (len(pooled), space.dimensions, *pooled.shape[2:])
     out = np.memmap(path, pooled.dtype, "w+", shape=shape)
     # How cores share a product out shows in its last digits: one core, so that their number does not.
-    with one_thread(when=True):
+    with one_thread():
         for start, chunk in zip(range(0, len(pooled), _CHUNK), chunks(pooled), strict=True):
             out[start : start + len(chunk)] = space.apply(chunk).numpy()
     return torch.from_numpy(out)

@@ -19,7 +19,7 @@ from muflow_cli.detector import Detector, Provenance
 from muflow_cli.engine.cores import pipelined
 from muflow_cli.engine.encoders import chosen_cuts
 from muflow_cli.engine.features import Space, fit_space
-from muflow_cli.engine.scoring import Extractor, Model, Placement, one_thread, place
+from muflow_cli.engine.scoring import Extractor, Model, Placement, place
 from muflow_cli.engine.train_state import Progress, TrainHooks
 from muflow_cli.engine.training import Trained, train
 from muflow_cli.engine.weights import Weights, find_weights
@@ -233,8 +233,7 @@ class _Fit:
         hooks = TrainHooks(on_epoch=on_epoch, save=self.work.save_checkpoint, resume=self.work.load_checkpoint())
         device = self.placement.device
         mixtures = [mixture.to(device) for mixture in targets.mixtures]
-        with one_thread(device.type == "cpu" and set(self.spec.flow.kernels) == {1}):
-            trained = train(features, held_out, mixtures, self.spec.flow, self.spec.train, hooks=hooks)
+        trained = train(features, held_out, mixtures, self.spec.flow, self.spec.train, hooks=hooks)
         return replace(trained, flows=[flow.to(torch.device("cpu")) for flow in trained.flows])
 
     def assemble(
