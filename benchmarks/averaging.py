@@ -1,7 +1,7 @@
 """Time and memory of averaging, beside a naive reference (index the members of each average, take the mean).
 
 Each side runs in a process of its own, so that its peak memory is its own. The reference reads every member of every
-average, which is slow: it makes `--reference-means` averages and is scaled to the same number.
+average, which is slow, so it makes only `--reference-averages` of them, and its time is scaled up.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from muflow_cli.engine.averaging import average, draw_members, overlap
 CHUNK = 64
 
 
-def pool(path: Path, pictures: int, side: int) -> Tensor:
-    """(P, 3, side, side) uint8 over a file, so that it is not the process's own memory."""
-    values = pictures * 3 * side * side
-    return torch.from_file(str(path), shared=True, size=values, dtype=torch.uint8).view(pictures, 3, side, side)
+def pool(path: Path, images: int, side: int) -> Tensor:
+    """(P, 3, side, side) uint8, mapped from a file so that it does not count as the process's own memory."""
+    values = images * 3 * side * side
+    return torch.from_file(str(path), shared=True, size=values, dtype=torch.uint8).view(images, 3, side, side)
 
 
-def blocked(pictures: Tensor, members: Tensor) -> Tensor:
-    return average(pictures.split(CHUNK), members, len(pictures))
+def blocked(images: Tensor, members: Tensor) -> Tensor:
+    return average(images.split(CHUNK), members, len(images))
 
 
-def naive(pictures: Tensor, members: Tensor) -> Tensor:
-    return torch.stack([pictures[row].float().mean(dim=0) for row in members])
+def naive(images: Tensor, members: Tensor) -> Tensor:
+    return torch.stack([images[row].float().mean(dim=0) for row in members])
 
 
 def measure(side: str, path: Path, options: argparse.Namespace) -> dict[str, float]:
     """Seconds and peak resident memory of one side, in this process."""
-    pictures = pool(path, options.pictures, options.side)
-    members = draw_members(options.pictures, options.means, options.size, torch.Generator().manual_seed(0))
+    images = pool(path, options.images, options.side)
+    members = draw_members(options.images, options.averages, options.size, torch.Generator().manual_seed(0))
     start = time.perf_counter()
     if side == "blocked":
-        blocked(pictures, members)
+        blocked(images, members)
     else:
-        naive(pictures, members[: options.reference_means])
+        naive(images, members[: options.reference_averages])
     seconds = time.perf_counter() - start
-    scale = 1.0 if side == "blocked" else options.means / options.reference_means
+    scale = 1.0 if side == "blocked" else options.averages / options.reference_averages
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"seconds": seconds * scale, "measured_seconds": seconds, "peak_gib": peak}
 
@@ -55,28 +55,28 @@ def measure(side: str, path: Path, options: argparse.Namespace) -> dict[str, flo
 def in_child(side: str, path: Path) -> dict[str, float]:
     command = [sys.executable, __file__, *sys.argv[1:], "--side-only", side, "--pool", str(path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this very script
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
 
 
 def compare(options: argparse.Namespace) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pool"
-        pool(path, options.pictures, options.side).random_(0, 256)
+        pool(path, options.images, options.side).random_(0, 256)
         ours, reference = in_child("blocked", path), in_child("naive", path)
-    members = draw_members(options.pictures, options.means, options.size, torch.Generator().manual_seed(0))
-    found = overlap(members, options.pictures)
+    members = draw_members(options.images, options.averages, options.size, torch.Generator().manual_seed(0))
+    overlapping = overlap(members, options.images)
     return {
-        "pictures": options.pictures,
-        "means": options.means,
-        "mean_size": options.size,
+        "images": options.images,
+        "averages": options.averages,
+        "images_per_average": options.size,
         "side": options.side,
         "threads": torch.get_num_threads(),
         "blocked": ours,
         "naive": reference,
         "speedup": reference["seconds"] / ours["seconds"],
-        "overlap": found.shared,
-        "effective_sample_size": found.effective_sample_size,
+        "overlap": overlapping.shared,
+        "effective_sample_size": overlapping.effective_sample_size,
     }
 
 
@@ -93,11 +93,11 @@ def table(result: dict[str, object]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=1100)
-    parser.add_argument("--means", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1100)
+    parser.add_argument("--averages", type=int, default=1000)
     parser.add_argument("--size", type=int, default=500)
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--reference-means", type=int, default=20)
+    parser.add_argument("--reference-averages", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--side-only", choices=("blocked", "naive"), help=argparse.SUPPRESS)
     parser.add_argument("--pool", type=Path, help=argparse.SUPPRESS)

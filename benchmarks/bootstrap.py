@@ -1,17 +1,19 @@
-"""Time of the stratified bootstrap: 1,000 resamples of 10,000 scores, beside scikit-learn in a loop; one core."""
+"""Time of the stratified bootstrap (1,000 resamples of 10,000 scores) beside a loop over scikit-learn, on one core."""
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from muflow_cli.intervals import BootstrapSpec, percentile_interval, resample
-from muflow_cli.metrics import RANKING_METRICS, auc
+from muflow_cli.bench.intervals import BootstrapSpec, percentile_interval, resample
+from muflow_cli.bench.metrics import RANKING_METRICS, auc
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     rng = np.random.default_rng(0)
     reals, fakes = rng.normal(0, 1, 5000), rng.normal(0.5, 1, 5000)
     for name, metrics in (("auc", {"auc": auc}), ("all five metrics", RANKING_METRICS)):

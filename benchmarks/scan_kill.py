@@ -1,9 +1,9 @@
-"""Kill resumed scans with SIGKILL at random moments; every report must end as that of an unbroken run.
+"""Kill resumed scans with SIGKILL at random moments; every report must end like that of an unbroken run.
 
-    python benchmarks/scan_kill.py --kills 60 --pictures 300
+    python benchmarks/scan_kill.py --kills 60 --images 300
 
-Each run is a process of its own, forked from one that has loaded the libraries and nothing else, so that most of its
-time is scanning. After each kill the report must hold a prefix of the unbroken run's results, none fewer than before.
+Each run is a separate process, forked from one that has only loaded the libraries, so it spends most of its time
+scanning. After each kill the report must hold a prefix of the unbroken run's results, and no fewer than before.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tiny import make_detector, write_pictures
+from tiny import make_detector, write_images
 
 
 def start(arguments: list[str]) -> int:
-    """`muflow ARGUMENTS` in a new process; its id."""
+    """Run `muflow ARGUMENTS` in a new process and return its id."""
     process = os.fork()
     if process:
         return process
@@ -40,14 +40,14 @@ def start(arguments: list[str]) -> int:
 
 
 def results(report: Path) -> tuple[list[bytes], bool]:
-    """Whole result lines, and whether the last line is torn."""
+    """The whole result lines, and whether the last line is torn."""
     data = report.read_bytes() if report.exists() else b""
     whole = [line for line in data.split(b"\n")[:-1] if line.startswith(b'{"type":"result"')]
     return whole, not data.endswith(b"\n") and bool(data)
 
 
 def wait(report: Path, before: int, seconds: float) -> None:
-    """Until some moment: one time in four anywhere in a run, else soon after its first new result."""
+    """Wait until a random moment: one time in four anywhere in a run, else soon after its first new result."""
     until = time.monotonic() + random.uniform(0, seconds)
     if random.random() < 0.75:
         last = time.monotonic() + 10 * seconds
@@ -66,14 +66,14 @@ def kill_loop(words: list[str], report: Path, unbroken: list[bytes], seconds: fl
         wait(report, before, seconds)
         os.kill(process, signal.SIGKILL)
         killed = os.WIFSIGNALED(os.waitpid(process, 0)[1])
-        found, torn = results(report)
+        lines, torn = results(report)
         count["kills"] += killed
-        count["kills after new results"] += killed and len(found) > before
+        count["kills after new results"] += killed and len(lines) > before
         count["torn lines"] += torn
-        count["lost"] += max(0, before - len(found))
-        count["doubled"] += len(found) - len(set(found))
-        count["wrong"] += found != unbroken[: len(found)]
-        before = len(found)
+        count["lost"] += max(0, before - len(lines))
+        count["doubled"] += len(lines) - len(set(lines))
+        count["wrong"] += lines != unbroken[: len(lines)]
+        before = len(lines)
         if before == len(unbroken):
             count["reports finished"] += 1
             report.unlink()
@@ -85,21 +85,21 @@ def kill_loop(words: list[str], report: Path, unbroken: list[bytes], seconds: fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60)
-    parser.add_argument("--pictures", type=int, default=300)
+    parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     random.seed(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         detector = make_detector(folder)
-        write_pictures(folder / "pictures", options.pictures, seed=2)
+        write_images(folder / "images", options.images, seed=2)
         import torch
 
         import muflow_cli.bundle
         import muflow_cli.cli
-        import muflow_cli.scan  # noqa: F401 - loaded before the forks
+        import muflow_cli.scan.workflow  # noqa: F401 - loaded before the forks
 
         torch.set_num_threads(1)
         settings = [
@@ -113,7 +113,7 @@ def main() -> None:
             "4",
             "--resume",
         ]
-        words = ["scan", str(folder / "pictures"), *settings]
+        words = ["scan", str(folder / "images"), *settings]
         begun = time.monotonic()
         os.waitpid(start([*words, "-o", str(folder / "unbroken.jsonl")]), 0)
         seconds = time.monotonic() - begun
@@ -121,7 +121,7 @@ def main() -> None:
         print(f"unbroken: {len(unbroken)} results in {seconds:.1f} s")
         report = folder / "report.jsonl"
         counts = kill_loop([*words, "-o", str(report)], report, unbroken, seconds, options.kills)
-    print(", ".join(f"{number} {what}" for what, number in counts.items()))
+    print(", ".join(f"{number} {name}" for name, number in counts.items()))
     sys.exit(1 if counts["lost"] + counts["doubled"] + counts["wrong"] else 0)
 
 

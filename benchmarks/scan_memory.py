@@ -1,9 +1,9 @@
-"""Peak resident memory of a scan over more and more files.
+"""Peak resident memory of a scan over a growing number of files.
 
     python benchmarks/scan_memory.py --files 1000 5000 20000 [--detector FILE] [--side 256] [--json]
 
-The files are a few pictures with changed bytes behind their end mark: each has its own SHA-256 and is decoded and
-scored. The peak is the kernel's (`ru_maxrss`) for the whole process, libraries included.
+The files are copies of a few images with other bytes behind their end mark, so each has its own SHA-256 and is decoded
+and scored. The kernel reports the peak (`ru_maxrss`) of the whole process, libraries included.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tiny import encoded, make_detector, picture
+from tiny import encoded, image, make_detector
 
 
 def add_files(folder: Path, base: list[bytes], start: int, stop: int) -> None:
-    """Files `start` to `stop`, 1000 in a folder."""
+    """Write the files `start` to `stop`, 1000 in each folder."""
     for index in range(start, stop):
-        place = folder / f"{index // 1000:03}"
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{index:06}.jpg").write_bytes(base[index % len(base)] + index.to_bytes(8, "big"))
+        subfolder = folder / f"{index // 1000:03}"
+        subfolder.mkdir(parents=True, exist_ok=True)
+        (subfolder / f"{index:06}.jpg").write_bytes(base[index % len(base)] + index.to_bytes(8, "big"))
 
 
 def peak(folder: Path, detector: Path, report: Path) -> tuple[float, float, dict[str, object]]:
-    """(MiB, seconds, summary) of one scan in a process of its own."""
+    """(MiB, seconds, summary) of one scan in a separate process."""
     arguments = [
         sys.executable,
         "-m",
@@ -46,8 +46,9 @@ def peak(folder: Path, detector: Path, report: Path) -> tuple[float, float, dict
     begun = time.monotonic()
     process = os.posix_spawn(sys.executable, [str(word) for word in arguments], dict(os.environ))
     _, status, usage = os.wait4(process, 0)
-    if os.waitstatus_to_exitcode(status) not in (0, 1):
-        sys.exit(f"the scan ended with status {os.waitstatus_to_exitcode(status)}")
+    # Python ends a crash with status 1, which is also that of a scan that flagged something.
+    if os.waitstatus_to_exitcode(status) not in (0, 1) or not report.is_file():
+        sys.exit(f"the scan failed with status {os.waitstatus_to_exitcode(status)}")
     summary = json.loads(report.read_bytes().splitlines()[-1])["summary"]
     return usage.ru_maxrss / 1024, time.monotonic() - begun, summary
 
@@ -56,11 +57,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, nargs="+", default=[1000, 5000, 20000])
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--detector", type=Path, help="default: a tiny one, made here")
+    parser.add_argument("--detector", type=Path, help="detector to scan with (default: a tiny one, fitted here)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     generator = np.random.default_rng(0)
-    base = [encoded(picture(generator, options.side)) for _ in range(20)]
+    base = [encoded(image(generator, options.side)) for _ in range(20)]
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

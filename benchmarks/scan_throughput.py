@@ -1,11 +1,11 @@
-"""Speed of a whole scan beside the bare encoder and flow on the same pictures already in memory.
+"""Speed of a whole scan beside the bare encoder and flow on the same images in memory.
 
     python benchmarks/scan_throughput.py DETECTOR FOLDER [--limit 512] [--workers 1 2] [--repeats 5] [--json]
 
-Every repeat runs each row once, in turn, so that whatever else the machine does falls on each; medians are shown.
-`bare` pushes the pictures' views through a scorer in full batches, as many ahead as a scan. `scan` finds, reads, hashes
-and decodes the files from disk, scores them with the same scorer, judges, and writes a JSON-lines report. What happens
-once in a run of any length is left out of both: loading the detector and preparing the network.
+Every round runs each row once, in turn, so other work on the machine slows all of them alike; the table shows medians.
+`bare` pushes the images' views through a scorer in full batches, as many ahead as a scan. `scan` finds, reads, hashes
+and decodes the files from disk, scores them with the same scorer, judges them, and writes a JSON-lines report. Neither
+includes what happens once in a run of any length: loading the detector and preparing the network.
 """
 
 from __future__ import annotations
@@ -18,55 +18,58 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import ClassVar
-
-import numpy as np
+from typing import BinaryIO, ClassVar, cast
 
 from muflow_cli.bundle import load
-from muflow_cli.cli.outputs import Destination, Outputs
 from muflow_cli.detector import Detector
-from muflow_cli.engine.cores import pipelined
-from muflow_cli.engine.scoring import Placement, Scorer, place
+from muflow_cli.engine.devices import Placement, place
+from muflow_cli.engine.executor import pipelined
+from muflow_cli.engine.scoring import Scorer, Views
+from muflow_cli.files import growing
+from muflow_cli.images.find import find
+from muflow_cli.images.inputs import Input
+from muflow_cli.images.loader import Loaded, LoadSpec
+from muflow_cli.images.loader import load as load_images
 from muflow_cli.output.documents import JsonlWriter
-from muflow_cli.output.journal import ResultsDigest
-from muflow_cli.pictures.find import Source, find
-from muflow_cli.pictures.pool import Loaded, LoadSpec
-from muflow_cli.pictures.pool import load as load_pictures
+from muflow_cli.output.report_reader import ResultsDigest
 from muflow_cli.records import RunInfo
-from muflow_cli.scan import Scan, ScanRequest, Tally, detector_info
-from muflow_cli.specs import InputSpec, Precision
+from muflow_cli.scan.tally import Tally
+from muflow_cli.scan.workflow import Scan, ScanRequest
+from muflow_cli.specs import InputSpec, Precision, Runtime
 
 RUN = RunInfo(tool="muflow", version="-", argv=(), started="-", device="-", precision="-", versions={})
 
 
-def chosen_sources(folder: Path, limit: int) -> list[Source]:
+def first_inputs(folder: Path, limit: int) -> list[Input]:
     """The first readable inputs."""
-    return list(itertools.islice((one for one in find([str(folder)], InputSpec()) if isinstance(one, Source)), limit))
+    inputs = (item for item in find([str(folder)], InputSpec()) if isinstance(item, Input))
+    return list(itertools.islice(inputs, limit))
 
 
-def views_of(sources: list[Source], detector: Detector) -> list[np.ndarray]:
-    """The views of the pictures, in memory."""
-    spec = LoadSpec(view=detector.spec.view, inputs=InputSpec(), workers=len(os.sched_getaffinity(0)), ahead=64)
-    return [item.views for item in load_pictures(sources, spec) if isinstance(item, Loaded)]
+def views_of(inputs: list[Input], detector: Detector) -> list[Views]:
+    """The views of the images, in memory."""
+    spec = LoadSpec(views=detector.views, inputs=InputSpec(), workers=len(os.sched_getaffinity(0)), ahead=64)
+    return [item.views for item in load_images(inputs, spec) if isinstance(item, Loaded)]
 
 
 class Ready(Detector):
-    """A detector whose scorer for one placement is made once, and warm."""
+    """A detector that makes its scorer for a placement once and keeps it, so that every round finds it warm."""
 
     made: ClassVar[dict[Placement, Scorer]] = {}
 
     def scorer(self, placement: Placement) -> Scorer:
         if placement not in self.made:
-            self.made[placement] = super().scorer(placement)
+            self.made[placement] = Scorer(self.branches, placement)
         return self.made[placement]
 
 
-def bare(detector: Detector, placement: Placement, views: list[np.ndarray]) -> Callable[[], float]:
-    """Seconds of encoder and flow alone, as a scan hands out its batches."""
+def bare(detector: Detector, placement: Placement, views: list[Views]) -> Callable[[], float]:
+    """Seconds of encoder and flow alone, in batches as a scan hands them out."""
     scorer = detector.scorer(placement)
-    size = placement.batch_size
+    views_each = max(1, sum(len(view) for image in views for view in image.values()) // len(views))
+    size = max(1, placement.batch_size // views_each)
     batches = [views[start : start + size] for start in range(0, len(views), size)]
 
     def once() -> float:
@@ -78,25 +81,23 @@ def bare(detector: Detector, placement: Placement, views: list[np.ndarray]) -> C
     return once
 
 
-def scan(
-    detector: Detector, request: ScanRequest, sources: list[Source]
-) -> Callable[[], tuple[float, dict[str, float]]]:
+def scan(detector: Detector, request: ScanRequest, inputs: list[Input]) -> Callable[[], tuple[float, dict[str, float]]]:
     """Seconds of a scan from disk to report, and of its stages."""
-    info = detector_info("-", detector)
+    info = detector.info("-")
 
     def once() -> tuple[float, dict[str, float]]:
-        one, tally, digest = Scan(request), Tally(), ResultsDigest()
+        run, tally, digest = Scan(request), Tally(), ResultsDigest()
         with tempfile.TemporaryDirectory() as name:
-            report = Destination(make=lambda s: JsonlWriter(s, None), path=Path(name) / "r.jsonl", grows=True)
             begun = time.perf_counter()
-            with Outputs([report]) as outputs:
-                outputs.begin(RUN, info)
-                for result in one.results(sources):
+            with growing(Path(name) / "report.jsonl") as stream:
+                writer = JsonlWriter(cast("BinaryIO", stream), None)
+                writer.begin(RUN, info)
+                for result in run.results(inputs):
                     tally.add(result)
                     digest.add(result)
-                    outputs.write(result)
-                outputs.end(RUN, tally.summary(results_sha256=digest.hexdigest()))
-            return time.perf_counter() - begun, one.seconds
+                    writer.write(result)
+                writer.end(RUN, tally.summary(results_sha256=digest.hexdigest()))
+            return time.perf_counter() - begun, run.seconds
 
     return once
 
@@ -105,14 +106,15 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
     """One row for the bare scorer, one for each number of workers."""
     loaded = load(options.detector)
     detector = Ready(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})
-    placement = place(options.device, options.precision, options.batch_size)
-    sources = chosen_sources(options.folder, options.limit)
-    views = views_of(sources, detector)
+    runtime = Runtime(device=options.device, precision=options.precision, batch_size=options.batch_size)
+    placement = place(runtime)
+    inputs = first_inputs(options.folder, options.limit)
+    views = views_of(inputs, detector)
     bare_once = bare(detector, placement, views)
     scans = {}
     for workers in options.workers:
-        request = ScanRequest(detector=detector, placement=placement, inputs=InputSpec(), workers=workers)
-        scans[workers] = scan(detector, request, sources)
+        request = ScanRequest(detector=detector, runtime=replace(runtime, workers=workers))
+        scans[workers] = scan(detector, request, inputs)
     bare_seconds: list[float] = []
     scan_runs: dict[int, list[tuple[float, dict[str, float]]]] = {workers: [] for workers in scans}
     for repeat in range(options.repeats + 1):
@@ -124,15 +126,15 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
             for runs in scan_runs.values():
                 runs.clear()
     reference = statistics.median(bare_seconds)
-    rows: list[dict[str, object]] = [{"row": "bare", "pictures_per_second": len(views) / reference, "ratio": 1.0}]
+    rows: list[dict[str, object]] = [{"row": "bare", "images_per_second": len(views) / reference, "ratio": 1.0}]
     for workers, runs in scan_runs.items():
         middle = statistics.median(seconds for seconds, _ in runs)
-        stages = {name: statistics.median(one[name] for _, one in runs) for name in runs[0][1]}
+        stages = {name: statistics.median(seconds[name] for _, seconds in runs) for name in runs[0][1]}
         rows.append(
             {
                 "row": f"scan, {workers} workers",
-                "pictures_per_second": len(views) / middle,
-                # Of pairs that ran one after the other: what slowed one slowed the other.
+                "images_per_second": len(views) / middle,
+                # The two runs of a pair follow each other: what slowed one slowed the other.
                 "ratio": statistics.median(b / s for b, (s, _) in zip(bare_seconds, runs, strict=True)),
                 "stages": stages,
                 "bottleneck": max(stages, key=lambda name: stages[name]),
@@ -145,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("detector", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--limit", type=int, default=512, help="pictures")
+    parser.add_argument("--limit", type=int, default=512, help="number of images")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, len(os.sched_getaffinity(0))])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")
@@ -158,7 +160,7 @@ def main() -> None:
         print(json.dumps(rows))
         return
     for row in rows:
-        line = f"{row['row']!s:18} {row['pictures_per_second']:8.1f} pictures/s   {row['ratio']:6.3f} of bare"
+        line = f"{row['row']!s:18} {row['images_per_second']:8.1f} images/s   {row['ratio']:6.3f} of bare"
         if "stages" in row:
             stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in row["stages"].items())
             line += f"   {stages}; the bottleneck is {row['bottleneck']}"

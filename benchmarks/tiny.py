@@ -1,4 +1,4 @@
-"""A tiny detector and seeded pictures, made on the spot, for benchmarks of everything but the computing."""
+"""A tiny detector and seeded images, made on the spot, for benchmarks of everything except computing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image
 SETTINGS = (
     "view.size=64",
     "feature.encoder=resnet18",
-    "feature.cuts=layer1,layer2",
+    "feature.layers=layer1,layer2",
     "feature.dimensions=6",
     "feature.grid=2",
     "flow.steps=2",
-    "target.mean_size=8",
-    "target.means=30",
+    "target.images_per_average=8",
+    "target.n_averages=30",
     "target.components=1",
     "train.epochs=2",
     "train.batch_size=16",
@@ -27,8 +27,8 @@ SETTINGS = (
 )
 
 
-def picture(generator: np.random.Generator, side: int) -> Image.Image:
-    """A blob on a gradient with grain: no face, but a picture's statistics."""
+def image(generator: np.random.Generator, side: int) -> Image.Image:
+    """A blob on a gradient with grain: not a face, but with the statistics of a photograph."""
     y, x = np.mgrid[0:side, 0:side] / side
     blob = np.exp(-((x - generator.normal(0.5, 0.1)) ** 2 + (y - generator.normal(0.5, 0.1)) ** 2) / 0.1)
     levels = generator.uniform(60, 180, 3) + 70 * blob[..., None] + generator.normal(0, 6, (side, side, 3))
@@ -42,16 +42,16 @@ def encoded(image: Image.Image, container: str = "JPEG") -> bytes:
     return buffer.getvalue()
 
 
-def write_pictures(folder: Path, count: int, seed: int, side: int = 72) -> None:
-    """`count` different JPEG pictures."""
+def write_images(folder: Path, count: int, seed: int, side: int = 72) -> None:
+    """`count` different JPEG images."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
     for index in range(count):
-        (folder / f"{index:05}.jpg").write_bytes(encoded(picture(generator, side)))
+        (folder / f"{index:05}.jpg").write_bytes(encoded(image(generator, side)))
 
 
 def make_detector(folder: Path) -> Path:
-    """Fit the tiny detector (random ResNet-18 weights) in a process of its own; the bundle's path."""
+    """Fit the tiny detector (random ResNet-18 weights) in a separate process and return the path of its bundle."""
     subprocess.run([sys.executable, __file__, str(folder)], check=True)  # noqa: S603 - this file
     return folder / "tiny.safetensors"
 
@@ -62,23 +62,23 @@ def _fit(folder: Path) -> None:
     from safetensors.torch import save_file
 
     from muflow_cli.fit import FitRequest, fit
+    from muflow_cli.progress import NoProgress
     from muflow_cli.settings import override
-    from muflow_cli.specs import LIGHT, Precision
-    from muflow_cli.watch import Silent
+    from muflow_cli.specs import LIGHT, Precision, Runtime
 
     torch.manual_seed(0)
     state = torchvision.models.resnet18().state_dict()
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith(("layer3", "layer4", "fc"))}
-    save_file(kept, folder / "weights.safetensors")
-    write_pictures(folder / "reals", 80, seed=1)
+    trunk = {name: tensor for name, tensor in state.items() if not name.startswith(("layer3", "layer4", "fc"))}
+    save_file(trunk, folder / "weights.safetensors")
+    write_images(folder / "reals", 80, seed=1)
     request = FitRequest(
         reals=(str(folder / "reals"),),
         output=folder / "tiny.safetensors",
         spec=override(LIGHT, SETTINGS),
-        weights=folder / "weights.safetensors",
-        precision=Precision.FP32,
+        weights={"main": folder / "weights.safetensors"},
+        runtime=Runtime(precision=Precision.FP32),
     )
-    fit(request, Silent())
+    fit(request, NoProgress())
 
 
 if __name__ == "__main__":

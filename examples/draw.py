@@ -1,6 +1,6 @@
-"""Draw the examples that are nobody's photograph: `python examples/draw.py FOLDER` writes them anew.
+"""Draw the examples that are not photographs: `python examples/draw.py FOLDER` writes them again.
 
-The same files come out on every machine with the same Pillow: nothing here is random without its seed.
+Every machine with the same Pillow writes the same files, because all noise has a fixed seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SKIN, _HAIR, _BACK, _INK = (224, 178, 150), (70, 46, 34), (120, 140, 160), (40,
 
 
 def drawn_face() -> Image.Image:
-    """A face of ellipses, four times too large and then reduced, so that its edges are smooth."""
+    """A face of ellipses, drawn four times too large and then reduced, so that its edges are smooth."""
     large = Image.new("RGB", (4 * _SIDE, 4 * _SIDE), _BACK)
     pen = ImageDraw.Draw(large)
     pen.ellipse((330, 180, 950, 1000), fill=_HAIR)
@@ -30,15 +30,15 @@ def drawn_face() -> Image.Image:
     return large.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
 
 
-def with_grain(picture: Image.Image, deviation: float, seed: int) -> Image.Image:
-    """The picture slightly blurred, with white noise of `deviation` grey levels, as a sensor would add."""
-    soft = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.7)), dtype=np.float64)
+def with_grain(image: Image.Image, deviation: float, seed: int) -> Image.Image:
+    """The image, slightly blurred, with white noise of `deviation` grey levels, as a sensor adds it."""
+    soft = np.asarray(image.filter(ImageFilter.GaussianBlur(0.7)), dtype=np.float64)
     noise = np.random.default_rng(seed).normal(scale=deviation, size=soft.shape)
     return Image.fromarray((soft + noise).round().clip(0, 255).astype(np.uint8))
 
 
 def main(folder: Path) -> None:
-    """Write the drawn pictures and the broken one."""
+    """Write the drawn images and the broken one."""
     face = drawn_face()
     face.save(folder / "drawn.png", optimize=True)
     with_grain(face, 6.0, seed=0).save(folder / "drawn_with_grain.jpg", quality=90)

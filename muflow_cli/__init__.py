@@ -1,7 +1,75 @@
-"""muflow: a batch scanner for synthetic face pictures, trained on real faces only (µFlow, arXiv 2606.30528).
+"""muflow: a detector of synthetic face images, trained on real faces only (µFlow, arXiv 2606.30528).
 
-Shape legend used in every docstring: B pictures, V views, C channels, H W height and width, D dimensions,
-K mixture components, S scales, N pictures per average, M averages, P grid positions.
+The public API: `import muflow_cli as muflow`, then `muflow.load`, `muflow.fit`, `muflow.calibrate`, `muflow.scan`,
+`muflow.bench` and `Detector.score`. docs/api.md shows all of it with examples. Everything is imported when it is first
+used, so that `import muflow_cli` loads neither torch nor scikit-learn.
+
+Shape legend used in every docstring: B images, V views, C channels, H W height and width, D dimensions, K mixture
+components, S columns, N images per average, M averages, P grid positions.
 """
 
-__version__ = "0.1.0"
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from muflow_cli.api import bench, calibrate, fit, scan
+    from muflow_cli.bundle import load, save
+    from muflow_cli.detector import Detector
+    from muflow_cli.errors import MuflowError
+    from muflow_cli.records import Facts, Judgement, Result, Scored, Side, Unreadable, Verdict
+    from muflow_cli.specs import InputSpec, Precision, Runtime
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "Detector",
+    "Facts",
+    "InputSpec",
+    "Judgement",
+    "MuflowError",
+    "Precision",
+    "Result",
+    "Runtime",
+    "Scored",
+    "Side",
+    "Unreadable",
+    "Verdict",
+    "__version__",
+    "bench",
+    "calibrate",
+    "fit",
+    "load",
+    "save",
+    "scan",
+]
+
+_HOMES: Final = {
+    **dict.fromkeys(("bench", "calibrate", "fit", "scan"), "api"),
+    **dict.fromkeys(("load", "save"), "bundle"),
+    "Detector": "detector",
+    "MuflowError": "errors",
+    **dict.fromkeys(("Facts", "Judgement", "Result", "Scored", "Side", "Unreadable", "Verdict"), "records"),
+    **dict.fromkeys(("InputSpec", "Precision", "Runtime"), "specs"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+class _Package(ModuleType):
+    """This package, whose functions `fit`, `calibrate`, `scan` and `bench` are called as their folders are.
+
+    Python binds a folder's module to its name when something in it is imported; the function keeps the name here.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

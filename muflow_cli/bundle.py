@@ -1,12 +1,10 @@
-"""Detector <-> one .safetensors file. No pickle; written whole or not at all; checked against its fingerprints."""
+"""Detector <-> one .safetensors file, without pickle, written atomically and checked against its fingerprints."""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,128 +13,82 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from muflow_cli.calibration import Calibration
+from muflow_cli.bundle_format_1 import from_format_1
+from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.canonical import canonical_json, from_json, to_json
 from muflow_cli.detector import Detector, Provenance, fingerprint
-from muflow_cli.engine.encoders import chosen_cuts
-from muflow_cli.engine.features import Space
+from muflow_cli.engine.branch import Branch
+from muflow_cli.engine.encoders import chosen_layers
 from muflow_cli.engine.flow import PlainFlow
-from muflow_cli.engine.mixture import Mixture
-from muflow_cli.engine.scoring import Model
-from muflow_cli.errors import BadBundle, BadWeights, CannotWrite, MuflowError, OutputExists
-from muflow_cli.specs import DetectorSpec
+from muflow_cli.errors import BadBundle, MuflowError
+from muflow_cli.files import write_whole
+from muflow_cli.specs import BranchSpec, DetectorSpec
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _KEY: Final = "muflow"
+_CALIBRATION: Final = "calibration."
 
 
 def save(detector: Detector, path: Path, *, force: bool = False) -> None:
-    """Write `detector` to `path`: a temporary file in the same folder, fsynced, renamed.
+    """Write `detector` to `path` atomically.
 
     Raises:
-        OutputExists: where `path` is there and `force` is not given.
-        CannotWrite: with the system's reason; nothing is left behind.
+        OutputExists: if `path` exists and `force` is false.
+        CannotWrite: with the system's reason; no file is left behind.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in detector.tensors().items()}
+    calibration = detector.calibration
     head: dict[str, Any] = {
         "format": FORMAT,
         "fingerprint": fingerprint(tensors, detector.spec),
-        "spec": to_json(detector.spec),
+        "spec": {name: value for name, value in to_json(detector.spec).items() if name != "rule"},
         "provenance": to_json(detector.provenance),
-        "calibration": None,
+        "calibration": calibration.meta(),
+        "calibration_fingerprint": calibration.fingerprint(),
     }
-    if detector.calibration is not None:
-        head["calibration"] = detector.calibration.meta()
-        head["calibration_fingerprint"] = detector.calibration.fingerprint()
-        arrays = detector.calibration.arrays()
-        tensors |= {f"calibration.{name}": torch.from_numpy(array) for name, array in arrays.items()}
-    write_atomically(path, to_safetensors(tensors, {_KEY: canonical_json(head).decode()}), force=force)
+    head["head_sha256"] = _head_digest(head)
+    arrays = {f"{_CALIBRATION}{name}": torch.from_numpy(array) for name, array in calibration.arrays().items()}
+    write_whole(path, to_safetensors(tensors | arrays, {_KEY: canonical_json(head).decode()}), force=force)
 
 
-def check_writable(path: Path, *, force: bool) -> None:
-    """Refuse early what `save` would refuse after hours: an existing file, a folder that cannot be written."""
-    if path.is_dir():
-        raise CannotWrite(str(path), "it is a folder")
-    if path.exists() and not force:
-        raise OutputExists(str(path))
-    with _writing(path), tempfile.TemporaryFile(dir=path.parent):
-        pass
-
-
-def write_atomically(path: Path, data: bytes, *, force: bool) -> None:
-    """Write `data` to `path` whole or not at all."""
-    if path.exists() and not force:
-        raise OutputExists(str(path))
-    temporary: Path | None = None
-    with _writing(path):
-        try:
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-            temporary = Path(name)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
-        except BaseException:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
-            raise
-
-
-def _umask() -> int:
-    # The only way to read the umask is to set it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CannotWrite(str(path), error.strerror or str(error)) from None
+def _head_digest(head: Mapping[str, Any]) -> str:
+    """SHA-256 over the whole head; the fingerprints in it cover the tensors, this also covers the provenance."""
+    return hashlib.sha256(canonical_json({k: v for k, v in head.items() if k != "head_sha256"})).hexdigest()
 
 
 def load(path: Path | str) -> Detector:
-    """The detector in the bundle at `path`.
+    """The detector in the bundle at `path`, in FORMAT 2 or 1.
 
     Raises:
-        BadBundle: one sentence that says whether it is missing, foreign, damaged, newer or inconsistent.
+        BadBundle: if it is missing, foreign, damaged, newer or inconsistent, each with its own sentence.
     """
     name = str(path)
     head, tensors = _read(name)
     try:
-        spec = from_json(DetectorSpec, head["spec"])
-        own = {k: v for k, v in tensors.items() if not k.startswith("calibration.")}
-        detector = _assemble(spec, own, from_json(Provenance, head["provenance"]))
-        calibration = _calibration(head, tensors)
-    except BadWeights as error:
-        raise BadBundle(name, f"is inconsistent ({error})", "get the file again") from None
+        detector = _intact(head, tensors)
     except KeyError as error:
         missing = str(error.args[0]) if error.args else "a part"
         raise BadBundle(name, f"lacks {missing}", "get the file again, or fit a new detector") from None
-    except (ValueError, TypeError, RuntimeError, MuflowError) as error:
-        raise BadBundle(name, f"is inconsistent ({error})", "get the file again, or fit a new detector") from None
-    _check_fingerprints(name, head, detector, calibration)
-    return Detector(
-        spec=spec,
-        model=detector.model,
-        provenance=detector.provenance,
-        fitted_on=detector.fitted_on,
-        calibration=calibration,
-    )
+    except (MuflowError, ValueError, TypeError, RuntimeError, AttributeError, RecursionError) as error:
+        reason = error.problem if isinstance(error, MuflowError) else str(error)
+        # An error has one colon and no line break, but the text of a file or a library may hold others.
+        reason = " ".join(reason.replace(": ", ", ").split())[:200]
+        raise BadBundle(name, f"is inconsistent ({reason})", "get the file again, or fit a new detector") from None
+    if detector is None:
+        raise BadBundle(name, "is damaged, since its content does not match its fingerprint", "get the file again")
+    return detector
 
 
-def _check_fingerprints(
-    name: str, head: Mapping[str, Any], detector: Detector, calibration: Calibration | None
-) -> None:
-    same = detector.fingerprint == head.get("fingerprint")
-    if calibration is not None:
-        same = same and calibration.fingerprint() == head.get("calibration_fingerprint")
-    if not same:
-        raise BadBundle(name, "is damaged: its content does not match its fingerprint", "get the file again")
+def _intact(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector | None:
+    """The detector; None if a digest in the head does not match."""
+    if head["format"] == 1:
+        upgraded = from_format_1(head, tensors)
+        return None if upgraded is None else _assemble(*upgraded)
+    if head["head_sha256"] != _head_digest(head):
+        return None
+    detector = _assemble(head, tensors)
+    same = detector.fingerprint == head["fingerprint"]
+    return detector if same and detector.calibration.fingerprint() == head["calibration_fingerprint"] else None
 
 
 def _read(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -157,34 +109,61 @@ def _read(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _head(name: str, text: str) -> dict[str, Any]:
     try:
-        head = json.loads(text)
-        version = int(head["format"])
-    except (ValueError, KeyError, TypeError):
+        head = dict(json.loads(text))
+        version = head["format"]
+        if type(version) is not int or version < 1:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise BadBundle(name, "has a damaged header", "get the file again") from None
     if version > FORMAT:
-        raise BadBundle(name, f"has format {version}, this muflow reads up to {FORMAT}", "upgrade muflow-cli")
-    return dict(head)
+        raise BadBundle(name, f"has format {version}, but this muflow reads up to {FORMAT}", "upgrade muflow-cli")
+    return head
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _assemble(spec: DetectorSpec, tensors: Mapping[str, Tensor], provenance: Provenance) -> Detector:
-    scales = [cut.name for cut in chosen_cuts(spec.feature.encoder, spec.feature.cuts)]
-    model = Model(
-        feature=spec.feature,
-        score_kind=spec.target.score_kind,
-        weights=_part(tensors, "encoder."),
-        spaces=[Space.from_tensors(_part(tensors, f"space.{scale}.")) for scale in scales],
-        flows=[PlainFlow.from_tensors(_part(tensors, f"flow.{scale}."), spec.flow) for scale in scales],
-        targets=[Mixture.from_tensors(_part(tensors, f"target.{scale}.")) for scale in scales],
+def _assemble(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector:
+    # The rule is stored once, with the calibration.
+    spec = from_json(DetectorSpec, {**head["spec"], "rule": head["calibration"]["rule"]})
+    branches = {branch.name: _branch(branch, tensors) for branch in spec.branches}
+    of_calibration = {name: tensor for name, tensor in tensors.items() if name.startswith(_CALIBRATION)}
+    arrays = {name.removeprefix(_CALIBRATION): tensor.numpy() for name, tensor in of_calibration.items()}
+    detector = Detector(
+        spec=spec,
+        branches=branches,
+        provenance=from_json(Provenance, head["provenance"]),
+        fitted_on=tensors["fitted_on"].numpy(),
+        calibration=Calibration.load(arrays, head["calibration"]),
     )
-    return Detector(spec=spec, model=model, provenance=provenance, fitted_on=tensors["fitted_on"].numpy())
+    unknown = tensors.keys() - detector.tensors().keys() - of_calibration.keys()
+    if unknown:
+        raise ValueError(f"it holds the unknown tensor {min(unknown)}")
+    if detector.fitted_on.dtype != "uint8" or detector.fitted_on.shape[1:] != (32,):
+        raise ValueError("fitted_on holds no content hashes")
+    return detector
 
 
-def _calibration(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Calibration | None:
-    if head["calibration"] is None:
-        return None
-    arrays = {k: v.numpy() for k, v in _part(tensors, "calibration.").items()}
-    return Calibration.load(arrays, head["calibration"])
+def _branch(spec: BranchSpec, tensors: Mapping[str, Tensor]) -> Branch:
+    """The branch of `spec` with its tensors, which are checked.
+
+    Raises:
+        KeyError: if a tensor is missing.
+        ValueError: if a tensor has another shape or type, or holds NaN or infinite values.
+    """
+    prefix = f"branches.{spec.name}."
+    layers = chosen_layers(spec.feature.encoder, spec.feature.layers)
+    components = [tensors[f"{prefix}heads.{index}.density.weights"].numel() for index in range(len(layers))]
+    branch = Branch.empty(spec, components)
+    state = branch.state_dict()
+    for key, empty in state.items():
+        tensor = tensors[prefix + key]
+        if tensor.shape != empty.shape:
+            raise ValueError(f"{key} has shape {tuple(tensor.shape)}, but needs {tuple(empty.shape)}")
+        if tensor.dtype != empty.dtype:
+            raise ValueError(f"{key} has type {tensor.dtype}, but needs {empty.dtype}")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{key} holds NaN or infinite values")
+        state[key] = tensor
+    branch.load_state_dict(state, assign=True)
+    for head in branch.layer_heads():
+        if isinstance(head.flow, PlainFlow):
+            head.flow.check()
+    return branch.requires_grad_(False)

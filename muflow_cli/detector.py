@@ -1,56 +1,52 @@
-"""Detector = view + encoder + features + flow + target + calibration: what a bundle holds, ready to be placed."""
+"""Detector = branches + calibration, always both: what a bundle holds, ready to be placed."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from muflow_cli.calibration import Calibration
+from muflow_cli.calibration.calibration import Calibration, Judge
 from muflow_cli.canonical import canonical_json, to_json
-from muflow_cli.engine.encoders import chosen_cuts
-from muflow_cli.engine.scoring import Model, Placement, Scorer
-from muflow_cli.specs import DetectorSpec
+from muflow_cli.engine.branch import Branch
+from muflow_cli.engine.devices import Placement, place
+from muflow_cli.engine.scoring import ScoredUnit, Scorer, score_stream
+from muflow_cli.errors import BadCalibration
+from muflow_cli.images.decode import ImageError
+from muflow_cli.images.inputs import Input
+from muflow_cli.images.loader import Loaded, LoadSpec, from_pixels, load, look_ahead
+from muflow_cli.records import DetectorInfo, Facts, Judgement, Result, Scored, Unreadable
+from muflow_cli.specs import DetectorSpec, InputSpec, Runtime, ViewSpec
+
+Pixels = Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Provenance:
-    """Where a detector comes from. Times are UTC, ISO 8601; NLLs are nats per dimension.
+class BranchProvenance:
+    """Where a branch comes from; NLLs are nats per dimension, means over its layers.
 
     Attributes:
-        created: when it was fitted.
-        versions: of muflow and of the libraries that computed.
-        device: where it was fitted.
-        precision: of the convolutions when it was fitted.
         weights_origin: the encoder weights' file name or torchvision's enum.
         weights_sha256: of that file.
-        train: pictures the flow was trained on.
-        validation: pictures that decided when to stop.
-        train_digest: SHA-256 over the sorted content hashes of both.
-        overlap: mean share of pictures that two averages have in common.
+        overlap: mean share of images that two averages have in common.
         effective_sample_size: of the averages.
-        components: K per scale.
-        reg_covar: the covariance regularisation that worked, per scale.
+        components: K per layer.
+        reg_covar: the covariance regularisation that worked, per layer.
         epochs: trained.
-        best_epoch: whose flow is kept.
+        best_epoch: the one whose flow the branch holds.
         train_nll: at that epoch.
         validation_nll: at that epoch.
     """
 
-    created: str
-    versions: dict[str, str]
-    device: str
-    precision: str
     weights_origin: str
     weights_sha256: str
-    train: int
-    validation: int
-    train_digest: str
     overlap: float
     effective_sample_size: float
     components: tuple[int, ...]
@@ -62,52 +58,163 @@ class Provenance:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Detector:
-    """A fitted detector.
+class Provenance:
+    """Where a detector comes from.
 
     Attributes:
-        spec: what was asked; `spec.rule` is the rule at fitting time, the calibration's own rule decides.
-        model: encoder weights, spaces, flows, targets.
+        created: when it was fitted, UTC, ISO 8601.
+        versions: of muflow and of the libraries that computed.
+        device: where it was fitted.
+        precision: of the convolutions when it was fitted.
+        train: number of images that the flows were trained on.
+        validation: number of images that decided when to stop.
+        train_digest: SHA-256 over the sorted content hashes of both.
+        branches: by name.
+    """
+
+    created: str
+    versions: dict[str, str]
+    device: str
+    precision: str
+    train: int
+    validation: int
+    train_digest: str
+    branches: dict[str, BranchProvenance]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detector:
+    """A fitted and calibrated detector.
+
+    Attributes:
+        spec: of its branches and of how they were fitted; its rule is always that of the calibration.
+        branches: by name, in the order of `spec.branches`.
         provenance: where it comes from.
-        fitted_on: (n, 32) uint8 content hashes of the pictures that took part in fitting, sorted.
-        calibration: scores of reals that did not, and the rule; None before the first calibration.
+        fitted_on: (n, 32) uint8 content hashes of the images that took part in fitting, sorted.
+        calibration: scores of reals that did not, and the rule.
+
+    Raises:
+        BadCalibration: where the calibration holds other columns than the branches.
     """
 
     spec: DetectorSpec
-    model: Model
+    branches: Mapping[str, Branch]
     provenance: Provenance
     fitted_on: NDArray[np.uint8]
-    calibration: Calibration | None = None
+    calibration: Calibration
 
-    def scorer(self, placement: Placement) -> Scorer:
-        """This detector's model on a device."""
-        return Scorer(self.model, placement)
+    def __post_init__(self) -> None:
+        if self.calibration.columns != self.columns:
+            raise BadCalibration(f"holds the columns {', '.join(self.calibration.columns)}, not those of the detector")
+        # One truth for the rule: whoever replaces the calibration replaces it here too.
+        object.__setattr__(self, "spec", replace(self.spec, rule=self.calibration.rule))
 
     @property
-    def scales(self) -> tuple[str, ...]:
-        """Names of the scales, in the order of `scale_scores`."""
-        return tuple(cut.name for cut in chosen_cuts(self.spec.feature.encoder, self.spec.feature.cuts))
+    def columns(self) -> tuple[str, ...]:
+        """Names of the scores, `branch/layer`, in their order."""
+        return columns_of(self.branches)
+
+    @property
+    def views(self) -> dict[str, ViewSpec]:
+        """How an image becomes the views of each branch."""
+        return {branch.name: branch.view for branch in self.spec.branches}
+
+    def scorer(self, placement: Placement) -> Scorer:
+        """This detector's branches on a device."""
+        return Scorer(self.branches, placement)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that decides a score, by name; the calibration is not among it."""
-        named: dict[str, Tensor] = {f"encoder.{k}": v for k, v in self.model.weights.items()}
-        parts = zip(self.scales, self.model.spaces, self.model.flows, self.model.targets, strict=True)
-        for scale, space, flow, target in parts:
-            for part, tensors in (("space", space.tensors()), ("flow", flow.tensors()), ("target", target.tensors())):
-                named |= {f"{part}.{scale}.{k}": v for k, v in tensors.items()}
-        named["fitted_on"] = torch.from_numpy(self.fitted_on)
-        return named
+        named = {
+            f"branches.{name}.{key}": tensor
+            for name, branch in self.branches.items()
+            for key, tensor in branch.state_dict().items()
+        }
+        return named | {"fitted_on": torch.from_numpy(self.fitted_on)}
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over sorted names, dtypes, shapes, bytes and the spec: equal = the same scores."""
         return fingerprint(self.tensors(), self.spec)
 
+    def score(self, images: Iterable[Pixels | str | os.PathLike[str]], runtime: Runtime | None = None) -> list[Result]:
+        """One result per image, in their order; each image is scored by itself, copies included.
+
+        Args:
+            images: paths, PIL images, or RGB arrays (H, W, 3) uint8. What is not a path is reported as `[0]`, `[1]`
+                and so on, by its position, with the SHA-256 and size of its pixels.
+            runtime: device, precision, batch size, workers.
+
+        Raises:
+            BadSpec: for an array of another shape or type.
+            NotFinite: where a score is not finite.
+        """
+        runtime = runtime or Runtime()
+        placement = place(runtime)
+        ahead = look_ahead(placement.batch_size, runtime.threads)
+        spec = LoadSpec(views=self.views, inputs=InputSpec(), workers=runtime.threads, ahead=ahead)
+        judge, results = Judge(self.calibration), list[Result]()
+        for item in score_stream(_loaded(images, spec), self.scorer(placement)):
+            if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded):
+                (judgement,) = judge.judge(item.columns[None], [item.unit.facts])
+                results.append(scored_result(item.unit.path, item.unit.facts, item.columns, judgement))
+            elif isinstance(item, Unreadable):
+                results.append(item)
+        return results
+
+    def info(self, path: str) -> DetectorInfo:
+        """The detector as reports name it; `path` as the user gave it."""
+        rule = self.calibration.rule
+        return DetectorInfo(
+            path=path,
+            fingerprint=self.fingerprint,
+            calibration_fingerprint=self.calibration.fingerprint(),
+            encoder="+".join(branch.feature.encoder for branch in self.spec.branches),
+            rule=rule.method,
+            alpha=rule.alpha,
+            tail=rule.tail.value,
+            columns=self.columns,
+            calibration_images=len(self.calibration),
+            smallest_p_value=self.calibration.smallest_p_value,
+        )
+
+
+def _loaded(images: Iterable[Pixels | str | os.PathLike[str]], spec: LoadSpec) -> Iterator[Loaded | Unreadable]:
+    for index, image in enumerate(images):
+        if isinstance(image, str | os.PathLike):
+            yield from load([Input(os.fspath(image))], spec)
+            continue
+        try:
+            yield from_pixels(f"[{index}]", image, spec)
+        except ImageError as error:
+            yield Unreadable(path=f"[{index}]", code=error.code, message=error.message)
+
+
+def scored_result(path: str, facts: Facts, columns: NDArray[np.float64], judgement: Judgement) -> Scored:
+    """The record of one image with (S,) column scores; its score is their mean."""
+    return Scored(
+        path=path,
+        facts=facts,
+        score=float(columns.mean()),
+        column_scores=tuple(columns.tolist()),
+        judgement=judgement,
+    )
+
+
+def columns_of(branches: Mapping[str, Branch]) -> tuple[str, ...]:
+    """Names of the scores of all branches, in their order."""
+    return tuple(column for branch in branches.values() for column in branch.columns)
+
 
 def fingerprint(tensors: Mapping[str, Tensor], spec: DetectorSpec) -> str:
-    """SHA-256 over sorted names, dtypes, shapes, bytes of `tensors` and over `spec` short of its rule."""
+    """SHA-256 over sorted names, dtypes, shapes, bytes of `tensors` and over `spec` without its rule."""
     settings = to_json(spec)
     del settings["rule"]
+    return hash_tensors(tensors, settings)
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], settings: object) -> str:
+    """SHA-256 over the canonical JSON of `settings`, then over name, dtype, shape and bytes of each tensor, sorted."""
     digest = hashlib.sha256(canonical_json(settings))
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

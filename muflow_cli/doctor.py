@@ -1,4 +1,4 @@
-"""Is everything here that muflow needs: each part tried, and in words what to do about a problem."""
+"""Checks of the installation: each part is tried, and each problem comes with a remedy."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ import numpy as np
 
 from muflow_cli.errors import MuflowError
 
-# What a scan or a fit imports, by the name of its distribution.
+# Distributions that a scan or a fit imports.
 _PACKAGES: Final = (
     "torch",
     "torchvision",
     "FrEIA",
     "scikit-learn",
+    "threadpoolctl",
     "scipy",
     "numpy",
     "pillow",
@@ -30,14 +31,17 @@ _PACKAGES: Final = (
     "typer",
     "rich",
     "jinja2",
+    "junitparser",
+    "msgspec",
+    "platformdirs",
 )
 
-# Pillow's name of the feature, and whether every Pillow wheel has it.
+# Format -> Pillow's name of the decoder, and whether a scan of common images needs it.
 _DECODERS: Final = {"JPEG": ("jpg", True), "PNG": ("zlib", True), "WebP": ("webp", False), "AVIF": ("avif", False)}
 
 
 class State(StrEnum):
-    """`optional` = missing, but no scan of common pictures needs it."""
+    """Whether a part works; `optional` = it does not, but scans of common images do not need it."""
 
     OK = "ok"
     OPTIONAL = "optional"
@@ -49,10 +53,10 @@ class Finding:
     """One part of the installation.
 
     Attributes:
-        name: of the part.
+        name: name of the part.
         state: whether it works.
-        found: what is there, or what went wrong.
-        remedy: what to do; empty where it works.
+        found: its version or other facts, or the problem.
+        remedy: what to do about the problem; empty if there is none.
     """
 
     name: str
@@ -74,80 +78,69 @@ def _optional(name: str, found: str, remedy: str) -> Finding:
 
 
 def examine(find_detector: Callable[[], Path]) -> Iterator[Finding]:
-    """Every finding in turn; nothing is downloaded, changed or raised.
+    """All findings, one after the other; this downloads, changes and raises nothing.
 
     Args:
-        find_detector: names the detector that a scan would use; may raise MuflowError.
+        find_detector: returns the path of the detector that a scan would use; may raise MuflowError.
     """
     yield _packages()
-    torch = _torch()
+    torch = _imported("torch", "reinstall it with pip install --force-reinstall torch torchvision")
     yield torch
     if torch.state is State.OK:
-        yield from (_device(), _precision(), _torchvision())
+        yield from _device()
+        yield _imported(
+            "torchvision",
+            "install matching releases of torch and torchvision from the same index with pip install --upgrade "
+            "--force-reinstall torch torchvision; the encoder forensic works without it",
+        )
     yield from _decoders()
-    yield _heic()
     if torch.state is State.OK:
         yield _cache()
         yield _detector(find_detector)
 
 
 def _packages() -> Finding:
-    found, missing = [], []
+    installed, missing = [], []
     for name in _PACKAGES:
         try:
-            found.append(f"{name} {version(name)}")
+            installed.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
     if missing:
         return _problem("packages", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
-    return _ok("packages", ", ".join(found))
+    return _ok("packages", ", ".join(installed))
 
 
 def _reason(error: Exception) -> str:
-    """The error in one line: its text may go on for pages."""
+    """The error on one line, shortened, since its text can be pages long."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _imported(name: str, remedy: str) -> Finding:
-    """Whether `name` can be imported; a broken binary fails in any way it likes."""
+    """Whether `name` can be imported."""
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - whatever an import raises is the finding
+    except Exception as error:  # noqa: BLE001 - a broken binary may raise anything, and that is the finding
         return _problem(name, f"cannot be imported ({_reason(error)})", remedy)
     return _ok(name, str(getattr(module, "__version__", "imported")))
 
 
-def _torch() -> Finding:
-    return _imported("torch", "install it again: pip install --force-reinstall torch torchvision")
-
-
-def _torchvision() -> Finding:
-    remedy = (
-        "torch and torchvision must be of one release and from one place: pip install --upgrade --force-reinstall "
-        "torch torchvision; the encoder forensic works without it"
-    )
-    return _imported("torchvision", remedy)
-
-
-def _device() -> Finding:
+def _device() -> Iterator[Finding]:
+    """The device that `--device auto` chooses, and its native precision."""
     import torch
 
-    from muflow_cli.engine.scoring import choose_device
+    from muflow_cli.engine.devices import choose_device, has_native_bf16
 
     device = choose_device("auto")
     if device.type != "cpu":
-        return _ok("device", f"{device}: {torch.cuda.get_device_name(device)}")
-    cores = f"cpu, {torch.get_num_threads()} threads"
-    if torch.version.cuda is None:
-        return _ok("device", cores)
-    return _ok("device", f"{cores} (torch is built for CUDA {torch.version.cuda} and finds no device it can use)")
-
-
-def _precision() -> Finding:
-    from muflow_cli.engine.scoring import choose_device, has_native_bf16
-
-    native = has_native_bf16(choose_device("auto"))
-    return _ok("precision", "bf16 is native" if native else "no native bf16: --precision auto takes fp32")
+        name = f"{device}: {torch.cuda.get_device_name(device)}"
+    else:
+        name = f"cpu, {torch.get_num_threads()} threads"
+        if torch.version.cuda is not None:
+            name += f" (torch was built for CUDA {torch.version.cuda} but found no usable device)"
+    yield _ok("device", name)
+    native = has_native_bf16(device)
+    yield _ok("precision", "bf16 is native" if native else "bf16 is not native, so --precision auto uses fp32")
 
 
 def _decoders() -> Iterator[Finding]:
@@ -158,18 +151,16 @@ def _decoders() -> Iterator[Finding]:
             yield _ok(name, f"{feature} {features.version(feature) or ''}".strip())
             continue
         report = _problem if needed else _optional
-        yield report(name, "this Pillow cannot read it", "pip install --upgrade --force-reinstall pillow")
-
-
-def _heic() -> Finding:
-    found = _imported("pillow_heif", "pip install 'muflow-cli[heif]'")
-    if found.state is State.OK:
-        return _ok("HEIC", f"pillow-heif {found.found}")
-    return _optional("HEIC", found.found, found.remedy)
+        yield report(name, "this Pillow was built without it", "pip install --upgrade --force-reinstall pillow")
+    heif = _imported("pillow_heif", "pip install 'muflow-cli[heif]'")
+    if heif.state is State.OK:
+        yield _ok("HEIC", f"pillow-heif {heif.found}")
+    else:
+        yield _optional("HEIC", heif.found, heif.remedy)
 
 
 def _cache() -> Finding:
-    """Whether encoder weights that are downloaded can be kept; only `fit` with a network downloads any."""
+    """Whether downloaded encoder weights can be stored; only `fit` downloads any."""
     import torch
 
     folder = Path(torch.hub.get_dir())
@@ -179,36 +170,37 @@ def _cache() -> Finding:
             pass
     except OSError as error:
         reason = error.strerror or str(error)
-        remedy = "set TORCH_HOME to a folder that can be written, or give `muflow fit` its --encoder-weights"
-        return _optional("cache", f"{folder} cannot be written ({reason})", remedy)
+        remedy = "set TORCH_HOME to a writable folder, or pass --encoder-weights to `muflow fit`"
+        return _optional("cache", f"{folder} is not writable ({reason})", remedy)
     return _ok("cache", os.fspath(folder))
 
 
 def _detector(find_detector: Callable[[], Path]) -> Finding:
-    """Whether the detector of a plain `muflow scan` loads and scores a picture."""
+    """Whether the detector that `muflow scan` would use loads and scores an image."""
     path = Path()
     try:
         path = find_detector()
-        return _ok("detector", f"{path}, {_tried(path)}")
+        return _ok("detector", f"{path}, {_scored(path)}")
     except MuflowError as error:
-        what, _, remedy = str(error).rpartition(": ")
-        return _problem("detector", what or remedy, remedy)
-    except Exception as error:  # noqa: BLE001 - a part that is broken above breaks here in its own way
-        return _problem("detector", f"{path} cannot be used ({_reason(error)})", "put right the problems above first")
+        return _problem("detector", error.problem, error.remedy)
+    except Exception as error:  # noqa: BLE001 - a broken part above may break anything here
+        return _problem("detector", f"{path} cannot be used ({_reason(error)})", "solve the problems above first")
 
 
-def _tried(path: Path) -> str:
+def _scored(path: Path) -> str:
+    """Facts about the detector at `path`, once it has scored an image."""
     from muflow_cli.bundle import load
-    from muflow_cli.calibration import Judge
-    from muflow_cli.engine.scoring import place
+    from muflow_cli.engine.devices import place
 
     detector = load(path)
-    side = detector.spec.view.size
-    # Grain of a fixed seed: the score means nothing, but every part of the engine has worked for it.
-    grain = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
-    detector.scorer(place()).scale_scores([grain])
-    described = f"encoder {detector.spec.feature.encoder}, fingerprint {detector.fingerprint}"
-    if detector.calibration is None:
-        return f"{described}, not calibrated"
-    reals = Judge(detector.calibration).describe().pictures
-    return f"{described}, calibrated on {reals} reals"
+    # The score of noise means nothing, but computing it uses every part of the engine.
+    generator = np.random.default_rng(0)
+    views = {
+        name: generator.integers(0, 256, (1, view.size, view.size, 3), dtype=np.uint8)
+        for name, view in detector.views.items()
+    }
+    detector.scorer(place()).submit([views]).result()
+    info = detector.info(str(path))
+    return (
+        f"encoder {info.encoder}, fingerprint {info.fingerprint}, calibrated on {info.calibration_images} real images"
+    )

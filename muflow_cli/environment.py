@@ -1,4 +1,4 @@
-"""What a run stands on: versions of what computed, and the time in UTC."""
+"""The environment of a run: versions of the libraries that compute, and the time in UTC."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from muflow_cli import __version__
+from muflow_cli.records import RunInfo
+from muflow_cli.specs import Precision
 
 _PACKAGES: Final = ("torch", "torchvision", "FrEIA", "scikit-learn", "numpy", "safetensors", "pillow")
 
 
 def versions() -> dict[str, str]:
     """Versions of muflow, Python and every library that a score depends on."""
-    found = {"muflow": __version__, "python": platform.python_version()}
+    numbers = {"muflow": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # a vendored or renamed build: say so in the record
-            found[package] = "unknown"
-    return found | decoders()
+            numbers[package] = version(package)
+        except PackageNotFoundError:  # a vendored or renamed build
+            numbers[package] = "unknown"
+    return numbers | decoders()
 
 
 def decoders() -> dict[str, str]:
@@ -29,13 +31,26 @@ def decoders() -> dict[str, str]:
 
     turbo = features.check_feature("libjpeg_turbo")
     jpeg = features.version_feature("libjpeg_turbo") if turbo else features.version_codec("jpg")
-    found = {
+    numbers = {
         "libjpeg-turbo" if turbo else "libjpeg": jpeg,
         "zlib": features.version_codec("zlib"),
         "libtiff": features.version_codec("libtiff"),
         "libwebp": features.version_module("webp"),
     }
-    return {name: str(number) for name, number in found.items() if number is not None}
+    return {name: str(number) for name, number in numbers.items() if number is not None}
+
+
+def begin_run(device: str, precision: Precision, argv: tuple[str, ...] = ()) -> RunInfo:
+    """The head of a run that starts now; `precision` is decided, not `auto`."""
+    return RunInfo(
+        tool="muflow",
+        version=__version__,
+        argv=argv,
+        started=utc_now(),
+        device=device,
+        precision=precision.value,
+        versions=versions(),
+    )
 
 
 def utc_now() -> str:

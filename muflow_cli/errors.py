@@ -1,67 +1,85 @@
-"""What a user can put right: one small tree, each error writing its own sentence. The CLI catches the base once."""
+"""Errors that a user can solve: one small tree. Each has a problem and a remedy; the CLI catches the base once."""
 
 from __future__ import annotations
 
 
 class MuflowError(Exception):
-    """Base of every error that is the input's fault: printed as one sentence, exit status 2."""
+    """Base of every error that is the input's fault: printed as one sentence, exit status 2.
+
+    Attributes:
+        problem: what is wrong, and where.
+        remedy: what to do about it; empty where the problem says it.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem}: {remedy}" if remedy else problem)
+        self.problem = problem
+        self.remedy = remedy
 
 
 class BadSpec(MuflowError):
-    """A setting outside what it may be."""
+    """A setting outside its range; `needed` completes "use ...", as in "at least 1"."""
 
     def __init__(self, name: str, value: object, needed: str) -> None:
-        super().__init__(f"{name} is {value}: it must be {needed}")
+        super().__init__(f"{name} is {value}", f"use {needed}")
+
+
+class IncompatibleOptions(MuflowError):
+    """Two options of the command line that cannot be combined, or one that needs another."""
+
+    def __init__(self, option: str, other: str, why: str, *, needs: bool = False) -> None:
+        relation = "needs" if needs else "cannot be combined with"
+        super().__init__(f"{option} {relation} {other}, because {why}")
 
 
 class BadBundle(MuflowError):
     """A detector file that cannot be used: truncated, foreign, newer or inconsistent."""
 
     def __init__(self, path: str, what: str, remedy: str) -> None:
-        super().__init__(f"{path} {what}: {remedy}")
+        super().__init__(f"{path} {what}", remedy)
 
 
 class BadWeights(MuflowError):
     """An encoder weights file that does not fit the encoder."""
 
 
-class TooFewPictures(MuflowError):
-    """Not enough real pictures for what was asked."""
+class TooFewImages(MuflowError):
+    """Not enough real images for a step."""
 
-    def __init__(self, purpose: str, found: int, needed: int, why: str) -> None:
-        super().__init__(f"{purpose} needs at least {needed} real pictures ({why}), found {found}: add pictures")
+    def __init__(self, purpose: str, count: int, needed: int, why: str) -> None:
+        super().__init__(f"{purpose} needs at least {needed} real images ({why}), found {count}", "add images")
 
 
 class TooFewScores(MuflowError):
-    """Not enough scores of real pictures for a rule."""
+    """Not enough scores of real images for a rule."""
 
-    def __init__(self, purpose: str, found: int, needed: int) -> None:
-        super().__init__(f"{purpose} needs scores of {needed} real pictures, found {found}: add pictures")
+    def __init__(self, purpose: str, count: int, needed: int) -> None:
+        super().__init__(f"{purpose} needs scores of at least {needed} real images, found {count}", "add images")
 
 
 class BadCalibration(MuflowError):
     """Calibration scores that cannot be used."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"the calibration {what}: calibrate the detector again")
+        super().__init__(f"the calibration {what}", "calibrate the detector again")
 
 
 class OutputExists(MuflowError):
     """An output file that is already there."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"{path} exists: choose another name, or replace it with --force")
+        super().__init__(f"{path} exists", "choose another name, or replace it with --force")
 
 
 class CannotWrite(MuflowError):
     """An output that cannot be written."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"cannot write {path} ({reason}): choose a place that can be written, with room")
+        super().__init__(f"cannot write {path} ({reason})", "choose a writable folder with enough free space")
 
 
 class NotFinite(MuflowError):
-    """A computation left the numbers."""
+    """A computation that gave NaN or infinite values."""
 
 
 class NothingToDo(MuflowError):
@@ -71,15 +89,17 @@ class NothingToDo(MuflowError):
 class BadReport(MuflowError):
     """A report that cannot be read back."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what}: give a json or jsonl report as muflow wrote it, without --fields")
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem, "give a json or jsonl report as muflow wrote it, without --fields")
 
 
 class CannotResume(MuflowError):
-    """A report that this run may not go on with."""
+    """A report that this run cannot continue."""
 
     def __init__(self, path: str, why: str) -> None:
-        super().__init__(f"cannot resume {path}: {why}; choose another output, or start anew with --force alone")
+        super().__init__(
+            f"cannot resume {path}, because {why}", "choose another output, or start again with --force and no --resume"
+        )
 
 
 class BadScores(MuflowError):
@@ -87,24 +107,24 @@ class BadScores(MuflowError):
 
     def __init__(self, purpose: str, reals: int, fakes: int) -> None:
         super().__init__(
-            f"{purpose} needs scores of at least one real and one fake picture, found {reals} real and {fakes} fake: "
-            "add the missing kind"
+            f"{purpose} needs scores of at least one real and one fake image, found {reals} real and {fakes} fake",
+            "add the missing kind",
         )
 
 
 class BadExpression(MuflowError):
-    """A small text of the command line that does not parse; columns count from 1."""
+    """A short text of the command line that does not parse; columns count from 1."""
 
-    def __init__(self, kind: str, text: str, column: int, problem: str) -> None:
-        super().__init__(f"{kind} {text!r}, column {column}: {problem}")
+    def __init__(self, kind: str, text: str, column: int, problem: str, remedy: str) -> None:
+        super().__init__(f"{kind} {text!r}, column {column}, {problem}", remedy)
 
 
 class BadTable(MuflowError):
     """A CSV file whose line or column is wrong; lines count from 1, the header being line 1."""
 
-    def __init__(self, path: str, line: int, column: str, problem: str) -> None:
-        super().__init__(f"{path}, line {line}, column {column!r}: {problem}")
+    def __init__(self, path: str, line: int, column: str, problem: str, remedy: str = "correct the file") -> None:
+        super().__init__(f"{path}, line {line}, column {column!r}, {problem}", remedy)
 
 
 class BadData(MuflowError):
-    """Labelled pictures that contradict themselves or each other."""
+    """Labelled images that contradict each other."""

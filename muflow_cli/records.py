@@ -1,4 +1,4 @@
-"""What comes back: frozen records that every writer understands.
+"""What comes back: enums and frozen records that every writer understands.
 
 Paths are `str` as Python decodes file names (surrogateescape), so that a name which is not UTF-8 survives.
 """
@@ -7,6 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """What a rule says of one unit."""
+
+    FLAGGED = "flagged"
+    NOT_FLAGGED = "not_flagged"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Side(StrEnum):
+    """On which side of the calibration reals a score lies."""
+
+    HIGH = "high"
+    LOW = "low"
+
+
+class CalibrationMatch(StrEnum):
+    """Which calibration reals an image was compared with.
+
+    `matched`: those meant for it, all of them or its own stratum. `fallback`: all of them, since its stratum has too
+    few. `extrapolated`: all of them, since none is in its stratum.
+    """
+
+    MATCHED = "matched"
+    FALLBACK = "fallback"
+    EXTRAPOLATED = "extrapolated"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,38 +61,54 @@ class Facts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """What a calibration says of one image.
+
+    Attributes:
+        p_value: share of calibration reals at least as extreme, (1 + #) / (n + 1), in (0, 1].
+        verdict: by the rule, or by q-values where a false discovery rate was given.
+        tail: the side of the reals on which the image lies: high (unlike the reals) or low (more typical than they).
+        calibration: which reals it was compared with.
+        stratum: the stratum whose own rule decided; None where all reals did.
+        atypical_input: names of the facts outside the calibration images' range, sorted.
+        heaviest: the column that weighs most in the verdict; None for rules that do not look at single columns.
+        q_value: Benjamini-Hochberg over this run, where a false discovery rate was given.
+    """
+
+    p_value: float
+    verdict: Verdict
+    tail: Side
+    calibration: CalibrationMatch = CalibrationMatch.MATCHED
+    stratum: str | None = None
+    atypical_input: tuple[str, ...] = ()
+    heaviest: str | None = None
+    q_value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """One picture with its verdict.
+    """One image with its verdict.
 
     Attributes:
         path: as found.
         facts: custody facts of the bytes that were scored.
-        score: mean over scales of NLL / dimension, nats per dimension; higher = less like the reals fitted.
-        scale_scores: (S,) the same for each scale.
-        p_value: share of calibration reals at least as extreme, (1 + #) / (n + 1).
-        flagged: whether the rule calls it synthetic.
-        tail: "high" (unlike the reals) or "low" (more typical than the reals).
-        verdict: "flagged", "not flagged" or "inconclusive".
-        q_value: Benjamini-Hochberg over this run, where asked for.
+        score: mean of the columns, nats per dimension; higher = less like the reals fitted.
+        column_scores: (S,) one score per column of the detector, nats per dimension.
+        judgement: verdict and p-value.
         duplicate_of: path of the first input with the same bytes in this run.
-        calibration: "matched", a stratum's name, "fallback" or "extrapolated".
-        atypical_input: names of the facts outside the calibration set's range.
-        heaviest: the scale that weighs most in the verdict; None for rules that do not look at single scales.
     """
 
     path: str
     facts: Facts
     score: float
-    scale_scores: tuple[float, ...]
-    p_value: float
-    flagged: bool
-    tail: str
-    verdict: str = "not flagged"
-    q_value: float | None = None
+    column_scores: tuple[float, ...]
+    judgement: Judgement
     duplicate_of: str | None = None
-    calibration: str = "matched"
-    atypical_input: tuple[str, ...] = ()
-    heaviest: str | None = None
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the verdict is `flagged`."""
+        return self.judgement.verdict is Verdict.FLAGGED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +117,7 @@ class Unreadable:
 
     Attributes:
         path: as found.
-        code: a stable word for programs ("truncated", "not_a_picture", "empty", "too_large", ...).
+        code: a stable word for programs ("truncated", "not_an_image", "empty", "too_large", ...).
         message: one sentence for people.
         sha256: of the bytes, where they could be read.
         bytes: their number, where they could be read.
@@ -91,7 +135,7 @@ Result = Scored | Unreadable
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunInfo:
-    """The head of a run: who measured, with what, when (UTC, ISO 8601)."""
+    """The head of a run: what measured, on which machine, when (UTC, ISO 8601)."""
 
     tool: str
     version: str
@@ -105,7 +149,20 @@ class RunInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DetectorInfo:
-    """The detector as a report names it."""
+    """The detector as a report names it.
+
+    Attributes:
+        path: of the bundle, as given.
+        fingerprint: of the detector.
+        calibration_fingerprint: of scores and rule.
+        encoder: of every branch, joined with "+".
+        rule: method of the rule.
+        alpha: nominal false-positive rate.
+        tail: which side the rule flags, "upper" or "both".
+        columns: (S,) names of the scores, `branch/layer`.
+        calibration_images: number of calibration reals.
+        smallest_p_value: that this rule can give with that many reals.
+    """
 
     path: str
     fingerprint: str
@@ -114,8 +171,9 @@ class DetectorInfo:
     rule: str
     alpha: float
     tail: str
-    scales: tuple[str, ...] = ()
-    calibration_pictures: int = 0
+    columns: tuple[str, ...]
+    calibration_images: int
+    smallest_p_value: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

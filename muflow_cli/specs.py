@@ -1,7 +1,9 @@
-"""What is asked: frozen settings that refuse nonsense when made. PRESETS names the two configurations in use."""
+"""Frozen settings that refuse nonsense when made. PRESETS names the two configurations in use."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,14 +13,14 @@ from muflow_cli.errors import BadSpec
 
 
 class View(StrEnum):
-    """How a picture becomes the square that is scored."""
+    """How an image becomes the square that is scored."""
 
     RESIZE = "resize"
     CROPS = "crops"
 
 
 class Normalisation(StrEnum):
-    """What is done to a scale's map before pooling."""
+    """What is done to a layer's map before pooling."""
 
     STATISTICS = "statistics"
     LAYERNORM = "layernorm"
@@ -38,16 +40,6 @@ class ScoreKind(StrEnum):
     MAHALANOBIS = "mahalanobis"
 
 
-class Method(StrEnum):
-    """Rules that turn scores of reals into a verdict."""
-
-    CONFORMAL = "conformal"
-    GAUSSIAN = "gaussian"
-    FISHER = "fisher"
-    LOF = "lof"
-    OCSVM = "ocsvm"
-
-
 class Tail(StrEnum):
     """Which side of the reals' scores is suspicious."""
 
@@ -63,11 +55,11 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
-def _at_least(spec: object, least: float, *names: str) -> None:
+def _between(spec: object, least: float, most: float, *names: str) -> None:
     for name in names:
         value = getattr(spec, name)
-        if value < least:
-            raise BadSpec(name, value, f"at least {least:g}")
+        if not least <= value <= most:  # NaN is not
+            raise BadSpec(name, value, f"a value from {least:g} to {most:g}")
 
 
 def _inside_unit(spec: object, *names: str) -> None:
@@ -79,15 +71,15 @@ def _inside_unit(spec: object, *names: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewSpec:
-    """How a picture becomes views.
+    """How an image becomes views.
 
     Attributes:
-        kind: `resize` squashes the whole picture to one square; `crops` cuts squares at native resolution
-            (a picture smaller than the square is centre-squared and resized).
+        kind: `resize` squashes the whole image to one square; `crops` cuts squares at native resolution
+            (an image smaller than the square is centre-squared and resized).
         size: side of the square, pixels.
-        count: crops per picture when scanning; a small picture has fewer distinct ones, each scored once.
-        fit_count: random crops per picture when fitting.
-        draft: decode a JPEG much larger than `size` at reduced scale (libjpeg), average other pictures down by the
+        count: crops per image when scanning; a small image has fewer distinct ones, each scored once.
+        fit_count: random crops per image when fitting.
+        draft: decode a JPEG much larger than `size` at reduced scale (libjpeg), average other images down by the
             same power of two; only with `resize`. Part of the spec because it changes pixels: a detector is fitted
             and scanned the same way.
     """
@@ -99,38 +91,39 @@ class ViewSpec:
     draft: bool = True
 
     def __post_init__(self) -> None:
-        _at_least(self, 16, "size")
-        _at_least(self, 1, "count", "fit_count")
+        _between(self, 16, 4096, "size")
+        _between(self, 1, 4096, "count", "fit_count")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureSpec:
-    """Which numbers of a picture are modelled.
+    """Which numbers of an image are modelled.
 
     Attributes:
         encoder: a row of ENCODERS.
-        cuts: layers whose outputs are the scales; empty = all of that encoder's cuts.
-        dimensions: channels per scale after the PCA projection; 0 = all channels, no projection.
+        layers: names of the encoder's layers to model; empty = all of its row.
+        dimensions: channels per layer after the PCA projection; 0 = all channels, no projection.
         grid: side of the grid that each map is average-pooled to; 0 = the map's own size.
         normalisation: `statistics` = fixed mean and deviation of the training reals per channel;
             `layernorm` = over (C, H, W) of each map, no affine parameters.
     """
 
     encoder: str = "resnet50"
-    cuts: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
     dimensions: int = 64
     grid: int = 4
     normalisation: Normalisation = Normalisation.STATISTICS
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "dimensions", "grid")
+        _between(self, 0, 65536, "dimensions")
+        _between(self, 0, 1024, "grid")
         if self.dimensions == 1:
             raise BadSpec("dimensions", 1, "0 (all channels) or at least 2, since a coupling splits the channels")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlowSpec:
-    """The FastFlow of one scale: `steps` coupling blocks.
+    """The FastFlow of one layer: `steps` coupling blocks.
 
     Attributes:
         steps: 0 = the identity flow.
@@ -148,39 +141,41 @@ class FlowSpec:
     matched_init: bool = True
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "steps")
-        if not self.kernels or any(k < 1 or k % 2 == 0 for k in self.kernels):
-            raise BadSpec("kernels", self.kernels, "odd numbers")
-        if self.hidden_ratio <= 0 or self.clamp <= 0:
-            raise BadSpec("hidden_ratio, clamp", (self.hidden_ratio, self.clamp), "above 0")
+        _between(self, 0, 256, "steps")
+        if not 1 <= len(self.kernels) <= 256 or any(k not in range(1, 32, 2) for k in self.kernels):
+            raise BadSpec("kernels", self.kernels, "odd numbers from 1 to 31")
+        _between(self, 0.01, 16, "hidden_ratio")
+        _between(self, 0.01, 100, "clamp")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetSpec:
-    """The density of average pictures.
+    """The density of average images.
 
     Attributes:
         kind: `mu` = Gaussian mixture over the features of averages; `normal` = N(0, I), the FastFlow baseline.
-        mean_size: N, pictures per average.
-        means: M, number of averages.
+        images_per_average: N.
+        n_averages: M.
         components: K of the mixture; 0 = chosen by BIC among 1, 2, 4, 8.
         reg_covar: added to the covariance's diagonal; raised x100 (at most to 1) when a fit fails.
-        max_vectors: at most so many position vectors enter the mixture of one scale.
-        score_kind: what a picture's score is.
+        max_vectors: at most so many position vectors enter the mixture of one layer.
+        score_kind: what an image's score is.
     """
 
     kind: TargetKind = TargetKind.MU
-    mean_size: int = 64
-    means: int = 1000
+    images_per_average: int = 64
+    n_averages: int = 1000
     components: int = 0
     reg_covar: float = 1e-6
     max_vectors: int = 20_000
     score_kind: ScoreKind = ScoreKind.NLL
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "mean_size", "max_vectors")
-        _at_least(self, 2, "means")
-        _at_least(self, 0, "components", "reg_covar")
+        _between(self, 1, 1_000_000, "images_per_average")
+        _between(self, 1, 10_000_000, "max_vectors")
+        _between(self, 2, 1_000_000, "n_averages")
+        _between(self, 0, 1024, "components")
+        _between(self, 0, 1e6, "reg_covar")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,13 +196,17 @@ class TrainSpec:
     calibration_share: float = 0.15
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "seed", "epochs", "weight_decay", "plateau_patience")
-        _at_least(self, 1, "batch_size", "stop_patience", "checkpoint_every")
+        _between(self, 0, 2**63 - 1, "seed")
+        _between(self, 0, 1e9, "epochs", "weight_decay", "plateau_patience")
+        _between(self, 1, 1e9, "batch_size", "stop_patience", "checkpoint_every")
         _inside_unit(self, "plateau_factor", "validation_share", "calibration_share")
-        if self.learning_rate <= 0 or self.clip_norm <= 0:
-            raise BadSpec("learning_rate, clip_norm", (self.learning_rate, self.clip_norm), "above 0")
+        _between(self, 1e-12, 1e6, "learning_rate", "clip_norm")
         if self.validation_share + self.calibration_share >= 1:
-            raise BadSpec("validation_share + calibration_share", 1, "less than 1, so that pictures to train on remain")
+            raise BadSpec(
+                "validation_share + calibration_share",
+                1,
+                "a sum below 1, so that images to train on remain",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,14 +214,14 @@ class RuleSpec:
     """How scores of held-out reals become a verdict.
 
     Attributes:
-        method: a row of RULES.
+        method: a row of `calibration.rules.RULES`, which checks that it exists.
         alpha: nominal false-positive rate, in (0, 1). With both tails each gets alpha / 2.
-        tail: `upper` flags only pictures unlike the reals; `both` also pictures more typical than the reals.
+        tail: `upper` flags only images unlike the reals; `both` also images more typical than the reals.
         band: p-values in [low, high] are `inconclusive`; None = no band.
         by: facts that define calibration strata, among "format", "quality", "size".
     """
 
-    method: Method = Method.CONFORMAL
+    method: str = "conformal"
     alpha: float = 0.05
     tail: Tail = Tail.BOTH
     band: tuple[float, float] | None = None
@@ -230,26 +229,82 @@ class RuleSpec:
 
     def __post_init__(self) -> None:
         _inside_unit(self, "alpha")
-        if self.method == Method.LOF and self.alpha > 0.5:  # scikit-learn's bound on its contamination
-            raise BadSpec("alpha", self.alpha, "at most 0.5 with method lof")
         if self.band is not None and not 0 <= self.band[0] <= self.band[1] <= 1:
             raise BadSpec("band", self.band, "two p-values LO,HI with 0 <= LO <= HI <= 1")
         unknown = set(self.by) - {"format", "quality", "size"}
         if unknown:
-            raise BadSpec("by", ",".join(sorted(unknown)), "among format, quality, size")
+            raise BadSpec("by", ",".join(sorted(unknown)), "format, quality, size, or several of them")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DetectorSpec:
-    """Everything that decides what a detector computes."""
+class BranchSpec:
+    """One family of evidence: view, encoder, projection, flow and target.
 
-    preset: str = "light"
+    Attributes:
+        name: lower-case letters, digits, "-" and "_"; the first part of its columns' names (`name/layer`).
+        view: how an image becomes the squares that this branch looks at.
+        feature: which numbers of them are modelled.
+        flow: the FastFlow of each layer.
+        target: the density that the flow maps single reals onto.
+    """
+
+    name: str = "main"
     view: ViewSpec = field(default_factory=ViewSpec)
     feature: FeatureSpec = field(default_factory=FeatureSpec)
     flow: FlowSpec = field(default_factory=FlowSpec)
     target: TargetSpec = field(default_factory=TargetSpec)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[a-z0-9_-]{1,40}", self.name):
+            raise BadSpec("branch", repr(self.name), "lower-case letters, digits, - and _, at most 40 of them")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DetectorSpec:
+    """Everything that decides what a detector computes.
+
+    Attributes:
+        preset: the configuration that it started from.
+        branches: at least one, each with a name of its own.
+        train: how the flows of all branches are fitted.
+        rule: how the columns of all branches become one verdict, at fitting time.
+    """
+
+    preset: str = "light"
+    branches: tuple[BranchSpec, ...] = (BranchSpec(),)
     train: TrainSpec = field(default_factory=TrainSpec)
     rule: RuleSpec = field(default_factory=RuleSpec)
+
+    def __post_init__(self) -> None:
+        names = [branch.name for branch in self.branches]
+        if not names or len(set(names)) < len(names):
+            raise BadSpec("branches", ", ".join(names) or "empty", "one branch or several with different names")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runtime:
+    """Where and how fast to compute; no score depends on it but for rounding.
+
+    Attributes:
+        device: auto (a CUDA device if there is one), cpu, cuda or cuda:N.
+        precision: arithmetic of the convolutions.
+        batch_size: views per batch; 0 = the device's own.
+        workers: decoding threads; 0 = one per core.
+    """
+
+    device: str = "auto"
+    precision: Precision = Precision.AUTO
+    batch_size: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _between(self, 0, 1_000_000, "batch_size")
+        _between(self, 0, 1024, "workers")
+
+    @property
+    def threads(self) -> int:
+        """Number of decoding threads, at least 1."""
+        return self.workers or len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,7 +316,7 @@ class InputSpec:
         hidden: also names that begin with a dot.
         follow_links: enter directories and files behind symbolic links inside a folder.
         max_bytes: a larger file is one error record, unread.
-        max_pixels: a picture with more pixels is one error record, undecoded.
+        max_pixels: an image with more pixels is one error record, undecoded.
     """
 
     exclude: tuple[str, ...] = ()
@@ -271,19 +326,23 @@ class InputSpec:
     max_pixels: int = 100_000_000
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "max_bytes", "max_pixels")
+        _between(self, 1, 2**60, "max_bytes", "max_pixels")
 
 
 LIGHT: Final = DetectorSpec()
 
 # Pontorno et al. 2026 as published, short of the traps listed in the README: LayerNorm without affine parameters,
-# a mixture in the space that the flow sees, every position's vector scored, distinct views only.
+# a mixture over the vectors that the flow sees, every position's vector scored, distinct views only.
 PAPER: Final = DetectorSpec(
     preset="paper",
-    view=ViewSpec(kind=View.CROPS, size=256, count=16, fit_count=4, draft=False),
-    feature=FeatureSpec(dimensions=0, grid=0, normalisation=Normalisation.LAYERNORM),
-    flow=FlowSpec(steps=8, kernels=(3,), hidden_ratio=1.0, clamp=2.0, matched_init=False),
-    target=TargetSpec(mean_size=500, means=1000, components=1),
+    branches=(
+        BranchSpec(
+            view=ViewSpec(kind=View.CROPS, size=256, count=16, fit_count=4, draft=False),
+            feature=FeatureSpec(dimensions=0, grid=0, normalisation=Normalisation.LAYERNORM),
+            flow=FlowSpec(steps=8, kernels=(3,), hidden_ratio=1.0, clamp=2.0, matched_init=False),
+            target=TargetSpec(images_per_average=500, n_averages=1000, components=1),
+        ),
+    ),
     train=TrainSpec(
         epochs=1000,
         batch_size=32,
@@ -293,7 +352,7 @@ PAPER: Final = DetectorSpec(
         plateau_patience=35,
         stop_patience=50,
     ),
-    rule=RuleSpec(method=Method.GAUSSIAN, alpha=0.1, tail=Tail.UPPER),
+    rule=RuleSpec(method="gaussian", alpha=0.1, tail=Tail.UPPER),
 )
 
 PRESETS: Final[Mapping[str, DetectorSpec]] = {"light": LIGHT, "paper": PAPER}

@@ -1,4 +1,4 @@
-"""The workflow of `scan --verify`: does a report still say what was written, of files that are still what they were?"""
+"""The workflow of `scan --verify`: whether a report and the files it names are unchanged."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from muflow_cli.output.journal import Report, ResultsDigest, read_report
-from muflow_cli.pictures.archives import split
-from muflow_cli.pictures.decode import PictureError
-from muflow_cli.pictures.find import Source, find
-from muflow_cli.records import Result, Unreadable
+from muflow_cli.images.archives import split
+from muflow_cli.images.decode import ImageError
+from muflow_cli.images.find import find
+from muflow_cli.images.inputs import Input
+from muflow_cli.images.read import read_input
+from muflow_cli.output.report_reader import Report, ResultsDigest, read_report
+from muflow_cli.records import Result, Scored, Unreadable
 from muflow_cli.specs import InputSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as the report says: what it is about, and a sentence."""
+    """One difference from a report: the path that differs, and a sentence."""
 
     path: str
     message: str
 
 
 def verify(report_path: Path) -> tuple[Report, Iterator[Difference]]:
-    """The report, and what differs: in its own lines first, then file by file in its order.
+    """The report and the differences: first those in its own lines, then those of its files, in its order.
 
     Raises:
-        BadReport: where the report cannot be read as one.
+        BadReport: if the file is not a complete report.
     """
     report = read_report(report_path)
     return report, _differences(report_path, report)
@@ -37,18 +39,19 @@ def verify(report_path: Path) -> tuple[Report, Iterator[Difference]]:
 
 def _differences(path: Path, report: Report) -> Iterator[Difference]:
     if report.summary is None:
-        yield Difference(str(path), "the run did not end: there is no digest over the results to compare with")
+        yield Difference(str(path), "the run did not finish, so the report has no digest to compare its results with")
     else:
         digest, counts = ResultsDigest(), Counter[str]()
         for result in report.results:
             digest.add(result)
-            counts.update(_kinds(result))
+            kind = "unreadable" if isinstance(result, Unreadable) else "scored"
+            counts.update(["inputs", kind, *(["flagged"] if isinstance(result, Scored) and result.flagged else [])])
         if digest.hexdigest() != report.summary.results_sha256:
-            yield Difference(str(path), "the results are not those that were written: their SHA-256 differs")
+            yield Difference(str(path), "the results were changed, since their SHA-256 differs")
         for name in ("inputs", "scored", "flagged", "unreadable"):
             written = getattr(report.summary, name)
             if counts[name] != written:
-                yield Difference(str(path), f"the summary counts {written} {name}, the results are {counts[name]}")
+                yield Difference(str(path), f"the summary says {written} {name}, but the results have {counts[name]}")
     inputs = _Inputs()
     for result in report.results:
         message = _difference(result, inputs)
@@ -56,25 +59,19 @@ def _differences(path: Path, report: Report) -> Iterator[Difference]:
             yield Difference(result.path, message)
 
 
-def _kinds(result: Result) -> list[str]:
-    if isinstance(result, Unreadable):
-        return ["inputs", "unreadable"]
-    return ["inputs", "scored", "flagged"] if result.flagged else ["inputs", "scored"]
-
-
-# The limits of the scan are not those of a check: a file that was read then is read now.
+# Wider limits than those of any scan, so that every file that a scan read is read again.
 _LIMITS: Final = InputSpec(hidden=True, follow_links=True, max_bytes=2**40)
 
 
 class _Inputs:
-    """Finds inputs again. An archive is gone through once while its members are asked for in their stored order."""
+    """Finds inputs again; an archive is read once if its members are looked up in their stored order."""
 
     def __init__(self) -> None:
         self._archive = ""
-        self._members: Iterator[Source | Unreadable] = iter(())
+        self._members: Iterator[Input | Unreadable] = iter(())
 
-    def find(self, path: str) -> Source | Unreadable | None:
-        """The input that was reported as `path`, or what stands in its place now."""
+    def find(self, path: str) -> Input | Unreadable | None:
+        """The current input at `path`."""
         archive, _ = split(path)
         if archive:
             if archive != self._archive:
@@ -82,22 +79,22 @@ class _Inputs:
             for member in self._members:
                 if member.path == path:
                     return member
-            self._archive = ""  # another order, or a member that is gone: the next one begins anew
+            self._archive = ""  # not found from here on, so the next search starts from the beginning
         return next(find([path], _LIMITS), None)
 
 
 def _difference(result: Result, inputs: _Inputs) -> str | None:
-    wanted = result.sha256 if isinstance(result, Unreadable) else result.facts.sha256
-    if wanted is None:
+    recorded = result.sha256 if isinstance(result, Unreadable) else result.facts.sha256
+    if recorded is None:
         return None
     source = inputs.find(result.path)
-    # A folder in the file's place, or a name that fits a pattern, leads to other files.
+    # If a folder has replaced the file, or the name is also a pattern, other files are found.
     if source is None or source.path != result.path:
-        return "cannot be found any more"
+        return "no longer exists"
     if isinstance(source, Unreadable):
-        return f"cannot be read: {source.message}"
+        return f"cannot be read ({source.message})"
     try:
-        found = hashlib.sha256(source.read(_LIMITS.max_bytes)).hexdigest()
-    except PictureError as error:
-        return f"cannot be read: {error.message}"
-    return None if found == wanted else f"has other content: SHA-256 {found}, the report says {wanted}"
+        sha256 = hashlib.sha256(read_input(source, _LIMITS.max_bytes)).hexdigest()
+    except ImageError as error:
+        return f"cannot be read ({error.message})"
+    return None if sha256 == recorded else f"has other content (SHA-256 is {sha256}, but was {recorded})"

@@ -7,27 +7,33 @@ from typing import Any
 
 import numpy as np
 
-from muflow_cli.bench.baselines import null_baselines
 from muflow_cli.bench.data import OverlapPolicy
 from muflow_cli.bench.document import Measured, Settings, build_document
 from muflow_cli.bench.evaluate import EvaluateSpec, evaluate
+from muflow_cli.bench.families import family
+from muflow_cli.bench.intervals import BootstrapSpec
+from muflow_cli.bench.manifest import Label
+from muflow_cli.bench.metrics import auc
+from muflow_cli.bench.nulls import null_baselines
+from muflow_cli.bench.records import BenchRun
 from muflow_cli.bench.robustness import Condition, On
 from muflow_cli.bench.scores import Row
-from muflow_cli.intervals import BootstrapSpec
-from muflow_cli.metrics import auc
-from muflow_cli.pictures.families import family
-from muflow_cli.pictures.manifest import Label
-from muflow_cli.pictures.perturb import parse
+from muflow_cli.images.perturb import parse
 from muflow_cli.records import Facts
 
 SPEC = EvaluateSpec(bootstrap=BootstrapSpec(resamples=50), centre=0.0, family=family)
-RUN = {
-    "tool": "muflow", "version": "0", "argv": ["muflow", "bench"], "started": "2026-03-01T09:00:00Z",
-    "finished": "2026-03-01T09:10:00Z", "versions": {"python": "3"}, "stages": {"score": 1.5}, "throughput": None,
-    "device": "cpu", "precision": "fp32",
-}  # fmt: skip  # a fixed block
+RUN = BenchRun(
+    version="0",
+    argv=("muflow", "bench"),
+    started="2026-03-01T09:00:00Z",
+    finished="2026-03-01T09:10:00Z",
+    versions={"python": "3"},
+    stages={"score": 1.5},
+    device="cpu",
+    precision="fp32",
+)
 
-# group -> label, real source, mean of its scores, pictures
+# group -> label, real source, mean of its scores, images
 GROUPS = {
     "celebahq": (Label.REAL, "celebahq", 0.0, 40),
     "<b>unsplash</b>": (Label.REAL, "<b>unsplash</b>", 0.6, 30),
@@ -48,14 +54,14 @@ def make_row(group: str, number: int, generator: np.random.Generator, shift: flo
     )  # fmt: skip  # a fixed record
     return Row(
         path=f"{group}/{number:03}.jpg", label=label, group=group, source=source, score=score,
-        scale_scores=(score - 0.25, score + 0.25), p_value=min(1.0, p_value), flagged=p_value <= 0.05,
-        sha256=facts.sha256, facts=facts,
+        column_scores=(score - 0.25, score + 0.25), p_value=min(1.0, p_value), suspicion=-min(1.0, p_value),
+        flagged=p_value <= 0.05, sha256=facts.sha256, facts=facts,
     )  # fmt: skip  # a fixed record
 
 
 def hash_of(text: str) -> int:
     """A number for a name, the same in every process."""
-    return sum(ord(character) * (place + 1) for place, character in enumerate(text))
+    return sum(ord(character) * position for position, character in enumerate(text, 1))
 
 
 def make_rows(seed: int = 0, shift: float = 0.0) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Seeded pictures, weights and a tiny detector, all made here: no test needs anything from outside the repository."""
+"""Seeded images, weights and a tiny detector, all made here: no test needs anything from outside the repository."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from muflow_cli.settings import override
-from muflow_cli.specs import LIGHT, DetectorSpec
+from muflow_cli.specs import LIGHT, DetectorSpec, Precision, Runtime
+
+FP32 = Runtime(device="cpu", precision=Precision.FP32)
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -21,12 +23,12 @@ SHARED = Path(__file__).parents[2] / "shared"
 TINY_SETTINGS = (
     "view.size=64",
     "feature.encoder=resnet18",
-    "feature.cuts=layer1,layer2",
+    "feature.layers=layer1,layer2",
     "feature.dimensions=6",
     "feature.grid=2",
     "flow.steps=2",
-    "target.mean_size=8",
-    "target.means=30",
+    "target.images_per_average=8",
+    "target.n_averages=30",
     "target.components=1",
     "train.epochs=3",
     "train.batch_size=16",
@@ -43,7 +45,7 @@ def tiny_spec() -> DetectorSpec:
 
 
 def draw_face(generator: np.random.Generator, side: int = 72) -> Image.Image:
-    """A smooth random blob on a gradient with some grain: no face, but with a picture's statistics."""
+    """A smooth random blob on a gradient with some grain: no face, but with an image's statistics."""
     y, x = np.mgrid[0:side, 0:side] / side
     centre = 0.5 + 0.1 * generator.normal(size=2)
     width = 0.2 + 0.1 * generator.random()
@@ -56,7 +58,7 @@ def draw_face(generator: np.random.Generator, side: int = 72) -> Image.Image:
 
 
 def write_faces(folder: Path, count: int, seed: int) -> list[Path]:
-    """`count` different JPEG pictures in `folder`."""
+    """`count` different JPEG images in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     paths = []
@@ -69,7 +71,7 @@ def write_faces(folder: Path, count: int, seed: int) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def reals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 80 pictures to fit to."""
+    """A folder of 80 images to fit to."""
     folder = tmp_path_factory.mktemp("reals")
     write_faces(folder, 80, seed=1)
     return folder
@@ -102,14 +104,9 @@ def tiny_bundle(
 ) -> Path:
     """A bundle fitted to `reals`."""
     from muflow_cli.fit import FitRequest, fit
-    from muflow_cli.specs import Precision
-    from muflow_cli.watch import Silent
 
     output = tmp_path_factory.mktemp("bundle") / "tiny.safetensors"
-    request = FitRequest(
-        reals=(str(reals),), output=output, spec=tiny_spec, weights=tiny_weights, precision=Precision.FP32
-    )
-    fit(request, Silent())
+    fit(FitRequest(reals=(str(reals),), output=output, spec=tiny_spec, weights={"main": tiny_weights}, runtime=FP32))
     return output
 
 
@@ -117,7 +114,7 @@ def tiny_bundle(
 def shared() -> Path:
     """The folder of development data; tests that need it skip where it is absent."""
     if not SHARED.is_dir():
-        pytest.skip("needs ../shared (development pictures and encoder weights), which is not here")
+        pytest.skip("needs ../shared (development images and encoder weights), which is not here")
     return SHARED
 
 

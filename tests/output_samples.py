@@ -13,8 +13,21 @@ import numpy as np
 from PIL import Image
 
 from muflow_cli.output.report import Exhibit, ReportData
-from muflow_cli.output.writers import WRITERS, OutputFormat
-from muflow_cli.records import DetectorInfo, Facts, Result, RunInfo, Scored, Summary, Unreadable
+from muflow_cli.output.report_writer import Exhibits
+from muflow_cli.output.writers import WRITERS, OutputFormat, WriterContext
+from muflow_cli.records import (
+    CalibrationMatch,
+    DetectorInfo,
+    Facts,
+    Judgement,
+    Result,
+    RunInfo,
+    Scored,
+    Side,
+    Summary,
+    Unreadable,
+    Verdict,
+)
 
 RUN = RunInfo(
     tool="muflow",
@@ -37,8 +50,9 @@ DETECTOR = DetectorInfo(
     rule="conformal",
     alpha=0.05,
     tail="both",
-    scales=("layer2", "layer3"),
-    calibration_pictures=300,
+    columns=("main/layer2", "main/layer3"),
+    calibration_images=300,
+    smallest_p_value=2 / 301,
 )
 SUMMARY = Summary(
     inputs=5,
@@ -83,7 +97,7 @@ HOSTILE_NAMES = [
 
 
 def scored(path: str = "faces/a.jpg", *, number: int = 0, **changes: object) -> Scored:
-    """A plain result, changed where asked."""
+    """A plain result with other fields of the result or of its judgement where given."""
     facts = Facts(
         sha256=f"{number:064x}",
         bytes=48_213 + number,
@@ -93,30 +107,25 @@ def scored(path: str = "faces/a.jpg", *, number: int = 0, **changes: object) -> 
         jpeg_quality=92,
         sharpness=31.25,
     )
-    values: dict[str, object] = {
-        "path": path,
-        "facts": facts,
-        "score": -1.125,
-        "scale_scores": (-1.5, -0.75),
-        "p_value": 0.4,
-        "flagged": False,
-        "tail": "low",
-    }
-    return Scored(**{**values, **changes})  # type: ignore[arg-type]  # the keys are Scored's own
+    verdict: dict[str, object] = {"p_value": 0.4, "verdict": Verdict.NOT_FLAGGED, "tail": Side.LOW}
+    names = {field.name for field in dataclasses.fields(Judgement)}
+    verdict |= {name: changes.pop(name) for name in names & changes.keys()}
+    values = {"path": path, "facts": facts, "score": -1.125, "column_scores": (-1.5, -0.75), **changes}
+    return Scored(judgement=Judgement(**verdict), **values)  # type: ignore[arg-type]  # the keys are their own
 
 
 def unreadable(path: str = "faces/broken.jpg") -> Unreadable:
-    """A picture that ends too early."""
-    return Unreadable(path=path, code="truncated", message="the file ends inside the picture", sha256="e" * 64, bytes=9)
+    """An image that ends too early."""
+    return Unreadable(path=path, code="truncated", message="the file ends inside the image", sha256="e" * 64, bytes=9)
 
 
 RESULTS: list[Result] = [
     scored(),
-    scored("faces/b.png", number=1, score=3.5, scale_scores=(2.0, 5.0), p_value=0.0033, flagged=True, tail="high",
-           verdict="flagged", q_value=0.01, heaviest="layer3"),
+    scored("faces/b.png", number=1, score=3.5, column_scores=(2.0, 5.0), p_value=0.0033, tail=Side.HIGH,
+           verdict=Verdict.FLAGGED, q_value=0.01, heaviest="main/layer3", stratum="JPEG"),
     unreadable(),
-    scored(os.fsdecode(b"faces/\xe9t\xe9 <b>.jpg"), number=2, p_value=0.006, flagged=True, verdict="flagged",
-           calibration="extrapolated", atypical_input=("format", "width")),
+    scored(os.fsdecode(b"faces/\xe9t\xe9 <b>.jpg"), number=2, p_value=0.006, verdict=Verdict.FLAGGED,
+           calibration=CalibrationMatch.EXTRAPOLATED, atypical_input=("format", "width")),
     scored("=faces/copy.jpg", duplicate_of="faces/a.jpg"),
 ]  # fmt: skip  # one result a line reads as a table
 
@@ -124,7 +133,8 @@ RESULTS: list[Result] = [
 def write_all(format_: OutputFormat, results: Iterable[Result], fields: tuple[str, ...] | None = None) -> bytes:
     """What the writer of a format makes of a whole run."""
     stream = io.BytesIO()
-    writer = WRITERS[format_](stream, fields)
+    context = WriterContext(fields=fields, calibration_scores=(-1.0, 0.0, 1.5), exhibits=Exhibits())
+    writer = WRITERS[format_].make(stream, context)
     writer.begin(RUN, DETECTOR)
     for result in results:
         writer.write(result)
@@ -145,21 +155,19 @@ def row(index: int) -> Result:
     if index % 40 == 39:
         return unreadable(name)
     score = math.sin(index) * 3
-    flagged = abs(score) > 2.8
     return scored(
         name,
         number=index,
         score=score,
-        scale_scores=(score - 1, score + 1),
+        column_scores=(score - 1, score + 1),
         p_value=1 / (1 + abs(score)),
-        flagged=flagged,
-        verdict="flagged" if flagged else "not flagged",
-        tail="high" if score > 0 else "low",
+        verdict=Verdict.FLAGGED if abs(score) > 2.8 else Verdict.NOT_FLAGGED,
+        tail=Side.HIGH if score > 0 else Side.LOW,
     )
 
 
 def report_data(count: int, **changes: Any) -> ReportData:
-    """A report of `count` inputs, every other one with a picture and a heat map."""
+    """A report of `count` inputs, every other one with an image and a heat map."""
     results = [row(index) for index in range(count)]
     grid = np.linspace(-1, 2, 16, dtype=np.float32).reshape(4, 4)
     exhibits = {i: Exhibit(thumbnail(), grid + np.float32(i % 3)) for i in range(0, count, 2)}

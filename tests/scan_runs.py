@@ -75,7 +75,7 @@ def hostile(folder: Path) -> dict[str, str]:
     frames = [draw_face(np.random.default_rng(seed), 80) for seed in (4, 5)]
     contents = {
         "truncated.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
-        "text.jpg": (b"this is no picture at all\n" * 9, "not_a_picture"),
+        "text.jpg": (b"this is no image at all\n" * 9, "not_an_image"),
         "zero.png": (b"", "empty"),
         "bomb.png": (bomb(), "too_many_pixels"),
         "cmyk.jpg": (encoded(face.convert("CMYK"), "JPEG"), ""),

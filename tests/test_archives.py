@@ -1,22 +1,27 @@
-"""Promises of pictures/archives.py: members are inputs, nothing is extracted, no archive harms a run."""
+"""Promises of images/archives.py: members are inputs, nothing is extracted, no archive harms a run."""
 
 from __future__ import annotations
 
 import io
+import os
 import random
 import struct
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from muflow_cli.pictures import archives
-from muflow_cli.pictures.archives import split
-from muflow_cli.pictures.decode import PictureError
-from muflow_cli.pictures.find import Source, find
+from muflow_cli.images import archives
+from muflow_cli.images.archives import split
+from muflow_cli.images.decode import ImageError
+from muflow_cli.images.find import find
+from muflow_cli.images.inputs import Input
+from muflow_cli.images.read import read_input
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import InputSpec
 
@@ -51,19 +56,19 @@ def pack(kind: str, members: Members) -> str:
     return path
 
 
-def outcome(found: Source | Unreadable, max_bytes: int) -> bytes | str:
-    if isinstance(found, Unreadable):
-        return found.code
+def outcome(item: Input | Unreadable, max_bytes: int) -> bytes | str:
+    if isinstance(item, Unreadable):
+        return item.code
     try:
-        return found.read(max_bytes)
-    except PictureError as error:
+        return read_input(item, max_bytes)
+    except ImageError as error:
         return error.code
 
 
 def contents(argument: str, max_bytes: int = 2**20, **settings: object) -> list[tuple[str, bytes | str]]:
-    """Paths with what is read of them, or the code of the record; all are found before the first is read."""
-    found = list(find([argument], InputSpec(max_bytes=max_bytes, **settings)))
-    return [(one.path, outcome(one, max_bytes)) for one in found]
+    """Paths with their content or the code of their record; all are listed before the first is read."""
+    listed = list(find([argument], InputSpec(max_bytes=max_bytes, **settings)))
+    return [(item.path, outcome(item, max_bytes)) for item in listed]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,7 +111,7 @@ def test_only_an_archive_that_exists_is_entered() -> None:
     assert contents("no.zip!a.png") == [("no.zip!a.png", "not_found")]
 
 
-def test_an_archive_in_a_folder_is_no_input() -> None:
+def test_an_archive_in_a_folder_is_not_an_input() -> None:
     pack("zip", {"a.png": png(1)})
     assert contents(".") == []
 
@@ -119,7 +124,7 @@ def test_names_reach_nothing_outside_the_archive(kind: str, folder: Path) -> Non
     assert sorted(folder.parent.rglob("*")) == before
 
 
-def test_links_and_devices_in_archives_are_no_inputs() -> None:
+def test_links_and_devices_in_archives_are_not_inputs() -> None:
     with tarfile.open("a.tar", "w") as archive:
         for name, kind in (("l.png", tarfile.SYMTYPE), ("h.png", tarfile.LNKTYPE), ("d.png", tarfile.CHRTYPE)):
             info = tarfile.TarInfo(name)
@@ -146,9 +151,9 @@ def test_a_member_beyond_max_bytes_is_one_record(kind: str) -> None:
 def test_an_archive_that_explodes_ends_with_one_record(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MAX_MEMBERS", 100)
     path = pack(kind, {f"{number}.png": bytes(2**20) for number in range(12)})
-    found = contents(path, max_bytes=2**20)
-    assert 1 <= len(found) < 12
-    assert found[-1] == (path, "archive_bomb")
+    results = contents(path, max_bytes=2**20)
+    assert 1 <= len(results) < 12
+    assert results[-1] == (path, "archive_bomb")
 
 
 def test_skipping_in_a_compressed_tar_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,11 +202,11 @@ def test_a_truncated_tar_gives_its_good_members_then_one_record(kind: str) -> No
         whole = whole[: 6 * (512 + 3072)]  # what follows the members is padding
     for share in (0.2, 0.5, 0.8):
         Path(path).write_bytes(whole[: int(len(whole) * share)])
-        found = contents(path)
-        good = [(name, content) for name, content in found if isinstance(content, bytes)]
+        results = contents(path)
+        good = [(name, content) for name, content in results if isinstance(content, bytes)]
         assert good == [(f"{path}!{name}", members[name]) for name in list(members)[: len(good)]]
-        assert found[-1] == (path, "truncated_archive")
-        assert len(found) <= len(good) + 2
+        assert results[-1] == (path, "truncated_archive")
+        assert len(results) <= len(good) + 2
 
 
 def test_a_tar_cut_between_two_members_is_told_from_a_whole_one() -> None:
@@ -229,13 +234,56 @@ def test_a_tar_header_that_points_backwards_ends() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_archive_is_one_record(kind: str) -> None:
+def test_a_file_that_is_not_an_archive_is_one_record(kind: str) -> None:
     path = f"a.{kind}"
     for content in (b"", b"text", bytes(100), png(1)):
         Path(path).write_bytes(content)
         ((name, code),) = contents(path)
         assert name == path
         assert code in ("corrupt_archive", "truncated_archive")
+
+
+def test_a_zip_is_opened_once_for_all_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    class Counted(zipfile.ZipFile):
+        def __init__(self, path: str) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+    path = pack("zip", {f"{number}.png": png(number) for number in range(20)})
+    monkeypatch.setattr(archives.zipfile, "ZipFile", Counted)
+    assert [content for _, content in contents(path)] == [png(number) for number in range(20)]
+    assert opened == [path]
+
+
+def test_threads_that_share_a_zip_read_what_one_alone_reads() -> None:
+    chance = random.Random(1)
+    members = {f"{number}.png": chance.randbytes(30_000) for number in range(60)}
+    listed = list(find([pack("zip", members)], InputSpec()))
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda item: read_input(item, 2**20), listed)) == list(members.values())
+
+
+def test_a_zip_that_is_replaced_is_parsed_again() -> None:
+    path = pack("zip", {"a.png": png(1), "b.png": png(2)})
+    first, second = find([path], InputSpec())
+    Path(path).unlink()
+    pack("zip", {"a.png": png(3)})
+    assert outcome(first, 2**20) == png(3)
+    assert outcome(second, 2**20) == "not_found"
+    Path(path).unlink()
+    assert outcome(first, 2**20) == "not_found"
+    os.mkfifo(path)
+    assert outcome(first, 2**20) == "not_a_file"
+
+
+def test_members_with_the_same_name_are_each_read() -> None:
+    with warnings.catch_warnings(), zipfile.ZipFile("a.zip", "w") as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr("a.png", b"first")
+        archive.writestr("a.png", b"second")
+    assert contents("a.zip") == [("a.zip!a.png", b"first"), ("a.zip!a.png", b"second")]
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:

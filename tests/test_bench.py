@@ -20,17 +20,18 @@ from rich.console import Console
 from sklearn import metrics as sk
 
 from muflow_cli.bench.data import Known, OverlapPolicy, SelectSpec, select
+from muflow_cli.bench.datasets import Dataset, Sample
 from muflow_cli.bench.evaluate import METRICS, evaluate
 from muflow_cli.bench.gates import check_drop, check_gates, check_names, parse_gate, read_baseline
+from muflow_cli.bench.manifest import Label
 from muflow_cli.bench.robustness import On, mixed
 from muflow_cli.bench.scores import Row, compare_scores, data_digest, read_scores, scores_csv
 from muflow_cli.errors import BadData, BadExpression, BadScores, BadTable
+from muflow_cli.images.inputs import Input
 from muflow_cli.output import bench_text
-from muflow_cli.pictures.datasets import Dataset, Sample
-from muflow_cli.pictures.manifest import Label
-from muflow_cli.pictures.sources import Source
+from muflow_cli.output.junit import junit
 
-SCHEMA = json.loads((Path(bench_text.__file__).parent / "schemas" / "bench-1.json").read_text())
+SCHEMA = json.loads((Path(bench_text.__file__).parent / "schemas" / "bench-2.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_every_ranking_is_scikit_learns(rows: list[Row]) -> None:
     for prefix, values in {
         "": [row.score for row in pair],
         "folded_": [abs(row.score) for row in pair],
-        "rule_": [-(row.p_value or 0) for row in pair],
+        "rule_": [row.suspicion for row in pair],
     }.items():
         assert found[f"{prefix}auc"].value == pytest.approx(sk.roc_auc_score(labels, values), abs=1e-12)
         assert found[f"{prefix}pauc"].value == pytest.approx(sk.roc_auc_score(labels, values, max_fpr=0.05), abs=1e-12)
@@ -82,7 +83,7 @@ def test_a_benchmark_computed_by_hand() -> None:
     assert found.sources["b"].macro["auc"].value == 1
     assert found.worst_source == "a"
     assert found.headline.value == 3 / 4
-    assert (found.sources["a"].flagged.flagged, found.sources["a"].flagged.pictures) == (1, 2)
+    assert (found.sources["a"].flagged.flagged, found.sources["a"].flagged.images) == (1, 2)
     assert found.sources["a"].generators["g"].prevalence == 1 / 2
     assert found.sources["a"].generators["g"].figures["accuracy"].value == 2 / 4
     assert "folded_auc" not in found.sources["a"].macro
@@ -103,7 +104,7 @@ def test_a_generator_may_be_called_pooled(rows: list[Row]) -> None:
     assert after.pooled["auc"].value == before.pooled["auc"].value
 
 
-def test_intervals_hold_their_value_and_narrow_with_more_pictures(rows: list[Row]) -> None:
+def test_intervals_hold_their_value_and_narrow_with_more_images(rows: list[Row]) -> None:
     figures = evaluate(rows, SPEC).sources["celebahq"].generators["stylegan2"].figures["auc"]
     assert figures.low < figures.value < figures.high
     many = evaluate([replace(row, path=f"{n}{row.path}") for n in range(9) for row in rows], SPEC)
@@ -125,13 +126,13 @@ def test_a_perturbed_side_replaces_that_side_only() -> None:
             assert found[old.path] == (new if (fakes if old.fake else reals) else old)
 
 
-# ---- which pictures
+# ---- which images
 
 
 def sample(folder: Path, name: str, data: bytes, label: Label, group: str = "g") -> Sample:
     path = folder / name
     path.write_bytes(data)
-    return Sample(input=Source(str(path)), label=label, group=group, source=group)
+    return Sample(input=Input(str(path)), label=label, group=group, source=group)
 
 
 def test_each_content_counts_once_and_what_cannot_be_read_is_recorded(tmp_path: Path) -> None:
@@ -139,10 +140,10 @@ def test_each_content_counts_once_and_what_cannot_be_read_is_recorded(tmp_path: 
         sample(tmp_path, "a", b"1", Label.REAL),
         sample(tmp_path, "b", b"1", Label.REAL),
         sample(tmp_path, "c", b"2", Label.FAKE),
-        Sample(input=Source(str(tmp_path / "gone")), label=Label.REAL, group="g", source="g"),
+        Sample(input=Input(str(tmp_path / "gone")), label=Label.REAL, group="g", source="g"),
     ]
     found = select(Dataset(tuple(samples)), Known(), SelectSpec())
-    assert [Path(p.sample.path).name for p in found.pictures] == ["a", "c"]
+    assert [Path(p.sample.path).name for p in found.images] == ["a", "c"]
     assert found.duplicates == 1
     assert [one.code for one in found.unreadable] == ["not_found"]
 
@@ -153,16 +154,16 @@ def test_one_content_with_two_labels_is_refused(tmp_path: Path) -> None:
         select(Dataset(samples), Known(), SelectSpec())
 
 
-def test_pictures_that_the_detector_knows_are_refused_dropped_or_kept_and_counted(tmp_path: Path) -> None:
+def test_images_that_the_detector_knows_are_refused_dropped_or_kept_and_counted(tmp_path: Path) -> None:
     samples = [sample(tmp_path, f"r{n}", b"r%d" % n, Label.REAL, "ffhq") for n in range(4)]
     samples.append(sample(tmp_path, "f", b"f", Label.FAKE))
-    every = select(Dataset(tuple(samples)), Known(), SelectSpec()).pictures
+    every = select(Dataset(tuple(samples)), Known(), SelectSpec()).images
     known = Known(frozenset({every[0].sha256, every[1].sha256}), frozenset({every[2].sha256}))
     with pytest.raises(BadData, match=r"1 of ffhq that it was calibrated on, 2 of ffhq that it was fitted on"):
         select(Dataset(tuple(samples)), known, SelectSpec())
     for policy, left in ((OverlapPolicy.DROP, 2), (OverlapPolicy.ALLOW, 5)):
         found = select(Dataset(tuple(samples)), known, SelectSpec(overlap=policy))
-        assert len(found.pictures) == left
+        assert len(found.images) == left
         assert found.overlap == {"ffhq": {"calibrated": 1, "fitted": 2}}
     found = select(Dataset(tuple(samples)), known, SelectSpec(overlap=OverlapPolicy.ALLOW, limit=1))
     assert sum(sum(counts.values()) for counts in found.overlap.values()) <= 1
@@ -174,7 +175,7 @@ def test_a_limit_draws_by_content_not_by_name_and_grows(tmp_path: Path) -> None:
         samples.append(sample(tmp_path, "f", b"f", Label.FAKE))
         found = select(Dataset(tuple(reversed(samples))), Known(), SelectSpec(limit=limit))
         assert found.limited == 30 - limit
-        return {p.sha256 for p in found.pictures}
+        return {p.sha256 for p in found.images}
 
     assert drawn(5, "x") == drawn(5, "y")
     assert len(drawn(5, "x")) == 6
@@ -229,7 +230,7 @@ def test_a_wrong_scores_file_is_named_by_line_and_column(tmp_path: Path, text: s
         read_scores(str(path))
 
 
-def test_scores_of_other_pictures_are_refused(tmp_path: Path, rows: list[Row]) -> None:
+def test_scores_of_other_images_are_refused(tmp_path: Path, rows: list[Row]) -> None:
     path = tmp_path / "other.csv"
     path.write_text("path,score\nnobody.jpg,1\n")
     with pytest.raises(BadTable, match="no path"):
@@ -286,12 +287,12 @@ def test_the_worst_false_positive_rate_is_the_highest() -> None:
     ],
 )
 def test_a_wrong_gate_names_its_column(text: str, column: int) -> None:
-    with pytest.raises(BadExpression, match=f"column {column}:"):
+    with pytest.raises(BadExpression, match=f"column {column},"):
         parse_gate(text)
 
 
 def test_a_gate_about_nobody_names_the_column_of_the_name() -> None:
-    with pytest.raises(BadExpression, match="column 5: 'celeba' is not in this data; there are celebahq, ffhq"):
+    with pytest.raises(BadExpression, match="column 5, 'celeba' is not in the data: use one of celebahq, ffhq"):
         check_names([parse_gate("fpr[celeba]<=0.07")], ["ffhq", "celebahq"], ["celeba"])
 
 
@@ -304,11 +305,34 @@ def test_a_drop_against_the_baseline_fails_and_other_data_are_refused(tmp_path: 
     failed = {one.gate.split("[")[0] for one in check_drop(before, weaker, 0.01) if not one.held}
     assert failed == {"macro_auc"}
     assert all(one.held for one in check_drop(before, weaker, 0.5))
-    with pytest.raises(BadData, match="other pictures"):
+    with pytest.raises(BadData, match="other images"):
         read_baseline(path, data_digest(rows[1:]))
     path.write_text("{}")
-    with pytest.raises(BadData, match="no report"):
+    with pytest.raises(BadData, match="not a JSON report"):
         read_baseline(path, "")
+
+
+def test_a_report_of_the_former_schema_is_a_baseline_and_the_digest_of_data_never_changes(tmp_path: Path) -> None:
+    rows = [
+        Row(path="a", label=Label.REAL, group="g", source="s", score=1.0, sha256="0" * 64),
+        Row(path="b", label=Label.FAKE, group="h", source="h", score=2.0),
+    ]
+    digest = "6a223262dd5e85875ec615dacaa94394e29b6adc717e386aac4205db2977b3b8"
+    assert data_digest(rows) == data_digest(rows[::-1]) == digest
+    path = tmp_path / "before.json"
+    former = make_report() | {"schema": "muflow.bench/1"}
+    path.write_bytes(bench_text.to_bytes(former))
+    assert read_baseline(path, former["data"]["digest"]) == former
+    path.write_bytes(bench_text.to_bytes(former | {"results": None}))
+    with pytest.raises(BadData, match="not a JSON report"):
+        read_baseline(path, former["data"]["digest"])
+
+
+def test_a_scores_file_of_the_former_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "former.csv"
+    path.write_text('path,label,group,score,scale_scores,p_value\na,real,g,1.5,"[1.0, 2.0]",0.25\n')
+    (row,) = read_scores(str(path))
+    assert (row.column_scores, row.p_value, row.suspicion) == ((1.0, 2.0), 0.25, -0.25)
 
 
 # ---- outputs
@@ -317,7 +341,8 @@ def test_a_drop_against_the_baseline_fails_and_other_data_are_refused(tmp_path: 
 def test_the_report_fits_its_schema(report: dict[str, object]) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(json.loads(bench_text.to_bytes(report)), SCHEMA)
-    assert set(SCHEMA["$defs"]["figures"]["properties"]) == set(METRICS)
+    assert set(SCHEMA["properties"]) == set(report)
+    assert set(SCHEMA["$defs"]["Figures"]["properties"]) == set(METRICS)
 
 
 def test_curves_ascend_and_keep_their_side(report: dict[str, object]) -> None:
@@ -368,7 +393,7 @@ def test_junit_counts_failures(report: dict[str, object]) -> None:
         {"gate": c.gate, "where": c.where, "value": c.value, "needed": c.needed, "held": c.held}
         for c in check_gates(gates, report)
     ]
-    suite = ElementTree.fromstring(bench_text.junit({**report, "gates": checked}))[0]  # noqa: S314 - made here
+    suite = ElementTree.fromstring(junit({**report, "gates": checked}))[0]  # noqa: S314 - made here
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
     assert [len(case.findall("failure")) for case in suite] == [1, 0]
 

@@ -15,9 +15,9 @@ from test_report_browser import browser as browser  # noqa: PLC0414 - a fixture 
 from test_report_browser import contrast, find, resize, texts
 
 from muflow_cli.bench.exhibits import LISTS
+from muflow_cli.bench.manifest import Label
 from muflow_cli.bench.roc import roc_bands
 from muflow_cli.output.bench_report import BenchPage, Card, render_bench
-from muflow_cli.pictures.manifest import Label
 
 pytestmark = pytest.mark.browser
 
@@ -28,13 +28,6 @@ HOSTILE = "<img src=x onerror=alert(1)>.jpg"
 def make_page() -> str:
     rows = make_rows()
     report = make_report(rows)
-    report["ablation"] = {
-        "table": [],
-        "silhouette": [
-            {"mean_size": 2**n, "by_group": 0.1 * n - 0.1, "real_against_fake": 0.05 * n, "overlap": 0.1 * n}
-            for n in range(4)
-        ],
-    }
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), (90, 60, 40)).save(buffer, "JPEG")
     card = Card(HOSTILE, "sdxl, score 1.000", buffer.getvalue(), np.arange(16, dtype=np.float32).reshape(4, 4))
@@ -63,7 +56,7 @@ def page(browser: Any, report_file: Path) -> Iterator[Any]:
     assert browser.get_log("browser") == []
 
 
-def test_every_plot_and_picture_is_drawn(page: Any) -> None:
+def test_every_plot_and_image_is_drawn(page: Any) -> None:
     assert texts(page, ".roc h3") == FAKES
     assert len(texts(page, ".roc polyline.by-score")) == len(texts(page, ".roc polyline.by-rule")) == len(FAKES)
     assert len(texts(page, ".scores")) == len(GROUPS)

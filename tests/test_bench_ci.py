@@ -53,7 +53,7 @@ def test_the_workflows_steps_measure_check_and_show(checkout: Path) -> None:
     suite = ElementTree.parse(checkout / "bench-out" / "junit.xml").getroot()[0]  # noqa: S314 - written here
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
 
-    # Accepted as the baseline, the same detector on the same pictures has not dropped.
+    # Accepted as the baseline, the same detector on the same images has not dropped.
     (checkout / "bench").mkdir()
     (checkout / "bench-out" / "bench.json").rename(checkout / "bench" / "baseline.json")
     held = run("Measure and check", checkout, MIN_AUC="0", MAX_FPR="1")

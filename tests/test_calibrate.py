@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 from conftest import write_faces
 
-from muflow_cli.bundle import load, save
-from muflow_cli.calibrate import CalibrateRequest, CalibrateSummary, calibrate
-from muflow_cli.calibration import Calibration
-from muflow_cli.engine.scoring import place
+from muflow_cli.bundle import load
+from muflow_cli.calibrate.workflow import CalibrateRequest, CalibrateSummary, calibrate
+from muflow_cli.calibration.calibration import Calibration
+from muflow_cli.calibration.rules import RULES
 from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo, OutputExists, TooFewScores
-from muflow_cli.pictures.find import find
-from muflow_cli.records import Scored
-from muflow_cli.scan import Scan, ScanRequest
-from muflow_cli.specs import InputSpec, Method, Precision, RuleSpec, Tail
-from muflow_cli.watch import Silent
+from muflow_cli.images.find import find
+from muflow_cli.progress import NoProgress
+from muflow_cli.records import CalibrationMatch, Scored, Verdict
+from muflow_cli.scan.workflow import Scan, ScanRequest
+from muflow_cli.specs import InputSpec, Precision, RuleSpec, Runtime, Tail
 
 FRESH = 48
+RUNTIME = Runtime(device="cpu", precision=Precision.FP32)
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +33,19 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(detector: Path, output: Path | None, *reals: Path, watch: Silent | None = None, **more) -> CalibrateSummary:
-    request = CalibrateRequest(
-        detector=detector, reals=tuple(map(str, reals)), output=output, precision=Precision.FP32, **more
-    )
-    return calibrate(request, watch or Silent())
+def run(
+    detector: Path, output: Path | None, *reals: Path, progress: NoProgress | None = None, **more
+) -> CalibrateSummary:
+    request = CalibrateRequest(detector=detector, reals=tuple(map(str, reals)), output=output, runtime=RUNTIME, **more)
+    return calibrate(request, progress or NoProgress())
 
 
 def calibration(bundle: Path) -> Calibration:
-    found = load(bundle).calibration
-    assert found is not None
-    return found
+    return load(bundle).calibration
 
 
 def scanned(bundle: Path, *paths: Path) -> list[Scored]:
-    placement = place("cpu", Precision.FP32)
-    scan = Scan(ScanRequest(detector=load(bundle), placement=placement, inputs=InputSpec()))
+    scan = Scan(ScanRequest(detector=load(bundle), runtime=RUNTIME))
     return list(scan.results(find([str(path) for path in paths], InputSpec())))
 
 
@@ -73,10 +71,10 @@ def test_the_summary_speaks_of_the_bundle_that_was_written(tiny_bundle, fresh, t
     assert (summary.scored, summary.kept, summary.left_out, summary.unreadable) == (FRESH, 0, {}, {})
     assert summary.fingerprint == load(tmp_path / "out").fingerprint
     assert summary.calibration_fingerprint == calibration(tmp_path / "out").fingerprint()
-    assert summary.description.pictures == FRESH
+    assert summary.description.images == FRESH
 
 
-def test_pictures_of_the_fit_are_left_out_and_the_rest_score_as_when_fitted(tiny_bundle, reals, tmp_path):
+def test_images_of_the_fit_are_left_out_and_the_rest_score_as_when_fitted(tiny_bundle, reals, tmp_path):
     fitted_on, held_out = len(load(tiny_bundle).fitted_on), len(calibration(tiny_bundle))
     summary = run(tiny_bundle, tmp_path / "out", reals)
     assert summary.left_out == {"seen_in_fit": fitted_on}
@@ -84,7 +82,7 @@ def test_pictures_of_the_fit_are_left_out_and_the_rest_score_as_when_fitted(tiny
     assert calibration(tmp_path / "out").fingerprint() == calibration(tiny_bundle).fingerprint()
 
 
-def test_pictures_of_the_fit_alone_are_an_error(tiny_bundle, reals, tmp_path):
+def test_images_of_the_fit_alone_are_an_error(tiny_bundle, reals, tmp_path):
     seen = {bytes(row).hex() for row in load(tiny_bundle).fitted_on}
     only = [Path(one.path) for one in scanned(tiny_bundle, reals) if one.facts.sha256 in seen]
     with pytest.raises(NothingToDo, match=f"{len(seen)} seen in fit.*not fitted on"):
@@ -97,19 +95,19 @@ def broken(tmp_path: Path) -> Path:
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "empty.jpg").touch()
-    (folder / "text.jpg").write_text("no picture")
+    (folder / "text.jpg").write_text("no image")
     return folder
 
 
-def test_unreadable_pictures_are_counted_by_code_and_skipped(tiny_bundle, calibrated, fresh, broken, tmp_path):
+def test_unreadable_images_are_counted_by_code_and_skipped(tiny_bundle, calibrated, fresh, broken, tmp_path):
     summary = run(tiny_bundle, tmp_path / "out", broken, fresh, tmp_path / "absent.jpg")
-    assert summary.unreadable == {"empty": 1, "not_a_picture": 1, "not_found": 1}
+    assert summary.unreadable == {"empty": 1, "not_an_image": 1, "not_found": 1}
     assert calibration(tmp_path / "out").fingerprint() == calibration(calibrated).fingerprint()
 
 
-def test_unreadable_pictures_alone_are_an_error(tiny_bundle, broken, tmp_path):
+def test_unreadable_images_alone_are_an_error(tiny_bundle, broken, tmp_path):
     wide = {"alpha": 0.9, "tail": Tail.UPPER}
-    with pytest.raises(NothingToDo, match="1 empty, 1 not a picture"):
+    with pytest.raises(NothingToDo, match="1 empty, 1 not an image"):
         run(tiny_bundle, tmp_path / "out", broken, rule=wide)
     assert not (tmp_path / "out").exists()
 
@@ -144,7 +142,7 @@ def test_appending_what_is_there_scores_only_what_is_new(tiny_bundle, calibrated
         run(calibrated, tmp_path / "again", fresh, append=True)
 
 
-@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("method", RULES)
 def test_another_rule_on_stored_scores_equals_calibrating_afresh(method, tiny_bundle, calibrated, fresh, tmp_path):
     rule = {"method": method, "alpha": 0.2, "tail": Tail.UPPER, "band": (0.3, 0.4), "by": ("format",)}
     stored = run(calibrated, tmp_path / "stored", rule=rule)
@@ -156,13 +154,13 @@ def test_another_rule_on_stored_scores_equals_calibrating_afresh(method, tiny_bu
 
 
 def test_a_rule_changed_there_and_back_leaves_the_file_as_it_was(calibrated, tmp_path):
-    run(calibrated, tmp_path / "other", rule={"method": Method.LOF, "alpha": 0.2})
-    run(tmp_path / "other", tmp_path / "back", rule={"method": Method.CONFORMAL, "alpha": 0.1})
+    run(calibrated, tmp_path / "other", rule={"method": "lof", "alpha": 0.2})
+    run(tmp_path / "other", tmp_path / "back", rule={"method": "conformal", "alpha": 0.1})
     assert (tmp_path / "back").read_bytes() == calibrated.read_bytes()
 
 
 def test_what_is_not_asked_for_stays_as_the_detector_has_it(calibrated, fresh, tmp_path):
-    asked = RuleSpec(method=Method.GAUSSIAN, alpha=0.2, tail=Tail.UPPER, band=(0.1, 0.2), by=("size",))
+    asked = RuleSpec(method="gaussian", alpha=0.2, tail=Tail.UPPER, band=(0.1, 0.2), by=("size",))
     names = ("method", "alpha", "tail", "band", "by")
     run(calibrated, tmp_path / "one", rule={name: getattr(asked, name) for name in names})
     run(tmp_path / "one", tmp_path / "two", fresh / "a")
@@ -171,39 +169,39 @@ def test_what_is_not_asked_for_stays_as_the_detector_has_it(calibrated, fresh, t
     assert calibration(tmp_path / "three").rule == replace(asked, band=None)
 
 
-NEEDED = {Method.CONFORMAL: 1999, Method.FISHER: 1997, Method.LOF: 1000, Method.OCSVM: 1000}
+NEEDED = {"conformal": 1999, "fisher": 1997, "lof": 1000, "ocsvm": 1000}
 
 
 @pytest.mark.parametrize("method", NEEDED)
 def test_an_alpha_that_the_reals_cannot_carry_is_refused_and_nothing_written(method, calibrated, tmp_path):
     before = calibrated.read_bytes()
     for output, force in ((tmp_path / "out", False), (None, True)):
-        with pytest.raises(TooFewScores, match=f"alpha 0.001.*{NEEDED[method]} real pictures, found {FRESH}"):
+        with pytest.raises(TooFewScores, match=f"alpha 0.001.*{NEEDED[method]} real images, found {FRESH}"):
             run(calibrated, output, rule={"method": method, "alpha": 0.001}, force=force)
     assert list(tmp_path.iterdir()) == []
     assert calibrated.read_bytes() == before
 
 
-class Heard(Silent):
+class Heard(NoProgress):
     def __init__(self) -> None:
         self.stages: list[str] = []
 
-    def stage(self, name: str, total: int | None) -> None:  # noqa: ARG002 - a Watch is told both
+    def stage(self, name: str, total: int | None) -> None:  # noqa: ARG002 - a ProgressListener is told both
         self.stages.append(name)
 
 
 def test_too_few_files_are_refused_before_any_is_scored(tiny_bundle, fresh, tmp_path):
     heard = Heard()
-    with pytest.raises(TooFewScores, match=f"39 real pictures, found {FRESH // 2}"):
-        run(tiny_bundle, tmp_path / "out", fresh / "a", rule={"alpha": 0.05}, watch=heard)
+    with pytest.raises(TooFewScores, match=f"39 real images, found {FRESH // 2}"):
+        run(tiny_bundle, tmp_path / "out", fresh / "a", rule={"alpha": 0.05}, progress=heard)
     assert heard.stages == []
 
 
-def test_readable_pictures_count_and_not_files(tiny_bundle, fresh, tmp_path):
-    """Enough files, too few different pictures."""
+def test_readable_images_count_and_not_files(tiny_bundle, fresh, tmp_path):
+    """Enough files, too few different images."""
     copies = tmp_path / "copies"
     shutil.copytree(fresh / "a", copies)
-    with pytest.raises(TooFewScores, match=f"39 real pictures, found {FRESH // 2}"):
+    with pytest.raises(TooFewScores, match=f"39 real images, found {FRESH // 2}"):
         run(tiny_bundle, tmp_path / "out", fresh / "a", copies, rule={"alpha": 0.05})
     assert not (tmp_path / "out").exists()
 
@@ -221,14 +219,6 @@ def test_a_file_is_replaced_only_by_force(tiny_bundle, tmp_path):
     assert list(tmp_path.iterdir()) == [own]
 
 
-def test_a_detector_without_scores_can_be_calibrated_but_not_judged_anew(tiny_bundle, fresh, calibrated, tmp_path):
-    save(replace(load(tiny_bundle), calibration=None), tmp_path / "bare")
-    with pytest.raises(NothingToDo, match="holds no scores"):
-        run(tmp_path / "bare", tmp_path / "out", rule={"alpha": 0.2})
-    run(tmp_path / "bare", tmp_path / "out", fresh, append=True)
-    assert calibration(tmp_path / "out").fingerprint() == calibration(calibrated).fingerprint()
-
-
 @pytest.mark.parametrize(
     ("request_", "sentence"),
     [({"append": True, "rule": {"alpha": 0.1}}, "nothing to append"), ({}, "nothing to calibrate")],
@@ -239,7 +229,15 @@ def test_nothing_to_do_is_said(request_, sentence):
 
 
 @pytest.mark.parametrize(
-    "rule", [{"alpha": 0.0}, {"alpha": 1.0}, {"band": (0.2, 0.1)}, {"by": ("colour",)}, {"method": "lof", "alpha": 0.6}]
+    "rule",
+    [
+        {"alpha": 0.0},
+        {"alpha": 1.0},
+        {"band": (0.2, 0.1)},
+        {"by": ("colour",)},
+        {"method": "lof", "alpha": 0.6},
+        {"method": "guess"},
+    ],
 )
 def test_a_rule_that_is_nonsense_is_refused(rule, calibrated, tmp_path):
     with pytest.raises(BadSpec):
@@ -247,23 +245,23 @@ def test_a_rule_that_is_nonsense_is_refused(rule, calibrated, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("method", RULES)
 def test_a_scan_judges_by_the_rule_of_the_bundle(method, calibrated, reals, fresh, tmp_path):
     run(calibrated, tmp_path / "ruled", rule={"method": method, "alpha": 0.2, "tail": Tail.BOTH})
-    found = scanned(tmp_path / "ruled", reals)
-    plain = {one.path: one for one in scanned(calibrated, reals)}
-    assert [one.scale_scores for one in found] == [plain[one.path].scale_scores for one in found]
+    ruled = scanned(tmp_path / "ruled", reals)
+    plain = scanned(calibrated, reals)
+    assert [result.column_scores for result in ruled] == [result.column_scores for result in plain]
     own = scanned(tmp_path / "ruled", fresh)
     assert sum(one.flagged for one in own) <= 0.5 * FRESH
-    assert {one.calibration for one in found} == {"matched"}
-    if method is not Method.FISHER:
-        assert [one.p_value for one in found] == [plain[one.path].p_value for one in found]
+    assert {result.judgement.calibration for result in ruled} == {CalibrationMatch.MATCHED}
+    if method not in ("fisher", "cauchy", "harmonic"):  # all others rank by the mean score
+        assert [result.judgement.p_value for result in ruled] == [result.judgement.p_value for result in plain]
 
 
 def test_a_scan_calls_the_band_inconclusive(calibrated, fresh, tmp_path):
     run(calibrated, tmp_path / "banded", rule={"band": (0.0, 0.5)})
     for one in scanned(tmp_path / "banded", fresh):
-        assert (one.verdict == "inconclusive") == (one.p_value <= 0.5)
+        assert (one.judgement.verdict is Verdict.INCONCLUSIVE) == (one.judgement.p_value <= 0.5)
         assert not one.flagged
     assert any(one.flagged for one in scanned(calibrated, fresh))
 
@@ -279,11 +277,11 @@ def test_a_scan_names_stratum_fallback_and_extrapolation(tiny_bundle, fresh, tmp
     Image.open(second).save(odd / "other.png")
     Image.open(third).save(odd / "other.webp")
     named = {Path(one.path).name: one for one in scanned(tmp_path / "by", odd, first)}
-    assert {name: one.calibration for name, one in named.items()} == {
-        "calibrating.png": "fallback",
-        "other.png": "fallback",
-        "other.webp": "extrapolated",
-        first.name: "JPEG q90-94",
+    assert {name: (one.judgement.calibration, one.judgement.stratum) for name, one in named.items()} == {
+        "calibrating.png": ("fallback", None),
+        "other.png": ("fallback", None),
+        "other.webp": ("extrapolated", None),
+        first.name: ("matched", "JPEG q90-94"),
     }
 
 
@@ -293,15 +291,15 @@ def test_a_scan_marks_what_the_calibration_never_saw_without_changing_its_score(
     path = sorted((fresh / "a").iterdir())[0]
     Image.open(path).resize((200, 90)).save(tmp_path / "wide.png")
     usual, odd = scanned(calibrated, path, tmp_path / "wide.png")
-    assert usual.atypical_input == ()
-    assert set(odd.atypical_input) >= {"format", "size"}
+    assert usual.judgement.atypical_input == ()
+    assert set(odd.judgement.atypical_input) >= {"format", "size"}
     run(calibrated, tmp_path / "narrow", fresh / "a", tmp_path / "wide.png", append=True)
     again = scanned(tmp_path / "narrow", tmp_path / "wide.png")[0]
-    assert (again.score, again.atypical_input) == (odd.score, ())
+    assert (again.score, again.judgement.atypical_input) == (odd.score, ())
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_any_is_scored(tiny_bundle, fresh, tmp_path):
     heard = Heard()
     with pytest.raises(CannotWrite, match=r"cannot write .*no/folder"):
-        run(tiny_bundle, tmp_path / "no" / "folder", fresh, watch=heard)
+        run(tiny_bundle, tmp_path / "no" / "folder", fresh, progress=heard)
     assert heard.stages == []

@@ -49,7 +49,7 @@ def test_json_goes_to_stdout_and_the_summary_to_stderr(muflow, tiny_bundle, fres
     assert summary["calibration_fingerprint"] == detector.calibration.fingerprint()
     assert summary["description"]["rule"]["method"] == "conformal"
     assert summary["description"]["ranges"]["limits"]["shorter_side"] == [72, 72]
-    assert b"true rate at most" in done.stderr
+    assert b"true rate      at most" in done.stderr
     assert str(output).encode() in done.stderr
 
 
@@ -57,19 +57,20 @@ def test_an_alpha_out_of_reach_is_one_sentence_and_status_two(muflow, calibrated
     done = muflow("calibrate", calibrated, "--alpha", "0.01", "-o", tmp_path / "out")
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode() == (
-        "muflow: method conformal at alpha 0.01, tail both, needs scores of 199 real pictures, found 40: add pictures\n"
+        "muflow: method conformal at alpha 0.01, tail both, needs scores of at least 199 real images, found 40: "
+        "add images\n"
     )
     assert not (tmp_path / "out").exists()
 
 
-def test_pictures_that_cannot_be_read_alone_are_status_two(muflow, tiny_bundle, tmp_path):
+def test_images_that_cannot_be_read_alone_are_status_two(muflow, tiny_bundle, tmp_path):
     texts = [tmp_path / "one.jpg", tmp_path / "two.jpg"]
     for text in texts:
-        text.write_text("no picture")
+        text.write_text("no image")
     done = muflow("calibrate", tiny_bundle, *texts, "-o", tmp_path / "out", "--alpha", "0.9", "--quiet")
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode().count("\n") == 1
-    assert "(2 not a picture): give files or folders of real face pictures" in done.stderr.decode()
+    assert "(2 not an image): give files or folders of real face images" in done.stderr.decode()
     assert not (tmp_path / "out").exists()
 
 
@@ -77,8 +78,8 @@ def test_the_conformal_summary_states_what_n_allows(calibrated, tmp_path):
     said = here(calibrated, "--alpha", 0.2, "-o", tmp_path / "out").stderr
     assert f"0 scored and {COUNT} stored, n = {COUNT}; left out: none; unreadable: none" in said
     assert "conformal, alpha 0.2, tail both; no band; one stratum" in said
-    assert f"the smallest that {COUNT} reals can give is 0.0488" in said
-    assert f"alpha 0.2 from {COUNT} reals: true rate at most 0.304 with 95 % confidence" in said
+    assert f"{COUNT} real images can give p-values down to 0.0488" in said
+    assert "true rate      at most 0.304 with 95 % confidence" in said
     assert "JPEG; shorter side 72 to 72; longer side 72 to 72; jpeg quality 90 to 90; sharpness" in said
 
 
@@ -86,7 +87,7 @@ def test_the_gaussian_summary_puts_the_empirical_rate_beside_the_check(calibrate
     said = here(calibrated, "--method", "gaussian", "--tail", "upper", "-o", tmp_path / "out").stderr
     assert "method gaussian promises none" in said
     assert "Anderson-Darling" in said
-    assert "share of these reals beyond the threshold" in said
+    assert "the threshold flags a share of" in said
 
 
 def test_a_gaussian_that_fits_badly_is_a_warning(tmp_path, calibrated):
@@ -98,20 +99,20 @@ def test_a_gaussian_that_fits_badly_is_a_warning(tmp_path, calibrated):
     skewed = replace(detector.calibration, scores=detector.calibration.scores**9)
     save(replace(detector, calibration=skewed), tmp_path / "skewed")
     said = here(tmp_path / "skewed", "--method", "gaussian", "-o", tmp_path / "out").stderr
-    assert "warning: the Gaussian fits badly" in said
+    assert "warning, the Gaussian fits badly" in said
 
 
 def test_strata_and_subsample_are_in_the_summary(calibrated, tmp_path):
     said = here(calibrated, "--by", "format,size", "--band", "0.05,0.2", "-o", tmp_path / "by").stderr
     assert "p from 0.05 to 0.2 inconclusive; by format, size" in said
-    assert f"JPEG <128px: {COUNT} reals, true rate at most" in said
+    assert f"JPEG <128px: {COUNT} real images, true rate at most" in said
     said = here(tmp_path / "by", "--alpha", 0.03, "--by", "none", "--method", "lof", "-o", tmp_path / "lof").stderr
     assert f"{COUNT} of {COUNT} reals" in said
     assert "one stratum" in said
 
 
 def test_a_subsample_is_said_to_be_one(calibrated, tmp_path, monkeypatch):
-    monkeypatch.setattr("muflow_cli.rules.NOVELTY_CAP", 30)
+    monkeypatch.setattr("muflow_cli.calibration.novelty.NOVELTY_CAP", 30)
     said = here(calibrated, "--method", "ocsvm", "-o", tmp_path / "out").stderr
     assert f"30 of {COUNT} reals (a seeded subsample)" in said
 

@@ -10,18 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from muflow_cli.calibration import Calibration, Judge, source_digest
+from muflow_cli.calibration.calibration import Calibration, Judge, source_digest
+from muflow_cli.calibration.pvalues import Scores
+from muflow_cli.calibration.rule import Rule, RuleJudgement
+from muflow_cli.calibration.rules import RULES
 from muflow_cli.canonical import canonical_json, from_json
-from muflow_cli.errors import BadCalibration, NotFinite, TooFewScores
-from muflow_cli.records import Facts
-from muflow_cli.specs import Method, RuleSpec, Tail
+from muflow_cli.errors import BadCalibration, BadSpec, NotFinite, TooFewScores
+from muflow_cli.records import CalibrationMatch, Facts, Side, Verdict
+from muflow_cli.specs import RuleSpec, Tail
 
 N = 240
-METHODS = list(Method)
+METHODS = list(RULES)
+COLUMNS = ("main/layer1", "main/layer2", "forensic/block3")
 CREATED = "2026-01-02T03:04:05+00:00"
 
 
-def picture(number: int, **facts: object) -> Facts:
+def image(number: int, **facts: object) -> Facts:
     usual = {"format": "JPEG", "width": 300, "height": 400, "jpeg_quality": 75, "sharpness": 20.0}
     return Facts(sha256=hashlib.sha256(str(number).encode()).hexdigest(), bytes=number + 1, **{**usual, **facts})
 
@@ -32,13 +36,15 @@ def scores(seed: int, n: int) -> np.ndarray:
 
 
 def calibration(rule: RuleSpec | None = None, facts: list[Facts] | None = None) -> Calibration:
-    facts = facts or [picture(i) for i in range(N)]
-    return Calibration(scores=scores(0, len(facts)), facts=tuple(facts), rule=rule or RuleSpec(), created=CREATED)
+    facts = facts or [image(i) for i in range(N)]
+    return Calibration(
+        scores=scores(0, len(facts)), columns=COLUMNS, facts=tuple(facts), rule=rule or RuleSpec(), created=CREATED
+    )
 
 
 def judged(one: Calibration) -> list:
     fresh = 2 * scores(1, 100)
-    return Judge(one).judge(fresh, [picture(10_000 + i, jpeg_quality=60 + i % 40) for i in range(100)])
+    return Judge(one).judge(fresh, [image(10_000 + i, jpeg_quality=60 + i % 40) for i in range(100)])
 
 
 def reloaded(one: Calibration) -> Calibration:
@@ -48,28 +54,24 @@ def reloaded(one: Calibration) -> Calibration:
 
 @pytest.mark.parametrize("by", [(), ("quality", "format")])
 @pytest.mark.parametrize("method", METHODS)
-def test_permuting_the_calibration_pictures_changes_nothing(method, by):
-    facts = tuple(picture(i, jpeg_quality=75 + i % 2 * 10) for i in range(N))
+def test_permuting_the_calibration_images_changes_nothing(method, by):
+    facts = tuple(image(i, jpeg_quality=75 + i % 2 * 10) for i in range(N))
     rule, order = RuleSpec(method=method, alpha=0.1, by=by), np.random.default_rng(2).permutation(N)
-    one = Calibration(scores=scores(0, N), facts=facts, rule=rule, created=CREATED)
-    other = Calibration(scores=scores(0, N)[order], facts=tuple(facts[i] for i in order), rule=rule, created=CREATED)
+    one = calibration(rule, list(facts))
+    other = dataclasses.replace(one, scores=scores(0, N)[order], facts=tuple(facts[i] for i in order), source_digest="")
     assert one.fingerprint() == other.fingerprint()
     assert judged(one) == judged(other)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_saving_and_loading_changes_nothing(method):
-    facts = [picture(i, sharpness=None, jpeg_quality=None, format="PNG") for i in range(9)]
-    facts += [picture(i, width=i, sharpness=i / 7) for i in range(9, N)]
+    facts = [image(i, sharpness=None, jpeg_quality=None, format="PNG") for i in range(9)]
+    facts += [image(i, width=i, sharpness=i / 7) for i in range(9, N)]
     one = calibration(RuleSpec(method=method, alpha=0.1, band=(0.1, 0.2), by=("format",)), facts)
     again = reloaded(one)
     assert again.fingerprint() == one.fingerprint()
-    assert (again.facts, again.rule, again.created, again.source_digest) == (
-        one.facts,
-        one.rule,
-        one.created,
-        one.source_digest,
-    )
+    for name in ("facts", "columns", "rule", "created", "source_digest", "median_score", "smallest_p_value"):
+        assert getattr(again, name) == getattr(one, name)
     np.testing.assert_array_equal(again.scores, one.scores)
     assert judged(again) == judged(one)
     assert Judge(again).describe() == Judge(one).describe()
@@ -79,42 +81,42 @@ def test_saving_and_loading_changes_nothing(method):
 def test_stratified_equals_plain_when_there_is_one_stratum(method):
     plain = judged(calibration(RuleSpec(method=method, alpha=0.1)))
     stratified = judged(calibration(RuleSpec(method=method, alpha=0.1, by=("format",))))
-    assert {one.calibration for one in plain} == {"matched"}
-    assert {one.calibration for one in stratified} == {"JPEG"}
-    assert [dataclasses.replace(one, calibration="matched") for one in stratified] == plain
+    assert {(one.calibration, one.stratum) for one in plain} == {(CalibrationMatch.MATCHED, None)}
+    assert {(one.calibration, one.stratum) for one in stratified} == {(CalibrationMatch.MATCHED, "JPEG")}
+    assert [dataclasses.replace(one, stratum=None) for one in stratified] == plain
 
 
 def test_each_stratum_is_judged_by_its_own_reals_and_small_ones_by_all():
-    facts = [picture(i) for i in range(100)] + [picture(i, format="PNG") for i in range(100, 200)]
-    facts += [picture(i, format="WEBP") for i in range(200, 210)]
+    facts = [image(i) for i in range(100)] + [image(i, format="PNG") for i in range(100, 200)]
+    facts += [image(i, format="WEBP") for i in range(200, 210)]
     level = np.repeat([0.0, 50.0, 0.0], [100, 100, 10])[:, None]
-    one = Calibration(
-        scores=scores(0, 210) + level, facts=tuple(facts), rule=RuleSpec(alpha=0.1, by=("format",)), created=CREATED
-    )
-    asked = [picture(999, format=name) for name in ("JPEG", "PNG", "WEBP", "TIFF")]
+    rule = RuleSpec(alpha=0.1, by=("format",))
+    one = dataclasses.replace(calibration(rule, facts), scores=scores(0, 210) + level, facts=tuple(facts))
+    asked = [image(999, format=name) for name in ("JPEG", "PNG", "WEBP", "TIFF")]
     verdicts = Judge(one).judge(np.zeros((4, 3)), asked)
-    assert [v.calibration for v in verdicts] == ["JPEG", "PNG", "fallback", "extrapolated"]
-    assert [v.flagged for v in verdicts] == [False, True, False, False]
+    assert [v.calibration for v in verdicts] == ["matched", "matched", "fallback", "extrapolated"]
+    assert [v.stratum for v in verdicts] == ["JPEG", "PNG", None, None]
+    assert [v.verdict is Verdict.FLAGGED for v in verdicts] == [False, True, False, False]
     pooled = Judge(dataclasses.replace(one, rule=RuleSpec(alpha=0.1))).judge(np.zeros((4, 3)), asked)
     assert [v.p_value for v in verdicts[2:]] == [v.p_value for v in pooled[2:]]
 
 
 def test_a_stratum_has_its_own_rule_from_the_number_that_alpha_needs():
-    facts = [picture(i, format="PNG" if i < 39 else "GIF" if i < 77 else "JPEG") for i in range(N)]
+    facts = [image(i, format="PNG" if i < 39 else "GIF" if i < 77 else "JPEG") for i in range(N)]
     judge = Judge(calibration(RuleSpec(alpha=0.05, by=("format",)), facts))
     described = judge.describe()
     assert described.stratum_minimum == 39
-    assert [(s.name, s.pictures, s.calibrated) for s in described.strata] == [
+    assert [(s.name, s.images, s.calibrated) for s in described.strata] == [
         ("GIF", 38, False),
         ("JPEG", N - 77, True),
         ("PNG", 39, True),
     ]
-    verdicts = judge.judge(np.zeros((2, 3)), [picture(1, format="PNG"), picture(2, format="GIF")])
-    assert [v.calibration for v in verdicts] == ["PNG", "fallback"]
+    verdicts = judge.judge(np.zeros((2, 3)), [image(1, format="PNG"), image(2, format="GIF")])
+    assert [(v.calibration, v.stratum) for v in verdicts] == [("matched", "PNG"), ("fallback", None)]
 
 
-def test_results_keep_the_order_of_the_pictures_whatever_their_strata():
-    facts = [picture(i, format="JPEG" if i % 2 else "PNG") for i in range(N)]
+def test_results_keep_the_order_of_the_images_whatever_their_strata():
+    facts = [image(i, format="JPEG" if i % 2 else "PNG") for i in range(N)]
     judge = Judge(calibration(RuleSpec(by=("format",)), facts))
     fresh = scores(3, 50)
     mixed = judge.judge(fresh, facts[:50])
@@ -126,126 +128,194 @@ def test_a_p_value_in_the_band_is_inconclusive_and_not_flagged():
     banded = judged(calibration(RuleSpec(alpha=0.1, band=(0.05, 0.2))))
     for without, within in zip(plain, banded, strict=True):
         inside = 0.05 <= without.p_value <= 0.2
-        assert (within.verdict == "inconclusive") == inside
-        assert within.flagged == (without.flagged and not inside)
-        assert within.verdict == ("inconclusive" if inside else without.verdict)
-    assert {one.verdict for one in banded} == {"flagged", "not flagged", "inconclusive"}
+        assert within.verdict is (Verdict.INCONCLUSIVE if inside else without.verdict)
+    assert {one.verdict for one in banded} == set(Verdict)
 
 
-def test_an_atypical_picture_is_marked_and_judged_all_the_same():
+def test_an_atypical_image_is_marked_and_judged_all_the_same():
     judge = Judge(calibration())
-    usual, odd = judge.judge(np.zeros((2, 3)), [picture(1), picture(1, format="WEBP", width=4, sharpness=0.0)])
+    usual, odd = judge.judge(np.zeros((2, 3)), [image(1), image(1, format="WEBP", width=4, sharpness=0.0)])
     assert usual.atypical_input == ()
     assert odd == dataclasses.replace(usual, atypical_input=("format", "sharpness", "size"))
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m is not Method.FISHER])
+@pytest.mark.parametrize("method", ["gaussian", "lof", "ocsvm"])
 def test_the_p_value_is_that_of_the_conformal_rule_whatever_decides_the_flag(method):
     conformal = judged(calibration(RuleSpec(alpha=0.1)))
     other = judged(calibration(RuleSpec(method=method, alpha=0.1)))
     assert [one.p_value for one in other] == [one.p_value for one in conformal]
 
 
-def test_fisher_names_the_heaviest_scale():
+@pytest.mark.parametrize("method", ["fisher", "cauchy", "harmonic"])
+def test_a_combination_names_the_heaviest_column(method):
     far = np.zeros((1, 3))
     far[0, 1] = -9
-    rule = RuleSpec(method=Method.FISHER)
-    assert Judge(calibration(rule), ("layer1", "layer2", "layer3")).judge(far, [picture(1)])[0].heaviest == "layer2"
-    assert Judge(calibration(rule)).judge(far, [picture(1)])[0].heaviest == "1"
-    assert Judge(calibration()).judge(far, [picture(1)])[0].heaviest is None
+    judgement = Judge(calibration(RuleSpec(method=method))).judge(far, [image(1)])[0]
+    assert (judgement.heaviest, judgement.tail) == ("main/layer2", Side.LOW)
+    assert Judge(calibration()).judge(far, [image(1)])[0].heaviest is None
+
+
+class Median(Rule):
+    """Flags what lies above twice the largest median of the reals' columns: a rule that nobody foresaw."""
+
+    name = "median"
+
+    def __init__(self, scores: Scores, spec: RuleSpec) -> None:
+        self.limit, self.spec = 2 * np.median(scores, axis=1).max(), spec
+
+    @classmethod
+    def minimum_images(cls, spec: RuleSpec) -> int:  # noqa: ARG003
+        return 5
+
+    @classmethod
+    def rate_bounds(cls, spec: RuleSpec, n: int) -> None:
+        cls.require_images(spec, n)
+
+    def judge(self, scores: Scores) -> RuleJudgement:
+        flagged = np.median(scores, axis=1) > self.limit
+        return RuleJudgement(np.where(flagged, 0.01, 1.0), flagged, flagged)
+
+    def details(self) -> tuple[str, ...]:
+        return ("the median decides",)
+
+
+def test_a_rule_is_added_by_one_class_and_one_row(monkeypatch):
+    monkeypatch.setitem(RULES, Median.name, Median)
+    one = reloaded(calibration(RuleSpec(method="median", by=("format",))))
+    judge, far = Judge(one), np.array([[0.0, 0, 0], [99, 99, 99]])
+    facts = [image(1), image(2, format="TIFF")]
+    assert [j.verdict for j in judge.judge(far, facts)] == [Verdict.NOT_FLAGGED, Verdict.FLAGGED]
+    assert judge.ranking(far, facts).tolist() == [-1.0, -0.01]
+    described = judge.describe()
+    assert (described.details, described.true_rate) == (("the median decides",), None)
+    assert described.smallest_p_value == one.smallest_p_value == 2 / (N + 1)
+    assert [stratum.calibrated for stratum in described.strata] == [True]
+    with pytest.raises(TooFewScores, match=r"method median .* at least 5 real images, found 4"):
+        Judge(calibration(RuleSpec(method="median"), [image(i) for i in range(4)]))
+
+
+def test_an_unknown_rule_or_a_setting_that_it_cannot_use_is_refused():
+    with pytest.raises(BadSpec, match="method is median: use one of conformal"):
+        calibration(RuleSpec(method="median"))
+    with pytest.raises(BadSpec, match=r"at most 0\.5 with method lof"):
+        calibration(RuleSpec(method="lof", alpha=0.6))
+    one = calibration()
+    for change in ({"method": "median"}, {"method": "lof", "alpha": 0.6}, {"alpha": 2.0}):
+        with pytest.raises(BadCalibration, match="has a rule that cannot be used"):
+            Calibration.load(one.arrays(), {**one.meta(), "rule": {**one.meta()["rule"], **change}})
+
+
+@pytest.mark.parametrize("by", [(), ("format",)])
+def test_the_ranking_is_that_of_the_rule_of_the_stratum(by):
+    facts = [image(i, format="JPEG" if i % 2 else "PNG") for i in range(N)]
+    judge, fresh = Judge(calibration(RuleSpec(method="fisher", by=by), facts)), scores(4, 50)
+    p_values = [judgement.p_value for judgement in judge.judge(fresh, facts[:50])]
+    assert judge.ranking(fresh, facts[:50]).tolist() == [-p_value for p_value in p_values]
 
 
 def test_identical_bytes_count_once():
-    facts = [picture(i) for i in range(N)]
-    twice = Calibration(
-        scores=np.concatenate([scores(0, N)] * 2), facts=tuple(facts * 2), rule=RuleSpec(), created=CREATED
-    )
+    facts = [image(i) for i in range(N)]
+    twice = dataclasses.replace(calibration(), scores=np.concatenate([scores(0, N)] * 2), facts=tuple(facts * 2))
     assert len(twice) == N
     assert twice.fingerprint() == calibration(facts=facts).fingerprint()
 
 
-def test_no_picture_gives_no_verdict():
+def test_no_image_gives_no_verdict():
     assert Judge(calibration()).judge(np.empty((0, 3)), []) == []
 
 
-def test_the_fingerprint_follows_scores_rule_and_facts_but_not_the_date():
+def test_the_fingerprint_follows_scores_columns_rule_and_facts_but_not_the_date():
     one = calibration()
     changed = [
         dataclasses.replace(one, scores=one.scores + 1e-9),
         dataclasses.replace(one, rule=RuleSpec(alpha=0.1)),
+        dataclasses.replace(one, columns=COLUMNS[::-1]),
         dataclasses.replace(one, facts=(dataclasses.replace(one.facts[0], format="PNG"), *one.facts[1:])),
         dataclasses.replace(one, facts=(dataclasses.replace(one.facts[0], width=7), *one.facts[1:])),
-        calibration(facts=[picture(i + 1) for i in range(N)]),
+        calibration(facts=[image(i + 1) for i in range(N)]),
     ]
-    assert len({one.fingerprint(), *(other.fingerprint() for other in changed)}) == 6
+    assert len({one.fingerprint(), *(other.fingerprint() for other in changed)}) == 7
     assert dataclasses.replace(one, created="2030-01-01T00:00:00+00:00").fingerprint() == one.fingerprint()
 
 
-def test_the_fingerprint_can_be_recomputed_from_names_types_shapes_bytes_and_rule():
+def test_the_fingerprint_can_be_recomputed_from_names_types_shapes_bytes_rule_and_columns():
     one = calibration()
-    digest = hashlib.sha256(canonical_json({"rule": one.meta()["rule"], "formats": ["JPEG"]}))
+    digest = hashlib.sha256(canonical_json({"rule": one.meta()["rule"], "formats": ["JPEG"], "columns": list(COLUMNS)}))
     for name in sorted(one.arrays()):
         array = one.arrays()[name]
         digest.update(canonical_json([name, array.dtype.str, list(array.shape)]) + array.tobytes())
     assert one.fingerprint() == digest.hexdigest()
 
 
-def test_the_source_digest_names_the_set_of_pictures():
-    hashes = [picture(i).sha256 for i in range(5)]
+def test_the_source_digest_names_the_set_of_images():
+    hashes = [image(i).sha256 for i in range(5)]
     assert source_digest(hashes) == source_digest(hashes[::-1]) != source_digest(hashes[:4])
     expected = hashlib.sha256(b"".join(sorted(bytes.fromhex(one) for one in hashes))).hexdigest()
     assert source_digest(hashes) == expected
 
 
-def test_stored_mean_scores_are_the_mean_over_scales():
+def test_mean_scores_are_the_mean_over_columns():
     one = calibration()
-    np.testing.assert_array_equal(one.arrays()["score"], one.scores.mean(axis=1))
+    np.testing.assert_array_equal(one.mean_scores, one.scores.mean(axis=1))
+    np.testing.assert_array_equal(one.arrays()["score"], one.mean_scores)
+    assert one.median_score == np.median(one.scores.mean(axis=1))
 
 
 @pytest.mark.parametrize(
-    ("method", "told"),
+    ("method", "promises", "detail"),
     [
-        (Method.CONFORMAL, {"true_rate"}),
-        (Method.FISHER, {"true_rate"}),
-        (Method.GAUSSIAN, {"normality"}),
-        (Method.LOF, {"fitted_on"}),
-        (Method.OCSVM, {"fitted_on"}),
+        ("conformal", True, ""),
+        ("fisher", True, ""),
+        ("cauchy", True, ""),
+        ("harmonic", True, ""),
+        ("gaussian", False, "Anderson-Darling"),
+        ("lof", False, f"fitted to {N} of {N} reals"),
+        ("ocsvm", False, f"fitted to {N} of {N} reals"),
     ],
 )
-def test_a_description_tells_what_its_method_can_say(method, told):
+def test_a_description_tells_what_its_method_can_say(method, promises, detail):
     described = Judge(calibration(RuleSpec(method=method))).describe()
-    known = {name for name in ("true_rate", "normality", "fitted_on") if getattr(described, name) is not None}
-    assert known == told
-    assert (described.pictures, described.created, described.ranges.formats) == (N, CREATED, ("JPEG",))
+    assert (described.true_rate is not None) == promises
+    assert bool(described.details) == bool(detail)
+    assert detail in " ".join(described.details)
+    assert (described.images, described.created, described.ranges.formats) == (N, CREATED, ("JPEG",))
 
 
 def test_too_few_reals_for_alpha_are_refused_with_the_number_needed():
-    with pytest.raises(TooFewScores, match=r"alpha 0\.005, tail both, needs scores of 399 real pictures, found 240"):
+    with pytest.raises(
+        TooFewScores, match=r"alpha 0\.005, tail both, needs scores of at least 399 real images, found 240"
+    ):
         Judge(calibration(RuleSpec(alpha=0.005)))
     with pytest.raises(TooFewScores):
-        Calibration(scores=np.empty((0, 3)), facts=(), rule=RuleSpec(), created=CREATED)
+        Calibration(scores=np.empty((0, 3)), columns=COLUMNS, facts=(), rule=RuleSpec(), created=CREATED)
 
 
-def test_a_score_that_is_no_number_is_refused():
-    with pytest.raises(NotFinite, match="not a finite number"):
-        Judge(calibration()).judge(np.array([[0.0, np.nan, 0.0]]), [picture(1)])
-    with pytest.raises(BadCalibration, match="not finite"):
+def test_a_score_that_is_not_finite_is_refused():
+    with pytest.raises(NotFinite, match="NaN or infinite"):
+        Judge(calibration()).judge(np.array([[0.0, np.nan, 0.0]]), [image(1)])
+    with pytest.raises(BadCalibration, match="NaN or infinite"):
         dataclasses.replace(calibration(), scores=np.full((N, 3), np.inf))
 
 
 @pytest.mark.parametrize("shape", [(N,), (N, 0), (N - 1, 3)])
-def test_scores_that_do_not_fit_the_pictures_are_refused(shape):
+def test_scores_that_do_not_fit_the_images_are_refused(shape):
     with pytest.raises(BadCalibration, match="holds scores of shape"):
         dataclasses.replace(calibration(), scores=np.zeros(shape))
 
 
-def test_a_content_hash_that_is_none_is_refused():
-    with pytest.raises(BadCalibration, match="no SHA-256"):
-        calibration(facts=[dataclasses.replace(picture(1), sha256="abc")])
+@pytest.mark.parametrize("columns", [(), COLUMNS[:2], ("a", "b", "a"), ("a", "b", ""), ("a", "b", 3)])
+def test_column_names_that_do_not_fit_the_scores_are_refused(columns):
+    with pytest.raises(BadCalibration, match="column"):
+        dataclasses.replace(calibration(), columns=columns)
 
 
-def test_a_digest_of_other_pictures_is_refused():
-    with pytest.raises(BadCalibration, match="another set of pictures"):
+def test_a_content_hash_that_is_not_one_is_refused():
+    with pytest.raises(BadCalibration, match="not a SHA-256"):
+        calibration(facts=[dataclasses.replace(image(1), sha256="abc")])
+
+
+def test_a_digest_of_other_images_is_refused():
+    with pytest.raises(BadCalibration, match="another set of images"):
         dataclasses.replace(calibration(), source_digest="0" * 64)
 
 
@@ -264,12 +334,53 @@ DAMAGE = {
     [(n, f) for n in sorted(calibration().arrays()) for f in DAMAGE if not (n in FREE and f == "shifted")],
 )
 def test_a_damaged_array_is_refused(name, fault):
-    one = calibration(facts=[picture(i, sharpness=float(i)) for i in range(N)])
+    one = calibration(facts=[image(i, sharpness=float(i)) for i in range(N)])
     arrays = one.arrays()
     with pytest.raises(BadCalibration):
         Calibration.load({**arrays, name: DAMAGE[fault](arrays[name])}, one.meta())
     with pytest.raises(BadCalibration):
         Calibration.load({key: array for key, array in arrays.items() if key != name}, one.meta())
+
+
+@pytest.mark.parametrize(
+    ("name", "hostile"),
+    [
+        *((name, value) for name in ("bytes", "width", "height") for value in (0, -1, np.iinfo(np.int64).min)),
+        *(("jpeg_quality", value) for value in (0, -2, 101)),
+        *(("sharpness", value) for value in (-1.0, np.inf, -np.inf)),
+        *(("format", value) for value in (-1, 1, 2**62)),
+        *(("scores", value) for value in (np.nan, np.inf)),
+    ],
+)
+def test_a_value_that_no_image_has_is_refused(name, hostile):
+    one = calibration()
+    arrays = one.arrays()
+    arrays[name] = arrays[name].copy()
+    arrays[name].flat[3] = hostile
+    with pytest.raises(BadCalibration):
+        Calibration.load(arrays, one.meta())
+
+
+@pytest.mark.parametrize("name", sorted(calibration().arrays()))
+@pytest.mark.parametrize("shape", [(1, -1), (N, -1, 1)])
+def test_an_array_of_another_shape_is_refused(name, shape):
+    one = calibration()
+    with pytest.raises(BadCalibration, match="shapes"):
+        Calibration.load({**one.arrays(), name: one.arrays()[name].reshape(shape)}, one.meta())
+
+
+@pytest.mark.parametrize("columns", [list(COLUMNS[:2]), [*COLUMNS, "main/layer4"], ["a", "b", 3], ["a", "b", ["c"]]])
+def test_names_of_other_columns_than_are_stored_are_refused(columns):
+    one = calibration()
+    with pytest.raises(BadCalibration):
+        Calibration.load(one.arrays(), {**one.meta(), "columns": columns})
+
+
+@pytest.mark.parametrize("alpha", [10**400, -(10**400), "0.1", None, [], True])
+def test_a_hostile_alpha_is_refused(alpha):
+    one = calibration()
+    with pytest.raises(BadCalibration):
+        Calibration.load(one.arrays(), {**one.meta(), "rule": {**one.meta()["rule"], "alpha": alpha}})
 
 
 META = sorted(calibration().meta())
@@ -296,6 +407,6 @@ def test_a_damaged_head_is_refused(name, value):
     )
 )
 def test_every_rule_survives_the_file(rule):
-    one = calibration(rule, [picture(i) for i in range(3)])
+    one = calibration(rule, [image(i) for i in range(3)])
     assert reloaded(one).rule == rule
     assert from_json(RuleSpec, reloaded(one).meta()["rule"]) == rule

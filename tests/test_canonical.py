@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muflow_cli.calibration.rules import RULES
 from muflow_cli.canonical import canonical_json, from_json, to_json
 from muflow_cli.errors import BadSpec
 from muflow_cli.settings import names, override
-from muflow_cli.specs import LIGHT, PAPER, DetectorSpec, FlowSpec, Method, RuleSpec, Tail
+from muflow_cli.specs import LIGHT, PAPER, BranchSpec, DetectorSpec, FeatureSpec, FlowSpec, RuleSpec, Tail
 
 rules = st.builds(
     RuleSpec,
-    method=st.sampled_from(Method),
-    alpha=st.floats(1e-6, 0.5),  # above it, LOF is refused
+    method=st.sampled_from(sorted(RULES)),
+    alpha=st.floats(0, 1, exclude_min=True, exclude_max=True),
     tail=st.sampled_from(Tail),
     band=st.none() | st.tuples(st.floats(0, 0.5), st.floats(0.5, 1)),
     by=st.lists(st.sampled_from(["format", "quality", "size"]), unique=True).map(tuple),
@@ -53,21 +55,39 @@ def test_canonical_json_has_one_spelling_and_no_nan() -> None:
 
 
 def test_every_setting_can_be_given_by_name() -> None:
-    given_ = ["flow.steps=0", "flow.kernels=3,1", "feature.cuts=layer1", "view.draft=no", "target.score_kind=nll"]
+    given_ = ["flow.steps=0", "flow.kernels=3,1", "feature.layers=layer1", "view.draft=no", "target.score_kind=nll"]
     spec = override(LIGHT, [*given_, "rule.band=0.01,0.1", "train.learning_rate=1e-4", "rule.by="])
-    assert (spec.flow.steps, spec.flow.kernels, spec.feature.cuts) == (0, (3, 1), ("layer1",))
-    assert (spec.view.draft, spec.rule.band, spec.train.learning_rate) == (False, (0.01, 0.1), 1e-4)
-    assert "target.mean_size" in names()
+    (branch,) = spec.branches
+    assert (branch.flow.steps, branch.flow.kernels, branch.feature.layers) == (0, (3, 1), ("layer1",))
+    assert (branch.view.draft, spec.rule.band, spec.train.learning_rate) == (False, (0.01, 0.1), 1e-4)
+    assert "target.images_per_average" in names()
 
 
 @pytest.mark.parametrize(
     "text", ["flow.steps", "flow.size=3", "steps=3", "flow.steps=many", "view.draft=perhaps", "rule.band=1", "flow=1"]
 )
 def test_a_setting_that_makes_no_sense_is_one_sentence(text: str) -> None:
-    with pytest.raises(BadSpec, match="it must be"):
+    with pytest.raises(BadSpec, match=": use "):
         override(LIGHT, [text])
 
 
 def test_a_value_outside_its_range_is_refused_when_set() -> None:
-    with pytest.raises(BadSpec, match="steps is -1: it must be at least 0"):
+    with pytest.raises(BadSpec, match="steps is -1: use a value from 0 to 256"):
         override(LIGHT, ["flow.steps=-1"])
+
+
+def test_a_setting_of_one_branch_leaves_the_others_alone() -> None:
+    grain = BranchSpec(name="grain", feature=FeatureSpec(encoder="forensic"))
+    spec = override(DetectorSpec(branches=(BranchSpec(), grain)), ["flow.steps=3", "grain/flow.steps=2"])
+    assert [branch.flow.steps for branch in spec.branches] == [3, 2]
+    with pytest.raises(BadSpec, match="--set is other/"):
+        override(spec, ["other/flow.steps=2"])
+
+
+@pytest.mark.parametrize("wrap", [lambda data: [data], lambda data: {"steps": data}])
+def test_data_nested_too_deeply_is_a_value_error(wrap: Callable[[object], object]) -> None:
+    data: object = 0
+    for _ in range(100_000):
+        data = wrap(data)
+    with pytest.raises(ValueError, match=r"(?i)expected|deeply"):
+        from_json(FlowSpec, data)

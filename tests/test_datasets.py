@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from muflow_cli.bench.datasets import DataArgument, Dataset, Wanted, assign, read_datasets, split_name
+from muflow_cli.bench.families import CLOSED_DIFFUSION, GANS, OPEN_DIFFUSION, OTHER, family, read_families
 from muflow_cli.errors import BadData, BadTable, NothingToDo
-from muflow_cli.pictures.datasets import DataArgument, Dataset, Wanted, arrange, read_datasets, split_name
-from muflow_cli.pictures.families import CLOSED_DIFFUSION, GANS, OPEN_DIFFUSION, OTHER, family, read_families
 from muflow_cli.specs import InputSpec
 
-SHARED = Path(__file__).parents[1] / ".." / "shared" / "data"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def grow(root: Path, *paths: str) -> Path:
-    """A tree of real, tiny pictures."""
+    """A tree of real, tiny images."""
     for path in paths:
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -50,15 +50,15 @@ def test_a_flat_folder_is_one_group_called_after_the_folder_or_the_given_name(tm
 
 def test_a_tree_has_its_folders_as_groups_with_the_whole_path_as_name(tmp_path):
     root = grow(tmp_path / "fakes", "gan/stylegan2/1.png", "gan/progan/1.png", "sd/1.png")
-    found = read((Wanted.FAKE, root))
-    assert [sample.group for sample in found.samples] == ["gan/progan", "gan/stylegan2", "sd"]
-    assert {sample.source for sample in found.samples} == {"fakes"}
+    dataset = read((Wanted.FAKE, root))
+    assert [sample.group for sample in dataset.samples] == ["gan/progan", "gan/stylegan2", "sd"]
+    assert {sample.source for sample in dataset.samples} == {"fakes"}
     named = read((Wanted.FAKE, f"mine={root}"))
     assert [sample.group for sample in named.samples] == ["mine/gan/progan", "mine/gan/stylegan2", "mine/sd"]
 
 
 @pytest.mark.parametrize(("real", "fake"), [("0_real", "1_fake"), ("nature", "ai"), ("real", "fake"), ("Real", "FAKE")])
-def test_labelled_folders_label_their_pictures_at_any_depth(tmp_path, real, fake):
+def test_labelled_folders_label_their_images_at_any_depth(tmp_path, real, fake):
     root = grow(
         tmp_path, f"midjourney/{real}/1.png", f"midjourney/{fake}/1.png", f"{fake}/sdxl/1.png", f"{real}/web/1.png"
     )
@@ -80,7 +80,7 @@ def test_a_common_word_is_a_label_only_beside_its_counterpart(tmp_path):
 
 
 def test_a_tree_without_labels_needs_real_or_fake(tmp_path):
-    with pytest.raises(BadData, match=r"under no folder that says whether it is real or fake.*--real or --fake"):
+    with pytest.raises(BadData, match=r"no folder above .* says whether it is real or fake: .*--real or --fake"):
         read((Wanted.BOTH, grow(tmp_path, "some/1.png")))
 
 
@@ -92,14 +92,14 @@ def test_ffhq_as_downloaded_is_one_group_with_each_photograph_once(tmp_path):
         "thumbnails128x128/00000/00000.png",
         "in-the-wild-images/00000/00000.png",
     )
-    found = read((Wanted.REAL, root))
-    assert [row[2] for row in table(found, root)] == ["ffhq-dataset", "ffhq-dataset"]
-    assert {Path(folder).parent.name: number for folder, number in found.left_out.items()} == {
+    dataset = read((Wanted.REAL, root))
+    assert [row[2] for row in table(dataset, root)] == ["ffhq-dataset", "ffhq-dataset"]
+    assert {Path(folder).parent.name: number for folder, number in dataset.left_out.items()} == {
         "thumbnails128x128": 1,
         "in-the-wild-images": 1,
     }
     assert labels_and_groups(read((Wanted.REAL, root / "images1024x1024"))) == [("real", "ffhq")]
-    # Alone, the thumbnails are no second copy.
+    # Alone, the thumbnails are not second copies.
     alone = grow(tmp_path / "alone", "thumbnails128x128/00000/00000.png")
     assert labels_and_groups(read((Wanted.REAL, alone))) == [("real", "thumbnails128x128")]
     assert labels_and_groups(read((Wanted.REAL, root / "thumbnails128x128"))) == [("real", "thumbnails128x128")]
@@ -119,9 +119,9 @@ def test_celebamask_hq_is_read_without_its_masks(tmp_path):
         "CelebAMask-HQ-mask-anno/14/29999_skin.png",
         "CelebAMaskHQ-mask/0.png",
     )
-    found = read((Wanted.REAL, root))
-    assert table(found, root) == [("CelebA-HQ-img/0.jpg", "real", "celebahq", "celebahq")]
-    assert sum(found.left_out.values()) == 3
+    dataset = read((Wanted.REAL, root))
+    assert table(dataset, root) == [("CelebA-HQ-img/0.jpg", "real", "celebahq", "celebahq")]
+    assert sum(dataset.left_out.values()) == 3
 
 
 def test_wild_groups_are_its_generators_and_have_the_families_of_the_paper(tmp_path):
@@ -153,16 +153,16 @@ def test_several_downloads_in_one_tree_are_each_recognised(tmp_path):
 
 
 @given(st.sets(st.lists(st.sampled_from(["real", "fake", "a", "train", "male", "00000"]), max_size=4).map(tuple)))
-def test_every_folder_gets_a_place_whatever_the_order_and_no_name_is_invented(folders):
-    places = arrange(sorted(folders))
-    assert places == arrange(sorted(folders, reverse=True))
-    assert set(places) == folders
-    for folder, place in places.items():
-        assert place is not None
-        assert set(place.group) <= set(folder)
+def test_every_folder_is_assigned_whatever_the_order_and_no_name_is_invented(folders):
+    assignments = assign(sorted(folders))
+    assert assignments == assign(sorted(folders, reverse=True))
+    assert set(assignments) == folders
+    for folder, assignment in assignments.items():
+        assert assignment is not None
+        assert set(assignment.group) <= set(folder)
 
 
-def test_pictures_inside_an_archive_have_its_folders_as_groups(tmp_path):
+def test_images_inside_an_archive_have_its_folders_as_groups(tmp_path):
     grow(tmp_path, "in/stylegan2/1.png", "in/progan/wow!.png")
     with zipfile.ZipFile(tmp_path / "fakes.zip", "w") as archive:
         for file in sorted((tmp_path / "in").rglob("*.png")):
@@ -180,12 +180,15 @@ def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path, monkeypatch):
 
 
 def test_two_arguments_that_name_the_same_group_are_refused_until_told_apart(tmp_path):
-    one, two = grow(tmp_path / "a" / "train", "1.png"), grow(tmp_path / "b" / "train", "1.png")
-    with pytest.raises(BadData, match=r"two arguments both hold a real group 'train'.*NAME=DIR"):
-        read((Wanted.REAL, one), (Wanted.REAL, two))
-    assert labels_and_groups(read((Wanted.REAL, f"a={one}"), (Wanted.REAL, two))) == [("real", "a"), ("real", "train")]
+    first, second = grow(tmp_path / "a" / "train", "1.png"), grow(tmp_path / "b" / "train", "1.png")
+    with pytest.raises(BadData, match=r"two arguments hold a real group 'train'.*NAME=DIR"):
+        read((Wanted.REAL, first), (Wanted.REAL, second))
+    assert labels_and_groups(read((Wanted.REAL, f"a={first}"), (Wanted.REAL, second))) == [
+        ("real", "a"),
+        ("real", "train"),
+    ]
     # A generator and a source may share a name.
-    assert len(read((Wanted.REAL, one), (Wanted.FAKE, two)).samples) == 2
+    assert len(read((Wanted.REAL, first), (Wanted.FAKE, second)).samples) == 2
 
 
 def test_one_path_cannot_be_real_and_fake(tmp_path):
@@ -196,12 +199,12 @@ def test_one_path_cannot_be_real_and_fake(tmp_path):
 
 def test_nothing_found_says_what_was_looked_for(tmp_path):
     grow(tmp_path, "0_real/1.png")
-    with pytest.raises(NothingToDo, match="holds no fake pictures"):
+    with pytest.raises(NothingToDo, match="holds no fake images"):
         read((Wanted.FAKE, tmp_path))
     with pytest.raises(NothingToDo, match="no such file or folder"):
         read((Wanted.FAKE, tmp_path / "absent"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(NothingToDo, match="holds no real pictures"):
+    with pytest.raises(NothingToDo, match="holds no real images"):
         read((Wanted.REAL, tmp_path / "empty"))
 
 
@@ -212,34 +215,35 @@ def manifest(tmp_path: Path, *lines: str) -> Path:
     return file
 
 
-def test_a_manifest_gives_each_picture_its_label_group_and_source(tmp_path):
+def test_a_manifest_gives_each_image_its_label_group_and_source(tmp_path):
     file = manifest(tmp_path, "\ufeffpath,Label,group,source", "sub/b.png,FAKE,sdxl,laion", "", "a.png,0,ffhq,")
-    found = read((Wanted.BOTH, file))
-    assert table(found, tmp_path) == [("sub/b.png", "fake", "sdxl", "laion"), ("a.png", "real", "ffhq", "ffhq")]
+    dataset = read((Wanted.BOTH, file))
+    assert table(dataset, tmp_path) == [("sub/b.png", "fake", "sdxl", "laion"), ("a.png", "real", "ffhq", "ffhq")]
     assert table(read((Wanted.REAL, f"x={file}")), tmp_path) == [("a.png", "real", "x/ffhq", "x/ffhq")]
 
 
 @pytest.mark.parametrize(
     ("lines", "line", "column", "problem"),
     [
-        (["path,label"], 1, "group", "the header lacks it"),
-        ([], 1, "path", "the header lacks it"),
-        (["path,label,group,sorce", "a.png,real,x,y"], 1, "sorce", "unknown or given twice"),
-        (["path,label,group,path", "a.png,real,x,y"], 1, "path", "unknown or given twice"),
-        (["path,label,group", "a.png,real,x", "a.png,maybe,x"], 3, "label", "'maybe' is none of real, fake"),
-        (["path,label,group", "a.png,real,"], 2, "group", "the cell is empty"),
-        (["path,label,group", "a.png"], 2, "label", "the cell is empty"),
-        (["path,label,group", "a.png,real,x,y"], 2, "group", "4 cells under 3 columns"),
+        (["path,label"], 1, "group", "is missing in the header: add it"),
+        ([], 1, "path", "is missing in the header: add it"),
+        (["path,label,group,sorce", "a.png,real,x,y"], 1, "sorce", "is unknown or given twice: use each of"),
+        (["path,label,group,path", "a.png,real,x,y"], 1, "path", "is unknown or given twice: use each of"),
+        (["path,label,group", "a.png,real,x", "a.png,maybe,x"], 3, "label", "'maybe' is not a label: use real, fake"),
+        (["path,label,group", "a.png,real,"], 2, "group", "the cell is empty: fill it in"),
+        (["path,label,group", "a.png"], 2, "label", "the cell is empty: fill it in"),
+        (["path,label,group", "a.png,real,x,y"], 2, "group", "there are 4 cells for 3 columns: quote"),
         (["path,label,group", "c.png,real,x"], 2, "path", "there is no file"),
-        (["path,label,group", "a.png,real,x", "a.png,fake,x"], 3, "path", "a.png is on line 2 already"),
+        (["path,label,group", "a.png,real,x", "a.png,fake,x"], 3, "path", "a.png is already on line 2: remove"),
         (["path,label,group", 'a.png,"real,x'], 1, "path,label,group", "cannot be read as CSV"),
     ],
 )
 def test_errors_in_a_manifest_name_line_and_column(tmp_path, lines, line, column, problem):
     with pytest.raises(BadTable) as caught:
         read((Wanted.BOTH, manifest(tmp_path, *lines)))
-    assert f"data.csv, line {line}, column {column!r}: " in str(caught.value)
+    assert f"data.csv, line {line}, column {column!r}, " in str(caught.value)
     assert problem in str(caught.value)
+    assert str(caught.value).count(": ") == 1
 
 
 def test_a_manifest_that_is_not_there_is_named(tmp_path):
@@ -278,19 +282,23 @@ def test_a_file_adds_families_and_overrules_the_table(tmp_path):
     assert family("stylegan2", families) == "old GANs"
     assert family("stylegan3", families) == GANS
     file.write_text("generator,family\nStyleGAN2,\n", encoding="utf-8")
-    with pytest.raises(BadTable, match="line 2, column 'family': the cell is empty"):
+    with pytest.raises(BadTable, match="line 2, column 'family', the cell is empty: fill it in"):
         read_families(str(file))
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the development pictures are not there")
-def test_the_development_pictures_are_five_sources_and_five_generators():
-    found = read((Wanted.BOTH, SHARED))
-    assert len(found.samples) == 3329
-    assert not found.unreadable
-    assert [group for label, group in labels_and_groups(found) if label == "real"] == [
-        *("celebahq_256", "ciplab_600", "ffhq_1024", "ffhq_256", "unsplash_300"),
+@pytest.mark.skipif(not SHARED.exists(), reason="the development images are not there")
+def test_the_development_images_have_their_folders_as_groups():
+    dataset = read((Wanted.REAL, SHARED / "real"), (Wanted.FAKE, SHARED / "fake"))
+    assert not dataset.unreadable
+    assert labels_and_groups(dataset) == [
+        (label, folder.name) for label in ("fake", "real") for folder in sorted((SHARED / label).iterdir())
     ]
-    assert {group: family(group) for label, group in labels_and_groups(found) if label == "fake"} == {
-        **dict.fromkeys(("stylegan1_256", "stylegan2_1024", "stylegan2_300"), GANS),
-        **dict.fromkeys(("sd21_768", "sdxl_tiles"), OPEN_DIFFUSION),
-    }
+    families = {group: family(group) for label, group in labels_and_groups(dataset) if label == "fake"}
+    assert (
+        families
+        | {
+            **dict.fromkeys(("stylegan1_256", "stylegan2_1024", "stylegan2_300"), GANS),
+            **dict.fromkeys(("sd21_768", "sdxl_tiles"), OPEN_DIFFUSION),
+        }
+        == families
+    )

@@ -1,4 +1,4 @@
-"""Promises of pictures/decode.py: every container becomes correct RGB, every damaged file one PictureError."""
+"""Promises of images/decode.py: every container becomes correct RGB, every damaged file one ImageError."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from muflow_cli.pictures.decode import Picture, PictureError, decode, is_picture
-from muflow_cli.specs import View, ViewSpec
+from muflow_cli.images.decode import DecodedImage, ImageError, decode, is_image
 
 MANY = 10_000_000
-FULL = ViewSpec(draft=False)
 
 
 def encoded(image: Image.Image, container: str, **options: object) -> bytes:
@@ -30,24 +28,24 @@ def encoded(image: Image.Image, container: str, **options: object) -> bytes:
 
 
 def scene(width: int = 70, height: int = 90) -> Image.Image:
-    """A smooth picture, so that lossy containers stay near it, different in each corner."""
+    """A smooth image, so that lossy containers stay near it, different in each corner."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     return Image.fromarray(np.stack([255 * x, 255 * y, 128 + 0 * x], axis=2).astype(np.uint8))
 
 
-def pixels(data: bytes, view: ViewSpec = FULL) -> np.ndarray:
-    return np.asarray(decode(data, view, MANY).image).astype(int)
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(decode(data, MANY).image).astype(int)
 
 
-def refusal(data: bytes, max_pixels: int = MANY) -> PictureError:
-    with pytest.raises(PictureError) as caught:
-        decode(data, FULL, max_pixels)
+def refusal(data: bytes, max_pixels: int = MANY) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        decode(data, max_pixels)
     return caught.value
 
 
 def test_hash_length_and_size_are_those_of_the_bytes_that_were_decoded() -> None:
     data = encoded(scene(), "PNG")
-    facts = decode(data, FULL, MANY).facts
+    facts = decode(data, MANY).facts
     assert (facts.sha256, facts.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
     assert (facts.format, facts.width, facts.height, facts.jpeg_quality) == ("PNG", 70, 90, None)
 
@@ -67,9 +65,9 @@ def test_heic_is_read_where_its_decoder_is_installed() -> None:
     heif = pytest.importorskip("pillow_heif", reason="needs the extra heif")
     buffer = io.BytesIO()
     heif.from_pillow(scene()).save(buffer, quality=95)
-    picture = decode(buffer.getvalue(), FULL, MANY)
-    assert picture.facts.format == "HEIF"
-    assert np.abs(np.asarray(picture.image).astype(int) - np.asarray(scene())).mean() < 3
+    decoded = decode(buffer.getvalue(), MANY)
+    assert decoded.facts.format == "HEIF"
+    assert np.abs(np.asarray(decoded.image).astype(int) - np.asarray(scene())).mean() < 3
 
 
 def test_heic_without_its_decoder_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,13 +94,13 @@ def test_exif_orientation_is_undone_and_the_stored_size_is_reported(orientation:
         7: scene().transpose(Image.Transpose.TRANSVERSE),
         8: scene().transpose(Image.Transpose.ROTATE_270),
     }[orientation]
-    picture = decode(encoded(stored, container, exif=exif, **options), FULL, MANY)
-    assert picture.image.size == scene().size
-    assert np.abs(np.asarray(picture.image).astype(int) - np.asarray(scene())).mean() < 3
-    assert (picture.facts.width, picture.facts.height) == stored.size
+    decoded = decode(encoded(stored, container, exif=exif, **options), MANY)
+    assert decoded.image.size == scene().size
+    assert np.abs(np.asarray(decoded.image).astype(int) - np.asarray(scene())).mean() < 3
+    assert (decoded.facts.width, decoded.facts.height) == stored.size
 
 
-def test_damaged_exif_does_not_cost_the_picture() -> None:
+def test_damaged_exif_does_not_cost_the_image() -> None:
     assert pixels(encoded(scene(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f garbage")).shape == (90, 70, 3)
 
 
@@ -112,8 +110,8 @@ def grey_ramp() -> np.ndarray:
 
 @pytest.mark.parametrize("container", ["PNG", "TIFF", "PPM", "JPEG2000"])
 def test_sixteen_bit_grey_is_scaled_not_clipped(container: str) -> None:
-    found = pixels(encoded(Image.fromarray(grey_ramp() * 257), container))
-    assert (found == grey_ramp()[..., None]).all()
+    decoded = pixels(encoded(Image.fromarray(grey_ramp() * 257), container))
+    assert (decoded == grey_ramp()[..., None]).all()
 
 
 def test_sixteen_bit_colour_is_scaled_not_clipped() -> None:
@@ -144,9 +142,9 @@ def half_transparent(mode: str) -> Image.Image:
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_is_laid_on_white(container: str, mode: str) -> None:
     options = {"lossless": True} if container == "WEBP" else {}
-    found = pixels(encoded(half_transparent(mode), container, **options))
-    assert (found[:, :20] == 255).all()
-    assert (found[:, 20:] < 255).any()
+    decoded = pixels(encoded(half_transparent(mode), container, **options))
+    assert (decoded[:, :20] == 255).all()
+    assert (decoded[:, 20:] < 255).any()
 
 
 @pytest.mark.parametrize(("container", "transparency"), [("PNG", 0), ("PNG", b"\0\xff"), ("GIF", 0)])
@@ -154,9 +152,9 @@ def test_transparency_of_a_palette_is_laid_on_white(container: str, transparency
     image = Image.new("P", (40, 20), 1)
     image.putpalette([0, 0, 0, 200, 0, 0])
     image.paste(0, (0, 0, 20, 20))
-    found = pixels(encoded(image, container, transparency=transparency))
-    assert (found[:, :20] == 255).all()
-    assert (found[:, 20:] == (200, 0, 0)).all()
+    decoded = pixels(encoded(image, container, transparency=transparency))
+    assert (decoded[:, :20] == 255).all()
+    assert (decoded[:, 20:] == (200, 0, 0)).all()
 
 
 def test_transparent_colours_are_laid_on_white() -> None:
@@ -173,53 +171,52 @@ def test_transparent_colours_are_laid_on_white() -> None:
 def test_simple_modes_keep_black_and_white(mode: str) -> None:
     image = Image.new("L", (40, 20), 255)
     image.paste(0, (0, 0, 20, 20))
-    found = pixels(encoded(image.convert(mode), "PNG"))
-    assert (found[:, :20] == 0).all()
-    assert (found[:, 20:] == 255).all()
+    decoded = pixels(encoded(image.convert(mode), "PNG"))
+    assert (decoded[:, :20] == 0).all()
+    assert (decoded[:, 20:] == 255).all()
 
 
 @pytest.mark.parametrize("container", ["JPEG", "TIFF"])
 def test_cmyk_keeps_its_colours_adobe_inversion_included(container: str) -> None:
-    found = pixels(encoded(scene().convert("CMYK"), container))
-    assert np.abs(found - np.asarray(scene())).mean() < 4
+    decoded = pixels(encoded(scene().convert("CMYK"), container))
+    assert np.abs(decoded - np.asarray(scene())).mean() < 4
 
 
 @pytest.mark.parametrize("container", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
-def test_first_frame_of_many_is_the_picture(container: str) -> None:
+def test_first_frame_of_many_is_the_image(container: str) -> None:
     options = {"lossless": True} if container == "WEBP" else {}
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
-    found = pixels(encoded(frames[0], container, save_all=True, append_images=frames[1:], **options))
-    assert np.abs(found - (255, 0, 0)).max() <= 2
+    decoded = pixels(encoded(frames[0], container, save_all=True, append_images=frames[1:], **options))
+    assert np.abs(decoded - (255, 0, 0)).max() <= 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (30_000, 1), (1, 30_000)])
-def test_extreme_shapes_are_pictures(size: tuple[int, int]) -> None:
+def test_extreme_shapes_are_images(size: tuple[int, int]) -> None:
     for container in ("PNG", "JPEG"):
-        assert decode(encoded(Image.new("RGB", size, "red"), container), ViewSpec(), MANY).image.size == size
+        assert decode(encoded(Image.new("RGB", size, "red"), container), MANY, draft_side=256).image.size == size
 
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_quality_of_an_ijg_jpeg_is_estimated_exactly(progressive: bool) -> None:
     for quality in range(1, 101):
         data = encoded(scene(16, 16), "JPEG", quality=quality, progressive=progressive)
-        assert decode(data, FULL, MANY).facts.jpeg_quality == quality
+        assert decode(data, MANY).facts.jpeg_quality == quality
 
 
-def test_a_large_jpeg_is_decoded_at_the_smallest_scale_that_leaves_the_view_size() -> None:
+def test_a_large_jpeg_is_decoded_at_the_smallest_scale_that_leaves_the_draft_side() -> None:
     data = encoded(scene(1024, 1600), "JPEG")
-    picture = decode(data, ViewSpec(size=256), MANY)
-    assert picture.image.size == (256, 400)
-    assert (picture.facts.width, picture.facts.height) == (1024, 1600)
-    assert decode(encoded(scene(1023, 1600), "JPEG"), ViewSpec(size=256), MANY).image.size == (512, 800)
-    assert decode(data, FULL, MANY).image.size == (1024, 1600)
-    assert decode(data, ViewSpec(kind=View.CROPS), MANY).image.size == (1024, 1600)
+    decoded = decode(data, MANY, draft_side=256)
+    assert decoded.image.size == (256, 400)
+    assert (decoded.facts.width, decoded.facts.height) == (1024, 1600)
+    assert decode(encoded(scene(1023, 1600), "JPEG"), MANY, draft_side=256).image.size == (512, 800)
+    assert decode(data, MANY).image.size == (1024, 1600)
 
 
 @pytest.mark.parametrize("container", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM"])
 def test_too_many_pixels_are_refused_from_the_header_alone(container: str) -> None:
     data = encoded(Image.new("RGB", (300, 200)), container)
     assert refusal(data, 300 * 200 - 1).code == "too_many_pixels"
-    assert decode(data, FULL, 300 * 200).image.size == (300, 200)
+    assert decode(data, 300 * 200).image.size == (300, 200)
 
 
 def test_a_bomb_is_refused_before_it_takes_memory() -> None:
@@ -238,7 +235,7 @@ def test_empty_and_foreign_files_say_so() -> None:
         b"BMW is a car",
         bytes(99),
     ):
-        assert refusal(data).code == "not_a_picture"
+        assert refusal(data).code == "not_an_image"
 
 
 def test_an_error_carries_the_hash_and_length_of_what_was_read() -> None:
@@ -254,18 +251,18 @@ def test_every_cut_is_truncated_or_costs_no_pixel(container: str) -> None:
     for end in [*range(12, len(data), 61), *range(len(data) - 20, len(data))]:
         try:
             assert (pixels(data[:end]) == whole).all()
-        except PictureError as error:
+        except ImageError as error:
             assert error.code == "truncated"  # noqa: PT017  either outcome is right, silence about lost rows is not
 
 
 @pytest.mark.parametrize("container", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM"])
 def test_every_container_is_known_by_its_signature(container: str) -> None:
-    assert is_picture(encoded(scene(), container)[:32])
+    assert is_image(encoded(scene(), container)[:32])
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_picture_or_a_picture_error(data: bytes) -> None:
-    is_picture(data)
+def test_any_bytes_are_an_image_or_an_image_error(data: bytes) -> None:
+    is_image(data)
     assert refusal(data).code
 
 
@@ -308,14 +305,14 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-def test_damaged_files_are_a_picture_or_a_picture_error_and_nothing_is_printed(capfd: pytest.CaptureFixture) -> None:
+def test_damaged_files_are_an_image_or_an_image_error_and_nothing_is_printed(capfd: pytest.CaptureFixture) -> None:
     chance = random.Random(7)
-    outcomes = {Picture: 0, PictureError: 0}
+    outcomes = {DecodedImage: 0, ImageError: 0}
     for number in range(600):
         data = mutated(chance.choice(seeds()), chance)
         try:
-            outcome: Picture | PictureError = decode(data, ViewSpec(size=32 + 224 * (number % 2)), MANY)
-        except PictureError as error:
+            outcome: DecodedImage | ImageError = decode(data, MANY, draft_side=256 * (number % 2))
+        except ImageError as error:
             outcome = error
         outcomes[type(outcome)] += 1
     assert min(outcomes.values()) > 50  # the mutations neither spare nor destroy everything

@@ -13,7 +13,7 @@ import pytest
 from conftest import Muflow, write_faces
 
 from muflow_cli.bundle import load
-from muflow_cli.cli.default_detector import (
+from muflow_cli.default_detector import (
     LIMITS,
     BadConfig,
     config_file,
@@ -21,7 +21,7 @@ from muflow_cli.cli.default_detector import (
     embedded_detector,
     find_detector,
 )
-from muflow_cli.specs import Method, Tail
+from muflow_cli.specs import Tail
 
 ROOT = Path(__file__).parents[1]
 
@@ -97,12 +97,12 @@ def test_a_configuration_without_an_entry_or_an_unreadable_one(configuration: Pa
 def test_the_environment_overrides_the_configuration(muflow: Muflow, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "muflow").mkdir()
     (tmp_path / "muflow" / "config.toml").write_text('detector = "no.safetensors"\n')
-    [picture] = write_faces(tmp_path / "one", 1, seed=3)
+    [image] = write_faces(tmp_path / "one", 1, seed=3)
     home = {"XDG_CONFIG_HOME": str(tmp_path)}
-    refused = muflow("scan", picture, "--json", env=home)
+    refused = muflow("scan", image, "--json", env=home)
     assert refused.returncode == 2
     assert b"no.safetensors is not a file" in refused.stderr
-    done = muflow("scan", picture, "--json", "--exit-zero", env={**home, "MUFLOW_DETECTOR": str(tiny_bundle)})
+    done = muflow("scan", image, "--json", "--exit-zero", env={**home, "MUFLOW_DETECTOR": str(tiny_bundle)})
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout)["detector"]["path"] == str(tiny_bundle)
     assert LIMITS.encode() not in done.stderr
@@ -111,11 +111,11 @@ def test_the_environment_overrides_the_configuration(muflow: Muflow, tiny_bundle
 def test_the_embedded_detector_is_small_calibrated_and_needs_no_weights() -> None:
     assert embedded_detector().stat().st_size <= 8 * 2**20
     detector = load(embedded_detector())
-    assert detector.spec.feature.encoder == "forensic"
-    assert not detector.model.weights
-    assert detector.calibration is not None
+    (branch,) = detector.spec.branches
+    assert branch.feature.encoder == "forensic"
+    assert not list(detector.branches[branch.name].encoder.backbone.parameters())
     rule = detector.calibration.rule
-    assert (rule.method, rule.tail, rule.alpha) == (Method.FISHER, Tail.BOTH, 0.05)
+    assert (rule.method, rule.tail, rule.alpha) == ("fisher", Tail.BOTH, 0.05)
     fitted = {bytes(row).hex() for row in detector.fitted_on}
     assert fitted.isdisjoint(facts.sha256 for facts in detector.calibration.facts)
 

@@ -39,8 +39,7 @@ def test_a_working_installation_has_no_problem_and_names_its_detector(muflow: Mu
     needed = {"packages", "torch", "device", "precision", "torchvision", "JPEG", "PNG", "WebP", "AVIF", "HEIC", "cache"}
     assert found.keys() == needed | {"detector"}
     detector = load(tiny_bundle)
-    assert detector.calibration is not None
-    for fact in (str(tiny_bundle), detector.fingerprint, "resnet18", f"{len(detector.calibration)} reals"):
+    for fact in (str(tiny_bundle), detector.fingerprint, "resnet18", f"{len(detector.calibration)} real images"):
         assert fact in found["detector"]["found"]
 
 
@@ -51,7 +50,7 @@ def test_torchvision_of_another_release_is_named_with_its_remedy(
     found = examined(muflow, 2, **environment)
     assert found["torchvision"]["state"] == "problem"
     assert "operator torchvision::nms does not exist" in found["torchvision"]["found"]
-    assert "torch and torchvision must be of one release" in found["torchvision"]["remedy"]
+    assert "matching releases of torch and torchvision" in found["torchvision"]["remedy"]
 
 
 def test_a_broken_torchvision_spares_the_embedded_detector(muflow: Muflow, broken_torchvision: Path) -> None:

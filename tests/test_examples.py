@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import Muflow
 
-from muflow_cli.cli.default_detector import LIMITS, embedded_detector
+from muflow_cli.default_detector import LIMITS, embedded_detector
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-PICTURES = ("broken.jpg", "drawn.png", "drawn_with_grain.jpg", "eileen_collins.jpg")
+IMAGES = ("broken.jpg", "drawn.png", "drawn_with_grain.jpg", "eileen_collins.jpg")
 # Any connection would go to a port where nobody listens, and fail.
 OFFLINE = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
 
@@ -22,7 +22,7 @@ def test_one_command_gives_verdicts_offline_and_says_who_judges(muflow: Muflow) 
     done = muflow("scan", EXAMPLES, "--json", "--exit-zero", env=OFFLINE)
     assert done.returncode == 0, done.stderr.decode()
     report = json.loads(done.stdout)
-    assert [Path(result["path"]).name for result in report["results"]] == list(PICTURES)
+    assert [Path(result["path"]).name for result in report["results"]] == list(IMAGES)
     assert report["detector"]["path"] == str(embedded_detector())
     [broken] = [result for result in report["results"] if "error" in result]
     assert Path(broken["path"]).name == "broken.jpg"
@@ -38,9 +38,9 @@ def test_quiet_keeps_the_limits_to_itself(muflow: Muflow) -> None:
 
 def test_the_examples_are_small_and_each_has_its_origin_told() -> None:
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    for name in PICTURES:
+    for name in IMAGES:
         assert f"`{name}`" in page
-    assert sum((EXAMPLES / name).stat().st_size for name in PICTURES) < 2**20
+    assert sum((EXAMPLES / name).stat().st_size for name in IMAGES) < 2**20
 
 
 def test_the_drawn_ones_come_out_of_their_script_again(tmp_path: Path) -> None:

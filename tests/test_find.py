@@ -1,12 +1,17 @@
-"""Promises of pictures/find.py: every input is listed once, in a stable order, or becomes one record."""
+"""Promises of images/find.py: every input is listed once, in a stable order, or becomes one record."""
 
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
+import pickle
 import socket
+import subprocess
 import sys
+import tarfile
 import threading
+import zipfile
 from collections.abc import Iterable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from muflow_cli.pictures import remote
-from muflow_cli.pictures.decode import PictureError
-from muflow_cli.pictures.find import Source, find, read_list
+from muflow_cli.images import remote
+from muflow_cli.images.decode import ImageError
+from muflow_cli.images.find import find, read_list
+from muflow_cli.images.inputs import Input, InputKind
+from muflow_cli.images.read import read_input
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import InputSpec
 
@@ -49,14 +56,14 @@ def put(*names: str, content: bytes = PNG) -> None:
 def listed(*arguments: str, **settings: object) -> list[str]:
     """What `find` lists: a path, or path:code of a record."""
     return [
-        found.path if isinstance(found, Source) else f"{found.path}:{found.code}"
-        for found in find(arguments, InputSpec(**settings))
+        item.path if isinstance(item, Input) else f"{item.path}:{item.code}"
+        for item in find(arguments, InputSpec(**settings))
     ]
 
 
 def refusal(path: str, max_bytes: int = 2**20) -> str:
-    with pytest.raises(PictureError) as caught:
-        Source(path).read(max_bytes)
+    with pytest.raises(ImageError) as caught:
+        read_input(Input(path), max_bytes)
     return caught.value.code
 
 
@@ -70,11 +77,11 @@ def test_arguments_keep_their_order_and_spelling(folder: Path) -> None:
     assert listed("b.png", f"{folder}/a.png", "./d/") == ["b.png", f"{folder}/a.png", "./d/c.png"]
 
 
-def test_in_a_folder_pictures_are_known_by_name_or_by_content() -> None:
-    put("d/picture", "d/picture.dat", "d/no extension.")
+def test_in_a_folder_images_are_known_by_name_or_by_content() -> None:
+    put("d/image", "d/image.dat", "d/no extension.")
     put("d/text.jpg", "d/TEXT.HEIC", "d/notes.txt", "d/faces.zip", "d/script.eps", content=b"text")
     put("d/empty.jpg", "d/empty", content=b"")
-    assert listed("d") == ["d/TEXT.HEIC", "d/empty.jpg", "d/no extension.", "d/picture", "d/picture.dat", "d/text.jpg"]
+    assert listed("d") == ["d/TEXT.HEIC", "d/empty.jpg", "d/image", "d/image.dat", "d/no extension.", "d/text.jpg"]
 
 
 def test_a_file_that_is_named_is_an_input_whatever_it_is() -> None:
@@ -86,7 +93,7 @@ def test_a_file_that_is_named_is_an_input_whatever_it_is() -> None:
     ]
 
 
-def test_a_folder_named_like_a_picture_is_a_folder() -> None:
+def test_a_folder_named_like_an_image_is_a_folder() -> None:
     put("d/x.png/y.png")
     assert listed("d") == listed("d/x.png") == ["d/x.png/y.png"]
 
@@ -170,10 +177,10 @@ def test_what_may_not_be_read_is_a_record(folder: Path, request: pytest.FixtureR
     request.getfixturevalue("plain_user")
     assert listed("d") == ["d/a.png", "d/closed:unreadable_folder", "d/odd", "d/z.png"]
     assert refusal("d/a.png") == refusal("d/odd") == "permission"
-    assert Source("d/z.png").read(10**6) == PNG  # another's file: O_NOATIME is refused, reading is not
+    assert read_input(Input("d/z.png"), 10**6) == PNG  # another's file: O_NOATIME is refused, reading is not
 
 
-def test_pipes_and_sockets_are_no_inputs_and_never_block() -> None:
+def test_pipes_and_sockets_are_not_inputs_and_never_block() -> None:
     put("d/b.png")
     os.mkfifo("d/a.png")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -202,7 +209,7 @@ def test_a_path_met_twice_is_listed_once(folder: Path) -> None:
         ("d/*/f", ["d/e/f/c.png"]),
     ],
 )
-def test_a_glob_lists_the_pictures_that_fit(folder: Path, pattern: str, expected: list[str]) -> None:
+def test_a_glob_lists_the_images_that_fit(folder: Path, pattern: str, expected: list[str]) -> None:
     put("d/a.png", "d/e/b.png", "d/e/f/c.png", "d/.hidden.png")
     put("d/notes.txt", content=b"text")
     assert listed(pattern) == expected
@@ -230,19 +237,19 @@ def test_deep_folders_are_walked(folder: Path) -> None:
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(300)
     try:
-        found = listed(str(folder))
+        paths = listed(str(folder))
     finally:
         sys.setrecursionlimit(limit)
-    assert found == [str(deep / "a.png")]
+    assert paths == [str(deep / "a.png")]
 
 
 def test_names_that_are_not_utf8_survive() -> None:
     Path(os.fsdecode(b"d\xff")).mkdir()
     Path(os.fsdecode(b"d\xff/\xfe\n<b>.png")).write_bytes(PNG)
-    (found,) = find([os.fsdecode(b"d\xff")], InputSpec())
-    assert os.fsencode(found.path) == b"d\xff/\xfe\n<b>.png"
-    assert isinstance(found, Source)
-    assert found.read(10**6) == PNG
+    (item,) = find([os.fsdecode(b"d\xff")], InputSpec())
+    assert os.fsencode(item.path) == b"d\xff/\xfe\n<b>.png"
+    assert isinstance(item, Input)
+    assert read_input(item, 10**6) == PNG
 
 
 def test_find_is_lazy() -> None:
@@ -258,10 +265,10 @@ def test_find_is_lazy() -> None:
 def test_reading_stops_at_max_bytes_and_leaves_the_file_alone() -> None:
     put("a.png", content=bytes(1000))
     os.utime("a.png", (1, 1))
-    assert Source("a.png").read(1000) == bytes(1000)
+    assert read_input(Input("a.png"), 1000) == bytes(1000)
     assert refusal("a.png", 999) == "too_large"
-    found = Path("a.png").stat()
-    assert (found.st_atime, found.st_mtime) == (1, 1)
+    status = Path("a.png").stat()
+    assert (status.st_atime, status.st_mtime) == (1, 1)
 
 
 def test_a_file_that_vanished_is_a_record() -> None:
@@ -269,7 +276,7 @@ def test_a_file_that_vanished_is_a_record() -> None:
 
 
 def test_a_file_whose_length_is_not_announced_is_read_whole() -> None:
-    assert Source("/proc/self/status").read(10**6).endswith(b"\n")
+    assert read_input(Input("/proc/self/status"), 10**6).endswith(b"\n")
     assert refusal("/proc/self/status", 10) == "too_large"
 
 
@@ -309,22 +316,22 @@ def test_an_http_address_is_read_within_limits(server: str) -> None:
     pytest.importorskip("aiohttp", reason="needs the extra remote")
     put("a.png")
     put("big", content=bytes(3 * 2**20))
-    found = list(find([f"{server}/{name}" for name in ("a.png", "big", "no.png")], InputSpec()))
-    assert [source.path for source in found] == [f"{server}/a.png", f"{server}/big", f"{server}/no.png"]
-    assert found[0].read(10**6) == PNG
-    assert found[1].read(3 * 2**20) == bytes(3 * 2**20)
-    for source, code in ((found[1], "too_large"), (found[2], "not_found")):
-        with pytest.raises(PictureError) as caught:
-            source.read(2 * 2**20)
+    small, big, missing = find([f"{server}/{name}" for name in ("a.png", "big", "no.png")], InputSpec())
+    assert [item.path for item in (small, big, missing)] == [f"{server}/{name}" for name in ("a.png", "big", "no.png")]
+    assert read_input(small, 10**6) == PNG
+    assert read_input(big, 3 * 2**20) == bytes(3 * 2**20)
+    for item, code in ((big, "too_large"), (missing, "not_found")):
+        with pytest.raises(ImageError) as caught:
+            read_input(item, 2 * 2**20)
         assert caught.value.code == code
 
 
 def test_a_server_that_is_not_there_is_a_record() -> None:
     pytest.importorskip("aiohttp", reason="needs the extra remote")
-    (found,) = find(["http://127.0.0.1:1/a.png"], InputSpec())
-    assert isinstance(found, Source)
-    with pytest.raises(PictureError) as caught:
-        found.read(10**6)
+    (item,) = find(["http://127.0.0.1:1/a.png"], InputSpec())
+    assert isinstance(item, Input)
+    with pytest.raises(ImageError) as caught:
+        read_input(item, 10**6)
     assert caught.value.code == "remote_error"
 
 
@@ -333,12 +340,65 @@ def test_an_object_store_is_listed_like_a_folder() -> None:
     store = fsspec.filesystem("memory")
     for name in ("b.png", "a/c.jpg", "a/.h.png", "notes.txt", "skip/d.png"):
         store.pipe(f"/bucket/{name}", PNG)
-    found = list(remote.listed(store, "/bucket", "s3://bucket", InputSpec(exclude=("skip",))))
-    assert [source.path for source in found] == ["s3://bucket/a/c.jpg", "s3://bucket/b.png"]
-    assert found[0].read(10**6) == PNG
+    first, second = remote.listed(store, "/bucket", "s3://bucket", InputSpec(exclude=("skip",)))
+    assert [first.path, second.path] == ["s3://bucket/a/c.jpg", "s3://bucket/b.png"]
+    assert read_input(first, 10**6) == PNG
     (missing,) = remote.listed(store, "/bucket/none", "s3://bucket/none", InputSpec())
     assert isinstance(missing, Unreadable)
     assert missing.code == "not_found"
+
+
+def test_the_name_of_an_object_never_opens_another_file_system(folder: Path) -> None:
+    fsspec = pytest.importorskip("fsspec", reason="needs the extra remote")
+    put("secret.png")
+    store = fsspec.filesystem("memory")
+    store.pipe(f"/chain/x::file:/{folder}/secret.png", b"its own bytes")
+    (item,) = remote.listed(store, "/chain", "s3://chain", InputSpec())
+    assert isinstance(item, Input)
+    assert read_input(item, 10**6) == b"its own bytes"
+
+
+READ_PICKLED = """
+import pickle, sys
+from muflow_cli.images.read import read_input
+pickle.dump([read_input(item, 10**6) for item in pickle.load(sys.stdin.buffer)], sys.stdout.buffer)
+"""
+
+
+def test_every_kind_of_input_can_be_pickled_and_read_in_another_process(server: str) -> None:
+    pytest.importorskip("aiohttp", reason="needs the extra remote")
+    put("a.png", os.fsdecode(b"\xff.png"))
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.write("a.png", "in/a.png")
+    for suffix in ("tar", "tar.gz"):
+        with tarfile.open(f"a.{suffix}", f"w:{suffix[4:]}") as archive:
+            archive.add("a.png", "in/a.png")
+    names = ("a.png", os.fsdecode(b"\xff.png"), "a.zip", "a.tar", "a.tar.gz", f"{server}/a.png")
+    items = list(find(names, InputSpec()))
+    assert {item.kind for item in items if isinstance(item, Input)} == set(InputKind)
+    assert pickle.loads(pickle.dumps(items)) == items  # noqa: S301  made two words before
+    command = [sys.executable, "-c", READ_PICKLED]
+    done = subprocess.run(command, input=pickle.dumps(items), capture_output=True, check=True)
+    assert pickle.loads(done.stdout) == [PNG] * len(items)  # noqa: S301  our own process
+
+
+def test_a_process_that_is_forked_reads_the_same_zip() -> None:
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        for number in range(50):
+            archive.writestr(f"{number}.png", bytes([number]) * 5000)
+    items = list(find(["a.zip"], InputSpec()))
+    expected = [read_input(item, 10**6) for item in items]
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        assert pool.map(partial(read_input, max_bytes=10**6), items * 4) == expected * 4
+
+
+def test_a_folder_that_may_be_listed_but_not_entered_ends_no_run(folder: Path, request: pytest.FixtureRequest) -> None:
+    put("d/closed/e/a.png", "d/z.png")
+    for path in (folder.parent, folder, folder.parent.parent):
+        path.chmod(0o755)
+    Path("d/closed").chmod(0o444)
+    request.getfixturevalue("plain_user")
+    assert listed("d", follow_links=True)[-1] == "d/z.png"
 
 
 @pytest.mark.parametrize("module", ["fsspec", "aiohttp", "s3fs"])
@@ -348,7 +408,7 @@ def test_without_the_extra_an_address_says_what_to_install(module: str, monkeypa
         pytest.importorskip("fsspec", reason="needs the extra remote")
         monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
         monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "http", raising=False)
-    (found,) = find(["s3://bucket/a.png" if module == "s3fs" else "http://127.0.0.1:1/a.png"], InputSpec())
-    assert isinstance(found, Unreadable)
-    assert found.code == "needs_remote"
-    assert "pip install 'muflow-cli[remote]'" in found.message
+    (record,) = find(["s3://bucket/a.png" if module == "s3fs" else "http://127.0.0.1:1/a.png"], InputSpec())
+    assert isinstance(record, Unreadable)
+    assert record.code == "needs_remote"
+    assert "pip install 'muflow-cli[remote]'" in record.message

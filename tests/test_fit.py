@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -9,25 +10,34 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Muflow, fit_arguments, write_faces
+from conftest import FP32, Muflow, fit_arguments, write_faces
 
 from muflow_cli.bundle import load
-from muflow_cli.engine.scoring import place
-from muflow_cli.fit.workflow import pictures_needed
-from muflow_cli.pictures.decode import decode
-from muflow_cli.pictures.views import cut_views
-from muflow_cli.specs import LIGHT, PAPER, DetectorSpec, Precision, TargetKind
+from muflow_cli.detector import Detector
+from muflow_cli.engine.devices import place
+from muflow_cli.engine.scoring import ScoredUnit, score_stream
+from muflow_cli.errors import BadSpec, MuflowError
+from muflow_cli.fit import FitRequest, fit
+from muflow_cli.fit.features import work_bytes
+from muflow_cli.fit.workflow import images_needed
+from muflow_cli.images.find import find
+from muflow_cli.images.loader import Loaded, LoadSpec
+from muflow_cli.images.loader import load as load_images
+from muflow_cli.progress import NoProgress
+from muflow_cli.settings import override, with_branches
+from muflow_cli.specs import LIGHT, PAPER, DetectorSpec, InputSpec, TargetKind
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "muflow_cli", *arguments]
 
 
-def test_the_same_pictures_and_seed_give_the_same_fingerprints(
+def test_the_same_images_and_seed_give_the_same_fingerprints(
     muflow: Muflow, reals: Path, tiny_weights: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     # The fixture was fitted in this process; this one in another, from renamed copies in another order.
@@ -42,33 +52,37 @@ def test_the_same_pictures_and_seed_give_the_same_fingerprints(
     summary = json.loads(done.stdout)
     assert summary["used"] == 80
     assert again.fitted_on.tolist() == first.fitted_on.tolist()
-    assert again.calibration is not None
-    assert first.calibration is not None
     assert again.calibration.source_digest == first.calibration.source_digest
-    # Order decides which pictures meet in a batch, so the flow may differ; from the same folder nothing may.
+    # Order decides which images meet in a batch, so the flow may differ; from the same folder nothing may.
     repeated = muflow(*fit_arguments(reals, tiny_weights, tmp_path / "third.safetensors"), "--json")
     assert json.loads(repeated.stdout)["fingerprint"] == first.fingerprint
     assert json.loads(repeated.stdout)["calibration_fingerprint"] == first.calibration.fingerprint()
 
 
-def test_training_and_calibration_pictures_are_apart(tiny_bundle: Path) -> None:
+def test_training_and_calibration_images_are_apart(tiny_bundle: Path) -> None:
     detector = load(tiny_bundle)
-    assert detector.calibration is not None
     fitted = {bytes(row).hex() for row in detector.fitted_on}
     assert not fitted & {facts.sha256 for facts in detector.calibration.facts}
     assert len(fitted) == detector.provenance.train + detector.provenance.validation
 
 
+def scan_scores(detector: Detector, folder: Path) -> dict[str, np.ndarray]:
+    """Content hash -> columns of every image in `folder`, read and scored as a scan does."""
+    spec = LoadSpec(views=detector.views, inputs=InputSpec(), workers=1, ahead=8)
+    loaded = load_images(find((str(folder),), InputSpec()), spec)
+    stream = score_stream(loaded, detector.scorer(place(FP32)))
+    return {
+        item.unit.facts.sha256: item.columns
+        for item in stream
+        if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded)
+    }
+
+
 def test_stored_calibration_scores_are_those_that_a_scan_gives(tiny_bundle: Path, reals: Path) -> None:
     detector = load(tiny_bundle)
-    assert detector.calibration is not None
-    by_hash = {}
-    for path in reals.iterdir():
-        picture = decode(path.read_bytes(), detector.spec.view, 10**8)
-        by_hash[picture.facts.sha256] = cut_views(picture.image, detector.spec.view)
-    views = [by_hash[facts.sha256] for facts in detector.calibration.facts]
-    scores = detector.scorer(place("cpu", Precision.FP32)).scale_scores(views)
-    np.testing.assert_allclose(scores, detector.calibration.scores, rtol=1e-6)
+    scanned = scan_scores(detector, reals)
+    rows = np.stack([scanned[facts.sha256] for facts in detector.calibration.facts])
+    np.testing.assert_allclose(rows, detector.calibration.scores, rtol=1e-6)
 
 
 def test_a_fit_that_is_killed_and_resumed_ends_in_the_same_bundle(
@@ -80,7 +94,8 @@ def test_a_fit_that_is_killed_and_resumed_ends_in_the_same_bundle(
     subprocess.run(
         command(*fit_arguments(reals, tiny_weights, whole), *longer), env=environment, check=True, timeout=240
     )
-    checkpoint = tmp_path / "broken.safetensors.work" / "checkpoint.safetensors"
+    work = tmp_path / "broken.safetensors.work"
+    checkpoint = work / "branch.main" / "checkpoint.safetensors"
     process = subprocess.Popen(command(*fit_arguments(reals, tiny_weights, broken), *longer), env=environment)
     deadline = time.monotonic() + 200
     while not checkpoint.exists() and time.monotonic() < deadline:
@@ -98,7 +113,7 @@ def test_a_fit_that_is_killed_and_resumed_ends_in_the_same_bundle(
     )
     assert resumed.stdout == b""
     assert load(broken).fingerprint == load(whole).fingerprint
-    assert not checkpoint.parent.exists()
+    assert not work.exists()
 
 
 def test_the_disk_that_a_fit_takes_is_stated_before_it_starts_and_holds(
@@ -109,27 +124,29 @@ def test_the_disk_that_a_fit_takes_is_stated_before_it_starts_and_holds(
     process = subprocess.Popen(command(*fit_arguments(reals, tiny_weights, output), *longer), stderr=subprocess.PIPE)
     work = tmp_path / "d.safetensors.work"
     deadline = time.monotonic() + 200
-    while not (work / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+    while not (work / "branch.main" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGSTOP)
-    taken = sum(path.stat().st_size for path in work.iterdir())
+    taken = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
     process.kill()
-    said = re.search(
-        rb"80 files take up to (\d+) MiB of disk while they are fitted to; \d+ MiB are free", process.communicate()[1]
+    stated = re.search(
+        rb"fitting to 80 files takes up to (\d+) MiB of disk; \d+ MiB are free", process.communicate()[1]
     )
-    assert said is not None
-    assert taken <= int(said[1]) * 2**20 < 1.2 * taken + 2**20
+    assert stated is not None
+    assert taken <= int(stated[1]) * 2**20 < 1.2 * taken + 2**20
 
 
 def test_a_fit_that_cannot_find_room_is_refused_before_it_reads(
-    muflow: Muflow, reals: Path, tiny_weights: Path, tmp_path: Path
+    muflow: Muflow, reals: Path, tiny_weights: Path, tiny_spec: DetectorSpec, tmp_path: Path
 ) -> None:
     output = tmp_path / "d.safetensors"
-    done = muflow(*fit_arguments(reals, tiny_weights, output), "--set", "view.size=10000000")
+    huge = ["view.kind=crops", "view.size=4096", "view.fit_count=4096"]
+    done = muflow(*fit_arguments(reals, tiny_weights, output), *(word for one in huge for word in ("--set", one)))
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.count(b"\n") == 1
-    assert b"80 files take up to 22888183594 MiB of disk" in done.stderr
-    assert b"MiB are free): choose a place that can be written, with room" in done.stderr
+    needed = work_bytes(override(tiny_spec, huge), 80)
+    assert f"fitting to 80 files takes up to {math.ceil(needed / 2**20)} MiB of disk, but only".encode() in done.stderr
+    assert b"MiB are free): choose a writable folder with enough free space" in done.stderr
     assert not list(tmp_path.glob("d.safetensors*"))
 
 
@@ -140,7 +157,7 @@ def test_without_resume_an_unfinished_fit_is_not_overwritten_and_resume_needs_on
     (tmp_path / "d.safetensors.work").mkdir()
     done = muflow(*fit_arguments(reals, tiny_weights, output))
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"left of an unfinished fit: go on with --resume, or start again with --force" in done.stderr
+    assert b"is left over from an unfinished fit: continue it with --resume, or start again with --force" in done.stderr
     done = muflow(*fit_arguments(reals, tiny_weights, tmp_path / "other"), "--resume")
     assert done.returncode == 2
     assert b"there is no unfinished fit" in done.stderr
@@ -150,7 +167,7 @@ def test_a_folder_that_is_not_there_is_one_sentence(muflow: Muflow, tiny_weights
     done = muflow(*fit_arguments(tmp_path / "nowhere", tiny_weights, tmp_path / "d.safetensors"))
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.count(b"\n") == 1
-    assert b"(1 not_found): give files or folders of real face pictures" in done.stderr
+    assert b"(1 not_found): give files or folders of real face images" in done.stderr
 
 
 def test_bad_reals_are_skipped_and_counted(muflow: Muflow, reals: Path, tiny_weights: Path, tmp_path: Path) -> None:
@@ -159,7 +176,7 @@ def test_bad_reals_are_skipped_and_counted(muflow: Muflow, reals: Path, tiny_wei
     first = folder / "0000.jpg"
     shutil.copy(first, folder / "the same again.jpg")
     (folder / "cut.jpg").write_bytes(first.read_bytes()[:-400])
-    (folder / "text.jpg").write_text("no picture")
+    (folder / "text.jpg").write_text("no image")
     (folder / "empty.png").touch()
     (folder / "notes.txt").write_text("not an input")
     (folder / "no extension").write_bytes((folder / "0001.jpg").read_bytes())
@@ -169,7 +186,7 @@ def test_bad_reals_are_skipped_and_counted(muflow: Muflow, reals: Path, tiny_wei
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["used"] == 80
-    assert summary["skipped"] == {"duplicate": 1, "empty": 1, "not_a_picture": 1, "truncated": 1}
+    assert summary["skipped"] == {"duplicate": 1, "empty": 1, "not_an_image": 1, "truncated": 1}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.safetensors", "mixed"]
 
 
@@ -177,11 +194,11 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_too_few_pictures_say_how_many_and_why(muflow: Muflow, tiny_weights: Path, tmp_path: Path) -> None:
+def test_too_few_images_say_how_many_and_why(muflow: Muflow, tiny_weights: Path, tmp_path: Path) -> None:
     write_faces(tmp_path / "few", 12, seed=9)
     done = muflow(*fit_arguments(tmp_path / "few", tiny_weights, tmp_path / "d.safetensors"))
     assert done.returncode == 2
-    assert b"fit needs at least 48 real pictures" in done.stderr
+    assert b"fit needs at least 48 real images" in done.stderr
     assert b"needs 19" in done.stderr
     assert b"found 12" in done.stderr
     assert left(tmp_path) == ["few"]
@@ -195,7 +212,7 @@ def test_nothing_readable_is_one_sentence_and_leaves_nothing(
         (tmp_path / "bad" / f"{index}.jpg").write_bytes(b"nothing")
     done = muflow(*fit_arguments(tmp_path / "bad", tiny_weights, tmp_path / "d.safetensors"))
     assert done.returncode == 2
-    assert b"3 not_a_picture" in done.stderr
+    assert b"3 not_an_image" in done.stderr
     assert b"Traceback" not in done.stderr
     assert left(tmp_path) == ["bad"]
     done = muflow(*fit_arguments(tmp_path / "absent", tiny_weights, tmp_path / "d.safetensors"))
@@ -226,9 +243,9 @@ def test_outputs_that_cannot_be_are_refused_before_anything_is_read(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--preset", "huge"], b"--preset is huge: it must be one of light, paper"),
-        (["--set", "feature.encoder=vgg"], b"encoder is vgg: it must be one of resnet18"),
-        (["--set", "flow.steps=-2"], b"steps is -2: it must be at least 0"),
+        (["--preset", "huge"], b"--preset is huge: use one of light, paper"),
+        (["--set", "feature.encoder=vgg"], b"encoder is vgg: use one of resnet18"),
+        (["--set", "flow.steps=-2"], b"steps is -2: use a value from 0 to 256"),
         (["--set", "nothing"], b"NAME=VALUE"),
         (["--alpha", "1.5"], b"alpha is 1.5"),
         (["--components", "many"], b"--components is many"),
@@ -245,14 +262,14 @@ def test_a_wrong_setting_is_one_sentence(
     assert not left(tmp_path)
 
 
-def test_a_conformal_rule_needs_enough_calibration_pictures() -> None:
-    needed, why = pictures_needed(LIGHT)
+def test_a_conformal_rule_needs_enough_calibration_images() -> None:
+    needed, why = images_needed(LIGHT)
     assert needed == 260  # 15 % of 260 are 39, and (1 + 0) / (39 + 1) on each side is alpha / 2
     assert "39" in why
 
 
-def test_the_published_averages_need_that_many_training_pictures() -> None:
-    needed, why = pictures_needed(PAPER)
+def test_the_published_averages_need_that_many_training_images() -> None:
+    needed, why = images_needed(PAPER)
     assert needed == 715  # 70 % of 715 are 500
     assert "an average is over 500" in why
 
@@ -272,19 +289,125 @@ def test_the_published_averages_need_that_many_training_pictures() -> None:
 def test_every_kind_of_detector_fits_and_scores(
     reals: Path, tiny_weights: Path, tmp_path: Path, tiny_spec: DetectorSpec, settings: list[str]
 ) -> None:
-    from muflow_cli.fit import FitRequest, fit
-    from muflow_cli.settings import override
-    from muflow_cli.watch import Silent
-
     spec = override(tiny_spec, [*settings, "train.epochs=1"])
     output = tmp_path / "d.safetensors"
-    summary = fit(FitRequest(reals=(str(reals),), output=output, spec=spec, weights=tiny_weights), Silent())
+    summary = fit(FitRequest(reals=(str(reals),), output=output, spec=spec, weights={"main": tiny_weights}))
     detector = load(output)
     assert detector.fingerprint == summary.fingerprint
-    assert detector.calibration is not None
     assert np.isfinite(detector.calibration.scores).all()
-    if spec.target.kind is TargetKind.MU:
-        assert summary.provenance.effective_sample_size > 1
+    if spec.branches[0].target.kind is TargetKind.MU:
+        assert summary.provenance.branches["main"].effective_sample_size > 1
+
+
+def two_branches(spec: DetectorSpec) -> DetectorSpec:
+    """The tiny spec beside fixed filters on native crops of another size."""
+    grain = (
+        "grain=forensic,view.kind=crops,view.size=32,view.count=3,view.fit_count=2,feature.layers=full,feature.grid=0"
+    )
+    (added,) = with_branches(spec, [grain]).branches
+    return DetectorSpec(branches=(*spec.branches, added), train=spec.train, rule=spec.rule)
+
+
+@pytest.fixture(scope="module")
+def two_branch_bundle(
+    tmp_path_factory: pytest.TempPathFactory, reals: Path, tiny_weights: Path, tiny_spec: DetectorSpec
+) -> Path:
+    output = tmp_path_factory.mktemp("two") / "two.safetensors"
+    spec = two_branches(tiny_spec)
+    fit(FitRequest(reals=(str(reals),), output=output, spec=spec, weights={"main": tiny_weights}, runtime=FP32))
+    return output
+
+
+def test_two_branches_are_fitted_calibrated_together_and_scanned(
+    two_branch_bundle: Path, tiny_bundle: Path, reals: Path
+) -> None:
+    detector, alone = load(two_branch_bundle), load(tiny_bundle)
+    assert detector.columns == ("main/layer1", "main/layer2", "grain/full")
+    assert set(detector.provenance.branches) == {"main", "grain"}
+    assert detector.calibration.columns == detector.columns
+    scanned = scan_scores(detector, reals)
+    rows = np.stack([scanned[facts.sha256] for facts in detector.calibration.facts])
+    assert np.isfinite(rows).all()
+    # A scan looks at crops on a grid, a fit at random ones; where the view is the whole image, they are one.
+    np.testing.assert_allclose(rows[:, :2], detector.calibration.scores[:, :2], rtol=1e-6)
+    # A branch is what it would be by itself.
+    own = detector.branches["main"].state_dict()
+    assert all(np.array_equal(own[name], tensor) for name, tensor in alone.branches["main"].state_dict().items())
+    np.testing.assert_allclose(detector.calibration.scores[:, :2], alone.calibration.scores, rtol=1e-6)
+
+
+class Interrupt(NoProgress):
+    """Stops a fit as the keyboard does, at a stage."""
+
+    def __init__(self, stage: str, after: int) -> None:
+        self.wanted, self.left, self.now = stage, after, ""
+
+    def stage(self, name: str, total: int | None) -> None:  # noqa: ARG002 - a listener's signature
+        self.now = name
+
+    def advance(self, steps: int = 1) -> None:  # noqa: ARG002 - likewise
+        self.left -= self.now == self.wanted
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("stage", "after"),
+    [("main encode", 0), ("main train", 2), ("grain encode", 0), ("grain train", 1), ("calibrate", 3)],
+)
+def test_two_branches_interrupted_anywhere_and_resumed_end_in_the_same_bundle(
+    two_branch_bundle: Path,
+    reals: Path,
+    tiny_weights: Path,
+    tiny_spec: DetectorSpec,
+    tmp_path: Path,
+    stage: str,
+    after: int,
+) -> None:
+    output = tmp_path / "two.safetensors"
+    spec = two_branches(tiny_spec)
+    request = FitRequest(reals=(str(reals),), output=output, spec=spec, weights={"main": tiny_weights}, runtime=FP32)
+    with pytest.raises(KeyboardInterrupt):
+        fit(request, Interrupt(stage, after))
+    assert not output.exists()
+    fit(replace(request, resume=True))
+    again, whole = load(output), load(two_branch_bundle)
+    assert again.fingerprint == whole.fingerprint
+    assert again.calibration.fingerprint() == whole.calibration.fingerprint()
+    assert left(tmp_path) == ["two.safetensors"]
+
+
+def test_weights_for_a_branch_that_does_not_exist_are_refused_before_anything_is_read(
+    tiny_weights: Path, tiny_spec: DetectorSpec, tmp_path: Path
+) -> None:
+    request = FitRequest(reals=("nowhere",), output=tmp_path / "d", spec=tiny_spec, weights={"other": tiny_weights})
+    with pytest.raises(BadSpec, match=r"other=.*: use the name of a branch, main"):
+        fit(request)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("damage", ["index.json", "views.main.u8", "branch.main/checkpoint.safetensors"])
+def test_a_damaged_work_folder_is_one_sentence(
+    reals: Path, tiny_weights: Path, tiny_spec: DetectorSpec, tmp_path: Path, damage: str
+) -> None:
+    output = tmp_path / "d.safetensors"
+    request = FitRequest(
+        reals=(str(reals),), output=output, spec=tiny_spec, weights={"main": tiny_weights}, runtime=FP32
+    )
+    with pytest.raises(KeyboardInterrupt):
+        fit(request, Interrupt("calibrate", 0))
+    path = tmp_path / "d.safetensors.work" / damage
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(MuflowError, match=r"(damaged|are missing)[^:]*: fit again[^:]*$"):
+        fit(replace(request, resume=True))
+    assert not output.exists()
+
+
+def test_the_disk_that_two_branches_take_is_counted_for_both(tiny_spec: DetectorSpec) -> None:
+    both, main = two_branches(tiny_spec), tiny_spec
+    grain = replace(tiny_spec, branches=both.branches[1:])
+    index = 80 * 1024  # one for both
+    assert work_bytes(both, 80) == work_bytes(main, 80) + work_bytes(grain, 80) - index
 
 
 def test_info_shows_what_the_bundle_holds(muflow: Muflow, tiny_bundle: Path) -> None:
@@ -293,7 +416,7 @@ def test_info_shows_what_the_bundle_holds(muflow: Muflow, tiny_bundle: Path) -> 
     assert done.returncode == 0
     assert shown["fingerprint"] == detector.fingerprint
     assert shown["provenance"]["train"] == detector.provenance.train
-    assert shown["calibration"]["pictures"] == len(detector.calibration or ())
+    assert shown["calibration"]["images"] == len(detector.calibration)
     text = muflow("info", tiny_bundle)
     assert detector.fingerprint.encode() in text.stdout
 

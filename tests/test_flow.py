@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from muflow_cli.engine.flow import Flow, PlainFlow, build_flow, count_parameters, plain, trace
+from muflow_cli.engine.flow import Chain, Flow, PlainFlow, build_flow, count_parameters, plain, trace
+from muflow_cli.engine.likelihood import mahalanobis, nll
 from muflow_cli.engine.mixture import Mixture
-from muflow_cli.engine.nll import mahalanobis, nll
 from muflow_cli.specs import FlowSpec
 
 PATTERNS = [(3,), (3, 1), (1,)]
@@ -46,7 +46,7 @@ def test_gradients_of_the_traced_flow_equal_freias(kernels: tuple[int, ...]) -> 
     x = maps(4, 6, 3, 3)
     parameters = [p for p in flow.parameters() if p.requires_grad]
 
-    def gradients(function: Flow | PlainFlow) -> tuple[torch.Tensor, ...]:
+    def gradients(function: Flow | Chain) -> tuple[torch.Tensor, ...]:
         z, log_det = function(x)
         return torch.autograd.grad(z.square().sum() / 2 - log_det.sum(), parameters)
 
@@ -97,28 +97,29 @@ def test_an_untrained_flow_multiplies_by_about_scale(scale: float) -> None:
 
 def test_the_same_seed_builds_the_same_flow_and_leaves_global_generators_alone() -> None:
     spec = FlowSpec(steps=2)
-    first = plain(build_flow(6, spec, seed=3)).tensors()
+    first = plain(build_flow(6, spec, seed=3)).state_dict()
     torch.manual_seed(5)
     np.random.seed(5)
     expected = torch.rand(3), np.random.rand(3)
     torch.manual_seed(5)
     np.random.seed(5)
-    second = plain(build_flow(6, spec, seed=3)).tensors()
+    second = plain(build_flow(6, spec, seed=3)).state_dict()
     assert torch.equal(torch.rand(3), expected[0])
     assert np.array_equal(np.random.rand(3), expected[1])
     assert all(torch.equal(first[name], second[name]) for name in first)
-    other = plain(build_flow(6, spec, seed=4)).tensors()
-    assert not torch.equal(first["step0.weight_in"], other["step0.weight_in"])
+    other = plain(build_flow(6, spec, seed=4)).state_dict()
+    assert not torch.equal(first["steps.0.weight_in"], other["steps.0.weight_in"])
 
 
 def test_a_plain_flow_is_cut_off_from_the_flow_it_came_from() -> None:
     flow = build_flow(4, FlowSpec(steps=1), seed=0)
     copy = plain(flow)
-    before = copy.steps[0].offset.clone()
+    before = {name: tensor.clone() for name, tensor in copy.state_dict().items()}
     with torch.no_grad():
-        flow.blocks[0].global_offset.add_(1)
-    assert torch.equal(copy.steps[0].offset, before)
-    assert not any(tensor.requires_grad for tensor in copy.tensors().values())
+        for parameter in flow.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in copy.state_dict().items())
+    assert not any(tensor.requires_grad for tensor in copy.state_dict().values())
 
 
 @pytest.mark.parametrize("kernels", PATTERNS)
@@ -126,36 +127,55 @@ def test_a_flow_survives_its_tensors(kernels: tuple[int, ...]) -> None:
     spec = FlowSpec(steps=3, kernels=kernels)
     flow = plain(shaken(6, spec))
     x = maps(2, 6, 3, 3)
-    again = PlainFlow.from_tensors(flow.tensors(), spec)
+    again = PlainFlow.empty(6, spec)
+    again.load_state_dict(flow.state_dict(), assign=True)
+    again.check()
     assert all(torch.equal(a, b) for a, b in zip(again(x), flow(x), strict=True))
 
 
+@pytest.mark.parametrize("kernels", PATTERNS)
+@pytest.mark.parametrize("channels", [2, 7, 8])
+def test_the_empty_flow_has_the_shapes_of_a_trained_one(kernels: tuple[int, ...], channels: int) -> None:
+    spec = FlowSpec(steps=3, kernels=kernels, hidden_ratio=1.5)
+    expected, empty = plain(build_flow(channels, spec, seed=0)).state_dict(), PlainFlow.empty(channels, spec)
+    assert {n: (t.shape, t.dtype) for n, t in empty.state_dict().items()} == {
+        n: (t.shape, t.dtype) for n, t in expected.items()
+    }
+    assert all(tensor.is_meta for tensor in empty.state_dict().values())
+
+
 def test_permutations_are_kept_as_indices() -> None:
-    permutation = plain(build_flow(6, FlowSpec(steps=1), seed=0)).tensors()["step0.permutation"]
+    permutation = plain(build_flow(6, FlowSpec(steps=1), seed=0)).state_dict()["steps.0.permutation"]
     assert permutation.dtype == torch.int64
     assert sorted(permutation.tolist()) == list(range(6))
 
 
-def test_tensors_that_are_no_flow_of_the_spec_are_refused() -> None:
-    spec = FlowSpec(steps=2)
-    tensors = plain(build_flow(6, spec, seed=0)).tensors()
-    with pytest.raises(KeyError):
-        PlainFlow.from_tensors({n: t for n, t in tensors.items() if n != "step1.scale"}, spec)
-    with pytest.raises(ValueError, match=r"no tensor step1\."):
-        PlainFlow.from_tensors(tensors, FlowSpec(steps=1))
-    with pytest.raises(ValueError, match=r"step0\.weight_in has shape"):
-        PlainFlow.from_tensors(tensors, FlowSpec(steps=2, kernels=(3,)))
-    with pytest.raises(ValueError, match="not a permutation"):
-        PlainFlow.from_tensors(tensors | {"step1.permutation": torch.zeros(6, dtype=torch.int64)}, spec)
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("steps.1.permutation", torch.zeros(6, dtype=torch.int64), r"steps\.1\.permutation is not a permutation"),
+        ("steps.1.permutation", torch.tensor([0, 1, 2, 3, 4, 6]), r"steps\.1\.permutation is not a permutation"),
+        ("steps.1.permutation", torch.tensor([0, 1, 2, 3, 4, -1]), r"steps\.1\.permutation is not a permutation"),
+        ("steps.0.scale", torch.zeros(6), r"steps\.0\.scale is not positive"),
+        ("steps.0.scale", torch.full((6,), -1.0), r"steps\.0\.scale is not positive"),
+    ],
+)
+def test_tensors_that_no_flow_has_are_refused(name: str, tensor: torch.Tensor, message: str) -> None:
+    flow = plain(build_flow(6, FlowSpec(steps=2), seed=0))
+    flow.check()
+    flow.load_state_dict(flow.state_dict() | {name: tensor}, assign=True)
+    with pytest.raises(ValueError, match=message):
+        flow.check()
 
 
 @pytest.mark.parametrize("kernels", [(3, 1), (1,)])
 def test_bfloat16_nets_leave_latents_and_log_determinants_in_float32(kernels: tuple[int, ...]) -> None:
     flow = plain(shaken(8, FlowSpec(steps=4, kernels=kernels)).float())
     x = maps(4, 8, 4, 4).float()
-    low = flow.to(dtype=torch.bfloat16)
-    assert low.steps[0].weight_in.dtype == torch.bfloat16
-    assert low.steps[0].scale.dtype == torch.float32
+    low = flow.with_nets(torch.bfloat16)
+    assert low.chain().steps[0].weight_in.dtype == torch.bfloat16
+    assert low.chain().steps[0].scale.dtype == torch.float32
+    assert flow.chain().steps[0].weight_in.dtype == torch.float32
     for ours, exact in zip(low(x), flow(x), strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, exact, atol=0.15, rtol=0.05)
@@ -194,7 +214,7 @@ def test_the_density_under_the_flow_integrates_to_one() -> None:
 
 
 def test_the_nll_of_the_identity_is_the_targets() -> None:
-    flow, target = PlainFlow((), 2.0), Mixture.normal(4)
+    flow, target = PlainFlow(Chain((), 2.0)), Mixture.normal(4)
     x = maps(3, 4, 2, 2)
     torch.testing.assert_close(nll(flow, target, x), -target.log_prob(x.movedim(1, -1)))
     torch.testing.assert_close(mahalanobis(flow, target, x), x.square().sum(dim=1))

@@ -25,8 +25,8 @@ from muflow_cli.engine.forensic import (
 
 
 @pytest.fixture
-def pictures() -> Tensor:
-    """Four pictures of 8-bit grey levels: noise of a different strength over a slope each."""
+def images() -> Tensor:
+    """Four images of 8-bit grey levels: noise of a different strength over a slope each."""
     generator = torch.Generator().manual_seed(7)
     noise = torch.randn(4, 3, 96, 64, generator=generator) * torch.tensor([2.0, 5, 12, 30]).view(4, 1, 1, 1)
     slope = torch.linspace(60, 180, 64) + torch.linspace(-20, 20, 96)[:, None]
@@ -37,77 +37,77 @@ def at(maps: Tensor, *names: str) -> Tensor:
     return maps[:, [HALVED_CHANNELS.index(name) for name in names]]
 
 
-def test_the_table_of_cuts_tells_every_map_s_shape() -> None:
+def test_the_table_of_layers_tells_every_map_s_shape() -> None:
     for height, width in ((32, 32), (256, 256), (48, 80), (99, 133)):
         maps = Forensic()(torch.rand(2, 3, height, width))
-        shapes = [(2, channels, height // stride, width // stride) for _, channels, stride in Forensic.CUTS]
+        shapes = [(2, channels, height // stride, width // stride) for _, channels, stride in Forensic.LAYERS]
         assert [tuple(m.shape) for m in maps] == shapes
 
 
-def test_a_constant_picture_has_no_residual_at_all() -> None:
+def test_a_constant_image_has_no_residual_at_all() -> None:
     for found in Forensic()(torch.full((1, 3, 64, 64), 0.4)):
         assert found.abs().max() < 1e-3
 
 
-def test_a_constant_grey_level_more_changes_nothing(pictures: Tensor) -> None:
-    kept = pictures.clamp(0, 0.8)
+def test_a_constant_grey_level_more_changes_nothing(images: Tensor) -> None:
+    kept = images.clamp(0, 0.8)
     for one, other in zip(Forensic()(kept), Forensic()(kept + 40 / 255), strict=True):
         torch.testing.assert_close(one, other, atol=2e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("axes", [(-1,), (-2,), (-2, -1)])
-def test_a_mirrored_picture_gives_mirrored_maps(pictures: Tensor, axes: tuple[int, ...]) -> None:
-    for one, other in zip(Forensic()(pictures.flip(axes)), Forensic()(pictures), strict=True):
+def test_a_mirrored_image_gives_mirrored_maps(images: Tensor, axes: tuple[int, ...]) -> None:
+    for one, other in zip(Forensic()(images.flip(axes)), Forensic()(images), strict=True):
         torch.testing.assert_close(one, other.flip(axes), atol=1e-3, rtol=1e-3)
 
 
-def test_a_picture_on_its_side_swaps_rows_and_columns(pictures: Tensor) -> None:
+def test_an_image_on_its_side_swaps_rows_and_columns(images: Tensor) -> None:
     swapped = [HALVED_CHANNELS.index({"row_kv": "column_kv", "column_kv": "row_kv"}.get(n, n)) for n in HALVED_CHANNELS]
     sign = torch.tensor([-1.0 if name.startswith("direction") else 1.0 for name in HALVED_CHANNELS]).view(1, -1, 1, 1)
-    for one, other in zip(Forensic()(pictures.mT), Forensic()(pictures), strict=True):
+    for one, other in zip(Forensic()(images.mT), Forensic()(images), strict=True):
         channels = other.shape[1]
         turned = other[:, swapped[:channels]].mT * sign[:, :channels]
         torch.testing.assert_close(one, turned, atol=1e-3, rtol=1e-3)
 
 
-def test_a_batch_gives_what_its_pictures_give_alone(pictures: Tensor) -> None:
-    together = Forensic()(pictures)
-    alone = [Forensic()(picture[None]) for picture in pictures]
+def test_a_batch_gives_what_its_images_give_alone(images: Tensor) -> None:
+    together = Forensic()(images)
+    alone = [Forensic()(image[None]) for image in images]
     for whole, parts in zip(together, zip(*alone, strict=True), strict=True):
         torch.testing.assert_close(whole, torch.cat(parts), atol=1e-5, rtol=1e-5)
 
 
-def test_twice_the_same_picture_is_twice_the_same_map(pictures: Tensor) -> None:
-    for one, other in zip(Forensic()(pictures), Forensic()(pictures), strict=True):
+def test_twice_the_same_image_is_twice_the_same_map(images: Tensor) -> None:
+    for one, other in zip(Forensic()(images), Forensic()(images), strict=True):
         assert torch.equal(one, other)
 
 
-def test_memory_format_of_the_picture_does_not_matter(pictures: Tensor) -> None:
+def test_memory_format_of_the_image_does_not_matter(images: Tensor) -> None:
     for one, other in zip(
-        Forensic()(pictures), Forensic()(pictures.contiguous(memory_format=torch.channels_last)), strict=True
+        Forensic()(images), Forensic()(images.contiguous(memory_format=torch.channels_last)), strict=True
     ):
         assert torch.equal(one, other)
 
 
-def test_bfloat16_differs_from_float32_only_by_the_rounding_of_the_maps(pictures: Tensor) -> None:
-    for exact, half in zip(Forensic()(pictures), Forensic().bfloat16()(pictures.bfloat16()), strict=True):
+def test_bfloat16_differs_from_float32_only_by_the_rounding_of_the_maps(images: Tensor) -> None:
+    for exact, half in zip(Forensic()(images), Forensic().bfloat16()(images.bfloat16()), strict=True):
         assert half.dtype is torch.bfloat16
         torch.testing.assert_close(half, exact.bfloat16(), atol=1e-2, rtol=1e-2)
 
 
-def test_autocast_does_not_blunt_the_filters(pictures: Tensor) -> None:
+def test_autocast_does_not_blunt_the_filters(images: Tensor) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = Forensic()(pictures)
-    for one, other in zip(cast, Forensic()(pictures), strict=True):
+        cast = Forensic()(images)
+    for one, other in zip(cast, Forensic()(images), strict=True):
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("extreme", [0.0, 1.0])
-def test_maps_stay_finite_on_extreme_pictures(extreme: float) -> None:
+def test_maps_stay_finite_on_extreme_images(extreme: float) -> None:
     checkers = (torch.arange(64) + torch.arange(64)[:, None]).remainder(2).float()
-    for picture in (torch.full((64, 64), extreme), checkers, (torch.arange(64) < 32).float().expand(64, 64)):
+    for image in (torch.full((64, 64), extreme), checkers, (torch.arange(64) < 32).float().expand(64, 64)):
         for dtype in (torch.float32, torch.bfloat16):
-            for found in Forensic()(picture.expand(1, 3, 64, 64).to(dtype)):
+            for found in Forensic()(image.expand(1, 3, 64, 64).to(dtype)):
                 assert found.isfinite().all()
 
 
@@ -184,18 +184,18 @@ def test_white_noise_has_no_correlated_neighbours_but_those_of_the_filter() -> N
     assert (of_smooth > of_rough + 0.1).all()
 
 
-def test_the_half_of_a_picture_drawn_twice_as_large_is_that_picture(pictures: Tensor) -> None:
-    large = pictures.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
-    full, half, _ = Forensic()(pictures)
+def test_the_half_of_an_image_drawn_twice_as_large_is_that_image(images: Tensor) -> None:
+    large = images.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    full, half, _ = Forensic()(images)
     _, of_large, quarter = Forensic()(large)
     torch.testing.assert_close(of_large[:, : len(CHANNELS)], full, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(quarter, half, atol=1e-3, rtol=1e-3)
 
 
 def test_a_local_disturbance_shows_only_in_the_windows_that_hold_it() -> None:
-    picture = torch.full((1, 3, 128, 128), 0.5)
-    picture[..., 74:76, 42:44] += 0.2  # at least two pixels of every octave inside its window
-    for found, (_, _, stride) in zip(Forensic()(picture), Forensic.CUTS, strict=True):
+    image = torch.full((1, 3, 128, 128), 0.5)
+    image[..., 74:76, 42:44] += 0.2  # at least two pixels of every octave inside its window
+    for found, (_, _, stride) in zip(Forensic()(image), Forensic.LAYERS, strict=True):
         touched = (found.abs() > 1e-2).any(dim=1)[0].nonzero().tolist()
         assert touched == [[74 // stride, 42 // stride]]
 
@@ -203,9 +203,9 @@ def test_a_local_disturbance_shows_only_in_the_windows_that_hold_it() -> None:
 def test_block_transform_is_the_dct_of_scipy() -> None:
     blocks = torch.rand(2, 3, 8, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 255
     found = block_dct(blocks, constants_like(blocks).transform)
-    for picture, row, column in ((0, 0, 0), (1, 2, 4)):
-        expected = torch.from_numpy(dctn(blocks[picture, row, :, column].numpy(), norm="ortho"))
-        torch.testing.assert_close(found[picture, row, :, column], expected)
+    for image, row, column in ((0, 0, 0), (1, 2, 4)):
+        expected = torch.from_numpy(dctn(blocks[image, row, :, column].numpy(), norm="ortho"))
+        torch.testing.assert_close(found[image, row, :, column], expected)
 
 
 @pytest.mark.parametrize(("vertical", "horizontal", "zone"), [(0, 1, 0), (1, 1, 1), (3, 0, 2), (2, 5, 3), (7, 7, 5)])

@@ -1,4 +1,4 @@
-"""Promises of engine/fused.py: the same network, nearer to float32, and nothing where torch lacks the operations."""
+"""Promises of engine/cpu/fused.py: the same network, nearer to float32, as it was where torch lacks the operations."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from muflow_cli.engine import fused
+from muflow_cli.engine.branch import Encoder
+from muflow_cli.engine.cpu import fused
+from muflow_cli.engine.cpu.fused import FusedConvolution, available, fuse_convolutions
+from muflow_cli.engine.devices import place
 from muflow_cli.engine.encoders import ENCODERS
-from muflow_cli.engine.fused import FusedConvolution, available, fuse_convolutions, halve
-from muflow_cli.engine.rounding import natural_pictures
-from muflow_cli.engine.scoring import Extractor, place
-from muflow_cli.specs import FeatureSpec, Precision
+from muflow_cli.engine.encoding import PlacedEncoder
+from muflow_cli.engine.half import halve, natural_images
+from muflow_cli.specs import FeatureSpec, Precision, Runtime
 
 needs_operations = pytest.mark.skipif(not available(), reason="this torch has no fused oneDNN convolutions")
 
@@ -86,10 +88,10 @@ def test_any_size_of_batch_passes(maps: Tensor) -> None:
 
 
 @torch.inference_mode()
-def test_what_reads_the_pictures_stays_in_float32(maps: Tensor) -> None:
-    pictures = maps.float() + torch.randn(maps.shape, generator=torch.Generator().manual_seed(2)) / 50
-    exact = Net().eval()(pictures)
-    rounded, kept = traced()(pictures.bfloat16()), halve(fx.symbolic_trace(Net().eval()))(pictures)
+def test_what_reads_the_images_stays_in_float32(maps: Tensor) -> None:
+    images = maps.float() + torch.randn(maps.shape, generator=torch.Generator().manual_seed(2)) / 50
+    exact = Net().eval()(images)
+    rounded, kept = traced()(images.bfloat16()), halve(fx.symbolic_trace(Net().eval()))(images)
     assert {map_.dtype for map_ in kept.values()} == {torch.bfloat16}
     assert torch.equal(kept["first"], exact["first"].bfloat16())  # rounded once, at the end
     assert not torch.equal(rounded["first"], exact["first"].bfloat16())
@@ -112,8 +114,8 @@ class Head(nn.Module):
 
 @torch.inference_mode()
 def test_what_reads_the_stem_reads_it_in_float32_and_the_rest_does_not() -> None:
-    pictures = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
-    exact, kept = Head().eval()(pictures), halve(fx.symbolic_trace(Head().eval()))(pictures)
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    exact, kept = Head().eval()(images), halve(fx.symbolic_trace(Head().eval()))(images)
     assert {map_.dtype for map_ in kept.values()} == {torch.bfloat16}
     for name in ("stem", "one", "two"):
         assert torch.equal(kept[name], exact[name].bfloat16())
@@ -151,10 +153,15 @@ def test_every_encoder_is_as_near_to_float32_fused_as_plain(name: str, monkeypat
 
     torch.manual_seed(0)
     weights = getattr(torchvision.models, str(ENCODERS[name].model))(weights=None).state_dict()
-    pictures = natural_pictures()[:1].flip(3).transpose(2, 3).to(torch.uint8)  # like those that weights are chosen by
+    images = natural_images()[:1].flip(3).transpose(2, 3).to(torch.uint8)  # like those that weights are chosen by
 
     def pooled(precision: Precision) -> list[Tensor]:
-        return Extractor(FeatureSpec(encoder=name), weights, place("cpu", precision, 1))(pictures)
+        encoder = Encoder.load(FeatureSpec(encoder=name), weights)
+        return (
+            PlacedEncoder(encoder, place(Runtime(device="cpu", precision=precision, batch_size=1)))
+            .submit(images)
+            .result()
+        )
 
     exact, together = pooled(Precision.FP32), pooled(Precision.BF16)
     monkeypatch.setattr(fused, "available", lambda: False)

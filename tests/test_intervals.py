@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from muflow_cli import intervals
+from muflow_cli.bench import intervals
+from muflow_cli.bench.intervals import BootstrapSpec, clopper_pearson, percentile_interval, resample, resample_flags
+from muflow_cli.bench.metrics import FLAG_METRICS, auc, macro, signed_auc
 from muflow_cli.errors import BadScores, BadSpec
-from muflow_cli.intervals import BootstrapSpec, clopper_pearson, percentile_interval, resample, resample_flags
-from muflow_cli.metrics import FLAG_METRICS, auc, macro, signed_auc
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_percentile_interval_leaves_an_equal_share_on_either_side():
     assert (interval.low, interval.high) == pytest.approx((50, 950))
 
 
-def test_bootstrap_interval_holds_the_measured_figure_and_narrows_with_more_pictures(rng_scores):
+def test_bootstrap_interval_holds_the_measured_figure_and_narrows_with_more_images(rng_scores):
     widths = []
     for size in (50, 500):
         real, fake = rng_scores.normal(0, 1, size), rng_scores.normal(1, 1, size)
@@ -69,7 +69,7 @@ def test_bootstrap_interval_holds_the_measured_figure_and_narrows_with_more_pict
     assert widths[1] < widths[0] / 2
 
 
-def test_bootstrap_spread_equals_that_of_resampling_picture_by_picture(reals, fakes):
+def test_bootstrap_spread_equals_that_of_resampling_image_by_image(reals, fakes):
     rng = np.random.default_rng(5)
     naive = [
         signed_auc(

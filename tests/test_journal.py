@@ -1,10 +1,10 @@
-"""Promises of output/journal.py: a resumed report equals an unbroken one, whatever was cut off; reports read back."""
+"""Promises of --resume and of reading back: a resumed report equals an unbroken one, whatever was cut off."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from output_samples import DETECTOR, FINISHED, RUN, SUMMARY, scored, unreadable
 
-from muflow_cli.cli.outputs import WholeFile
-from muflow_cli.errors import BadReport, CannotResume
+from muflow_cli.errors import BadReport, CannotResume, CannotWrite
+from muflow_cli.files import OutputFile, growing
 from muflow_cli.output.documents import JsonlWriter, JsonWriter
-from muflow_cli.output.journal import ResultsDigest, ResumedWriter, prior_path, read_report, resumable
+from muflow_cli.output.report_reader import ResultsDigest, read_report
 from muflow_cli.records import DetectorInfo, Facts, Result, RunInfo, Scored
+from muflow_cli.scan.resume import ResumedWriter, prior_path, resumable
 
 
-def picture(number: int, path: str | None = None) -> Result:
+def image(number: int, path: str | None = None) -> Result:
     """Every seventh cannot be read."""
     if number % 7 == 6:
         return unreadable(path or f"{number}.jpg")
@@ -28,7 +29,7 @@ def picture(number: int, path: str | None = None) -> Result:
     return replace(scored(path or f"{number}.jpg"), facts=facts)
 
 
-RESULTS = [picture(number) for number in range(12)]
+RESULTS = [image(number) for number in range(12)]
 
 
 def whole(results: Sequence[Result]) -> bytes:
@@ -43,8 +44,7 @@ def whole(results: Sequence[Result]) -> bytes:
 
 def go_on(path: Path, results: Sequence[Result], stop_after: int | None = None) -> int:
     """A resumed run, killed after so many results; returns how many it would have had to score."""
-    path.touch()
-    with WholeFile(path, "r+b") as stream:
+    with growing(path) as stream:
         kept = resumable(path, RUN, DETECTOR)
         writer = ResumedWriter(stream, path)
         writer.begin(RUN, DETECTOR)
@@ -106,7 +106,7 @@ def test_results_that_came_about_otherwise_are_refused(
 ) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(whole(RESULTS))
-    with pytest.raises(CannotResume, match=f"another {named}; choose another output"):
+    with pytest.raises(CannotResume, match=f"another {named}: choose another output"):
         resumable(path, run, detector)
 
 
@@ -116,7 +116,7 @@ def test_results_that_came_about_otherwise_are_refused(
 def test_a_file_that_is_no_report_is_refused_and_left_alone(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
-    with pytest.raises(CannotResume, match="JSON-lines report; choose another output"):
+    with pytest.raises(CannotResume, match="JSON-lines report: choose another output"):
         go_on(path, RESULTS)
     assert path.read_bytes() == content
 
@@ -161,6 +161,56 @@ def test_what_is_no_report_is_said_to_be_none(content: bytes, tmp_path: Path) ->
         read_report(path)
 
 
+EARLIER = b'{"type":"run","schema":"muflow.scan/1","run":{},"detector":{}}\n'
+
+
+def test_a_report_of_schema_1_gets_a_sentence_of_its_own(tmp_path: Path) -> None:
+    path, document = tmp_path / "a.jsonl", tmp_path / "a.json"
+    path.write_bytes(EARLIER)
+    document.write_bytes(json.dumps({"schema": "muflow.scan/1", "results": []}).encode())
+    sentence = r"was written by an earlier muflow \(schema muflow.scan/1\)"
+    with pytest.raises(CannotResume, match=f"because it {sentence}: choose another output"):
+        resumable(path, RUN, DETECTOR)
+    for report in (path, document):
+        with pytest.raises(BadReport, match=f"{report.name} {sentence}: read it with the muflow that wrote it"):
+            read_report(report)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: line.replace(b'"flagged":false', b'"flagged":true'),
+        lambda line: line.replace(b'"scale_scores":[-1.5', b'"scale_scores":[-2.5'),
+        lambda line: line.replace(b'"verdict":"not_flagged"', b'"verdict":"flagged"'),
+    ],
+)
+def test_a_derived_field_or_alias_cannot_be_changed_unseen(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    changed = damage(whole(RESULTS))
+    assert changed != whole(RESULTS)
+    path.write_bytes(changed)
+    with pytest.raises(BadReport, match="damaged after its result number 0"):
+        read_report(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        EARLIER.replace(b"scan/1", b"scan/2"),
+        b'{"schema":"muflow.scan/2","results":5}',
+        b'{"schema":"muflow.scan/2","results":[5]}',
+        b'{"schema":"muflow.scan/2","results":[{"path":"a","error":5}]}',
+    ],
+)
+def test_a_hostile_report_is_refused_in_one_sentence(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(BadReport) as error:
+        read_report(path)
+    assert str(error.value).count(": ") == 1
+
+
 def test_the_digest_depends_on_every_result_and_their_order() -> None:
     def digest(results: Sequence[Result]) -> str:
         found = ResultsDigest()
@@ -168,7 +218,7 @@ def test_the_digest_depends_on_every_result_and_their_order() -> None:
             found.add(result)
         return found.hexdigest()
 
-    changed = [*RESULTS[:3], picture(3, "other.jpg"), *RESULTS[4:]]
+    changed = [*RESULTS[:3], image(3, "other.jpg"), *RESULTS[4:]]
     assert len({digest(RESULTS), digest(RESULTS[::-1]), digest(RESULTS[1:]), digest(changed)}) == 4
 
 
@@ -181,9 +231,9 @@ def test_a_write_that_finds_no_room_leaves_no_part_of_it(tmp_path: Path) -> None
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
     try:
-        with WholeFile(path, "wb") as file:
+        with OutputFile(path, "wb") as file:
             file.write(b"a" * 700)
-            with pytest.raises(OSError, match="too large"):
+            with pytest.raises(CannotWrite, match="too large"):
                 file.write(b"b" * 700)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

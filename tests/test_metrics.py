@@ -6,30 +6,25 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score, roc_curve
+from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from muflow_cli.errors import BadScores, BadSpec, NotFinite
-from muflow_cli.metrics import (
+from muflow_cli.bench.metrics import (
     RANKING_METRICS,
     ScoreCounts,
     accuracy,
     auc,
     average_precision,
     balanced_accuracy,
-    benjamini_hochberg,
     count,
     count_flags,
-    folded_auc,
     macro,
-    operating_point,
     partial_auc,
     prevalence,
-    roc_points,
     signed_auc,
-    silhouette,
     tpr_at_fpr,
     worst,
 )
+from muflow_cli.errors import BadScores, NotFinite
 
 # Small integers, so that ties are the rule.
 tied_scores = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=30)
@@ -82,15 +77,6 @@ def test_accuracies_equal_scikit_learn(on_reals, on_fakes):
     assert balanced_accuracy(counts) == pytest.approx(balanced_accuracy_score(fake, flags))
 
 
-def test_roc_corners_equal_scikit_learn(overlapping):
-    scores, fake = overlapping
-    points = roc_points(scores, fake)
-    fpr, tpr, thresholds = roc_curve(fake, scores, drop_intermediate=False)
-    np.testing.assert_allclose(points.fpr, fpr)
-    np.testing.assert_allclose(points.tpr, tpr)
-    np.testing.assert_array_equal(points.thresholds, thresholds)
-
-
 @given(tied_scores, tied_scores)
 def test_auc_is_unchanged_by_an_increasing_map_and_mirrored_by_negation(reals, fakes):
     scores, fake = labelled(reals, fakes)
@@ -106,32 +92,19 @@ def test_all_metrics_lie_in_the_unit_interval_and_are_one_when_fakes_lie_above(r
 
 
 @given(tied_scores, tied_scores, st.floats(0, 1))
-def test_realised_fpr_never_exceeds_the_nominal_one_and_no_lower_threshold_would_do(reals, fakes, max_fpr):
+def test_tpr_at_a_fixed_fpr_is_the_most_that_any_threshold_within_it_catches(reals, fakes, max_fpr):
     scores, fake = labelled(reals, fakes)
-    point = operating_point(scores, fake, max_fpr)
-    assert point.fpr == np.mean(scores[~fake] >= point.threshold) <= max_fpr
-    assert point.tpr == np.mean(scores[fake] >= point.threshold) == tpr_at_fpr(count(scores, fake), max_fpr)
-    lower = scores[scores < point.threshold]
-    assert not len(lower) or np.mean(scores[~fake] >= lower.max()) > max_fpr
+    shares = [
+        np.mean(scores[fake] >= threshold)
+        for threshold in [*scores, np.inf]
+        if np.mean(scores[~fake] >= threshold) <= max_fpr
+    ]
+    assert tpr_at_fpr(count(scores, fake), max_fpr) == max(shares)
 
 
 def test_nominal_rate_that_is_a_whole_number_of_reals_is_used_in_full():
-    # 0.29 x 100 is 28.999999999999996 in binary: a threshold that compares products would lose a picture.
-    scores, fake = labelled(list(range(100)), [71.0])
-    assert operating_point(scores, fake, 0.29).fpr == 0.29
-
-
-def test_folded_auc_sees_fakes_on_both_sides_that_the_signed_auc_misses():
-    scores, fake = labelled([-1, 0, 1], [-9, 9])
-    assert signed_auc(scores, fake) == 0.5
-    assert folded_auc(scores, fake, centre=0.0) == 1
-    assert folded_auc(scores, fake, centre=-9.0) == 0.5
-
-
-@given(tied_scores, tied_scores)
-def test_folded_auc_is_unchanged_when_the_scores_are_mirrored_at_the_centre(reals, fakes):
-    scores, fake = labelled(reals, fakes)
-    assert folded_auc(2 - scores, fake, 1.0) == folded_auc(scores, fake, 1.0)
+    # 0.29 x 100 is 28.999999999999996 in binary: a threshold that compares products would lose an image.
+    assert tpr_at_fpr(count(*labelled(list(range(100)), [71.0])), 0.29) == 1
 
 
 def test_leading_axes_are_resamples(overlapping):
@@ -151,35 +124,6 @@ def test_ranking_metrics_need_both_kinds_and_finite_scores():
         count_flags([True, False], [True, True])
     with pytest.raises(NotFinite, match="1 of 3 scores"):
         signed_auc([1, np.nan, 2], [False, True, True])
-
-
-def test_q_values_of_a_hand_computed_example():
-    # Sorted p 0.005 0.01 0.03 0.5 times 4 / rank: 0.02 0.02 0.04 0.5.
-    np.testing.assert_allclose(benjamini_hochberg([0.03, 0.005, 0.5, 0.01]), [0.04, 0.02, 0.5, 0.02])
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
-def test_q_values_are_at_least_the_p_values_and_keep_their_order(p_values):
-    q_values = benjamini_hochberg(p_values)
-    assert (q_values >= np.array(p_values) - 1e-15).all()
-    assert (q_values <= 1).all()
-    assert (np.diff(q_values[np.argsort(p_values)]) >= 0).all()
-
-
-def test_q_values_of_nothing_are_nothing_and_of_nonsense_an_error():
-    assert benjamini_hochberg([]).shape == (0,)
-    with pytest.raises(BadSpec, match=r"p-value is 1\.5"):
-        benjamini_hochberg([0.5, 1.5])
-    with pytest.raises(BadSpec, match="p-value is nan"):
-        benjamini_hochberg([np.nan])
-
-
-def test_silhouette_is_near_one_for_far_clusters_and_refuses_a_single_group():
-    vectors = np.array([[0, 0], [0, 0.1], [9, 9], [9, 9.1]])
-    assert silhouette(vectors, ["a", "a", "b", "b"]) > 0.98
-    assert silhouette(vectors, ["a", "b", "a", "b"]) < 0
-    with pytest.raises(BadSpec, match="groups of the silhouette is 1"):
-        silhouette(vectors, ["a"] * 4)
 
 
 def test_macro_weighs_groups_alike_and_worst_names_the_least():

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from muflow_cli.bench.metrics import signed_auc
+from muflow_cli.bench.nulls import NULL_BASELINES, metadata_features, null_scores, sharpness_features
 from muflow_cli.errors import BadSpec
-from muflow_cli.metrics import signed_auc
-from muflow_cli.nulls import NULL_BASELINES, metadata_features, null_scores, sharpness_features
 from muflow_cli.records import Facts
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
@@ -37,28 +37,26 @@ def rng() -> np.random.Generator:
 
 
 def test_a_container_that_differs_is_found_by_metadata_and_not_by_sharpness(fake, rng):
-    pictures = [
+    images = [
         facts(i, format="PNG" if label else "JPEG", jpeg_quality=None if label else 75, sharpness=rng.normal(20, 3))
         for i, label in enumerate(fake)
     ]
-    assert null_auc(metadata_features(pictures), fake) > 0.99
-    assert abs(null_auc(sharpness_features(pictures), fake) - 0.5) < 0.1
+    assert null_auc(metadata_features(images), fake) > 0.99
+    assert abs(null_auc(sharpness_features(images), fake) - 0.5) < 0.1
 
 
 @pytest.mark.parametrize(
     "change", [{"width": 300, "height": 300}, {"jpeg_quality": 90}, {"bytes": 40_000}, {"format": "MPO"}]
 )
 def test_each_fact_of_the_file_alone_is_found(fake, rng, change):
-    pictures = [
-        facts(i, **({"bytes": int(rng.normal(20_000, 900))} | (change if f else {}))) for i, f in enumerate(fake)
-    ]
-    assert null_auc(metadata_features(pictures), fake) > 0.97
+    images = [facts(i, **({"bytes": int(rng.normal(20_000, 900))} | (change if f else {}))) for i, f in enumerate(fake)]
+    assert null_auc(metadata_features(images), fake) > 0.97
 
 
 def test_a_quality_between_two_others_is_found(fake, rng):
     qualities = np.where(fake, 75, rng.choice([70, 80], len(fake)))
-    pictures = [facts(i, jpeg_quality=int(quality)) for i, quality in enumerate(qualities)]
-    assert null_auc(metadata_features(pictures), fake) > 0.99
+    images = [facts(i, jpeg_quality=int(quality)) for i, quality in enumerate(qualities)]
+    assert null_auc(metadata_features(images), fake) > 0.99
 
 
 def test_metadata_are_bytes_pixels_their_ratio_quality_and_names():
@@ -69,13 +67,13 @@ def test_metadata_are_bytes_pixels_their_ratio_quality_and_names():
 
 def test_bands_of_sharpness_that_alternate_are_found(fake, rng):
     bands = np.where(fake, rng.choice([20, 40], len(fake)), rng.choice([10, 30, 50], len(fake)))
-    pictures = [facts(i, sharpness=band + rng.normal(0, 1)) for i, band in enumerate(bands)]
-    assert null_auc(sharpness_features(pictures), fake) > 0.9
+    images = [facts(i, sharpness=band + rng.normal(0, 1)) for i, band in enumerate(bands)]
+    assert null_auc(sharpness_features(images), fake) > 0.9
 
 
 def test_sharpness_that_is_only_more_spread_is_found(fake, rng):
-    pictures = [facts(i, sharpness=rng.normal(20, 12 if label else 1)) for i, label in enumerate(fake)]
-    assert null_auc(sharpness_features(pictures), fake) > 0.8
+    images = [facts(i, sharpness=rng.normal(20, 12 if label else 1)) for i, label in enumerate(fake)]
+    assert null_auc(sharpness_features(images), fake) > 0.8
 
 
 @pytest.mark.parametrize("baseline", NULL_BASELINES)
@@ -83,28 +81,28 @@ def test_labels_at_random_stay_at_chance(baseline):
     figures = []
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        pictures = [facts(i, bytes=int(rng.normal(20_000, 900)), sharpness=rng.normal(20, 3)) for i in range(150)]
+        images = [facts(i, bytes=int(rng.normal(20_000, 900)), sharpness=rng.normal(20, 3)) for i in range(150)]
         shuffled = rng.permutation(np.arange(150) >= 90)
-        figures.append(null_auc(NULL_BASELINES[baseline](pictures), shuffled))
+        figures.append(null_auc(NULL_BASELINES[baseline](images), shuffled))
     assert abs(np.mean(figures) - 0.5) < 0.04
 
 
-def test_pictures_that_are_all_alike_give_nothing_away_and_raise_no_warning(fake):
-    pictures = [facts(i) for i in range(len(fake))]
+def test_images_that_are_all_alike_give_nothing_away_and_raise_no_warning(fake):
+    images = [facts(i) for i in range(len(fake))]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for baseline, features in NULL_BASELINES.items():
-            assert null_auc(features(pictures), fake) == pytest.approx(0.5, abs=0.1), baseline
+            assert null_auc(features(images), fake) == pytest.approx(0.5, abs=0.1), baseline
 
 
 def test_scores_come_back_equal_for_one_seed(fake, rng):
-    pictures = [facts(i, bytes=int(rng.normal(20_000, 900))) for i in range(len(fake))]
-    features = metadata_features(pictures)
+    images = [facts(i, bytes=int(rng.normal(20_000, 900))) for i in range(len(fake))]
+    features = metadata_features(images)
     np.testing.assert_array_equal(null_scores(features, fake), null_scores(features, fake))
 
 
-def test_a_kind_with_one_picture_and_a_missing_sharpness_are_refused():
-    with pytest.raises(BadSpec, match="null baseline is 1: it must be at least 2"):
+def test_a_kind_with_one_image_and_a_missing_sharpness_are_refused():
+    with pytest.raises(BadSpec, match="null baseline is 1: use at least 2"):
         null_scores(metadata_features([facts(0), facts(1), facts(2)]), [True, False, False])
     with pytest.raises(BadSpec, match="missing for 1 of 2"):
         sharpness_features([facts(0), facts(1, sharpness=None)])
@@ -112,11 +110,11 @@ def test_a_kind_with_one_picture_and_a_missing_sharpness_are_refused():
     assert np.isfinite(scores).all()
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="the development pictures are not there")
+@pytest.mark.skipif(not DATA.exists(), reason="the development images are not there")
 def test_png_reals_against_jpeg_fakes_are_told_apart_by_their_files_alone():
     with (DATA / "MANIFEST.csv").open(newline="", encoding="utf-8") as lines:
         rows = [row for row in csv.DictReader(lines) if row["source"] in {"celebahq_256", "stylegan1_256"}]
-    pictures = [
+    images = [
         facts(
             i,
             format=row["format"],
@@ -125,4 +123,4 @@ def test_png_reals_against_jpeg_fakes_are_told_apart_by_their_files_alone():
         )
         for i, row in enumerate(rows)
     ]
-    assert null_auc(metadata_features(pictures), [row["kind"] == "fake" for row in rows]) == 1
+    assert null_auc(metadata_features(images), [row["kind"] == "fake" for row in rows]) == 1

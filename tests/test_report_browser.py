@@ -18,7 +18,7 @@ from muflow_cli.records import Scored
 
 pytestmark = pytest.mark.browser
 
-PICTURES = 2_000
+IMAGES = 2_000
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def report_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render_report(report_data(PICTURES)), encoding="utf-8")
+    path.write_text(render_report(report_data(IMAGES)), encoding="utf-8")
     return path
 
 
@@ -91,7 +91,7 @@ def as_numbers(cells: list[str]) -> list[float]:
 
 def test_the_page_renders_its_rows_and_its_histogram(page: Any) -> None:
     assert len(texts(page, "#rows tr")) == 50
-    assert texts(page, "#found") == ["2,000 of 2,000 inputs, rows 1–50 shown"]
+    assert texts(page, "#row-count") == ["2,000 of 2,000 inputs, rows 1–50 shown"]
     assert find(page, ".plot").size["width"] > 800
     assert len(page.find_elements("css selector", ".plot .step")) > BINS
     assert "Limits" in texts(page, "h2")
@@ -135,41 +135,41 @@ def test_filters_narrow_the_rows_together(page: Any) -> None:
     choose(page, "#filter-verdict", "flagged")
     choose(page, "#filter-tail", "low")
     expected = [
-        r for r in map(row, range(PICTURES))
-        if isinstance(r, Scored) and r.flagged and r.tail == "low" and r.path.startswith("faces/0")
+        r for r in map(row, range(IMAGES))
+        if isinstance(r, Scored) and r.flagged and r.judgement.tail == "low" and r.path.startswith("faces/0")
     ]  # fmt: skip  # reads as the three filters
-    assert texts(page, "#found")[0].startswith(f"{len(expected)} of 2,000 inputs")
+    assert texts(page, "#row-count")[0].startswith(f"{len(expected)} of 2,000 inputs")
     assert set(texts(page, "#rows .verdict")) == {"flagged"}
     assert set(column(page, "Tail")) == {"▼ low"}
     assert texts(page, "#rows .path") == [r.path for r in expected[:50]]
 
 
 def test_a_filter_that_nothing_passes_says_so(page: Any) -> None:
-    find(page, "#filter-text").send_keys("no such picture")
-    assert texts(page, "#found") == ["0 of 2,000 inputs"]
-    assert texts(page, "#page-place") == ["Page 1 of 1"]
+    find(page, "#filter-text").send_keys("no such image")
+    assert texts(page, "#row-count") == ["0 of 2,000 inputs"]
+    assert texts(page, "#page-number") == ["Page 1 of 1"]
 
 
 def test_pages_cover_every_row_once(page: Any) -> None:
     choose(page, "#page-size", "200")
     seen: list[str] = []
-    for _ in range(PICTURES // 200):
+    for _ in range(IMAGES // 200):
         seen += texts(page, "#rows td:first-child")
         if find(page, "#page-next").is_enabled():
             find(page, "#page-next").click()
-    assert seen == [str(number) for number in range(1, PICTURES + 1)]
+    assert seen == [str(number) for number in range(1, IMAGES + 1)]
     assert not find(page, "#page-next").is_enabled()
     find(page, "#page-first").click()
     assert not find(page, "#page-previous").is_enabled()
 
 
-def test_a_heat_map_opens_over_its_picture_and_changes_its_scale(page: Any) -> None:
+def test_a_heat_map_opens_over_its_image_and_changes_its_scale(page: Any) -> None:
     find(page, "#rows tr:nth-child(3) .thumbnail").click()
     assert find(page, "#exhibit").is_displayed()
     assert texts(page, "#exhibit-title") == [escape(HOSTILE_NAMES[2])]
-    picture, heat = find(page, "#exhibit-picture"), find(page, "#exhibit-heat")
-    assert picture.rect == heat.rect
-    assert page.execute_script("return arguments[0].naturalWidth", picture) == 64
+    image, heat = find(page, "#exhibit-image"), find(page, "#exhibit-heat")
+    assert image.rect == heat.rect
+    assert page.execute_script("return arguments[0].naturalWidth", image) == 64
     assert len(heat.find_elements("css selector", "rect")) == 16
     assert texts(page, "#heat-low, #heat-high") == ["1.00", "4.00"]
     find(page, "#span-report").click()
@@ -188,9 +188,9 @@ def test_the_brightest_cell_is_the_greatest_value(page: Any) -> None:
 
 def test_an_input_that_could_not_be_read_says_why(page: Any) -> None:
     choose(page, "#filter-verdict", "unreadable")
-    assert "truncated: the file ends inside the picture" in texts(page, "#rows td .detail")
+    assert "truncated: the file ends inside the image" in texts(page, "#rows td .detail")
     find(page, "#rows .thumbnail").click()
-    assert "truncated: the file ends inside the picture" in texts(page, "#exhibit-facts dd")
+    assert "truncated: the file ends inside the image" in texts(page, "#exhibit-facts dd")
     assert not find(page, ".view").is_displayed()
 
 
@@ -257,6 +257,6 @@ def test_print_holds_every_row_that_passes_the_filter(page: Any) -> None:
     choose(page, "#filter-verdict", "unreadable")
     choose(page, "#page-size", "25")
     page.execute_script("dispatchEvent(new Event('beforeprint'))")
-    assert len(texts(page, "#rows tr")) == PICTURES // 40
+    assert len(texts(page, "#rows tr")) == IMAGES // 40
     page.execute_script("dispatchEvent(new Event('afterprint'))")
     assert len(texts(page, "#rows tr")) == 25

@@ -24,20 +24,19 @@ from referencing import Registry, Resource
 from scan_runs import command, environment, hostile, lines, result_lines, run
 
 from muflow_cli.bundle import load
-from muflow_cli.engine.scoring import place
-from muflow_cli.pictures.find import find
-from muflow_cli.scan import Scan, ScanRequest
-from muflow_cli.specs import InputSpec, Precision
+from muflow_cli.images.find import find
+from muflow_cli.scan.workflow import Scan, ScanRequest
+from muflow_cli.specs import InputSpec, Precision, Runtime
 
 SCHEMAS = {
     name: json.loads((files("muflow_cli.output") / "schemas" / name).read_text())
-    for name in ("scan-1.json", "scan-line-1.json")
+    for name in ("scan-2.json", "scan-line-2.json")
 }
 REGISTRY: Registry[Any] = Registry().with_resources(
     (name, Resource.from_contents(schema)) for name, schema in SCHEMAS.items()
 )
-DOCUMENT = Draft202012Validator(SCHEMAS["scan-1.json"], registry=REGISTRY)
-LINE = Draft202012Validator(SCHEMAS["scan-line-1.json"], registry=REGISTRY)
+DOCUMENT = Draft202012Validator(SCHEMAS["scan-2.json"], registry=REGISTRY)
+LINE = Draft202012Validator(SCHEMAS["scan-line-2.json"], registry=REGISTRY)
 
 
 def state(folder: Path) -> dict[str, tuple[object, ...]]:
@@ -59,9 +58,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def by_flag(tiny_bundle: Path, photos: Path) -> dict[bool, Path]:
-    """A picture that is flagged and one that is not."""
+    """An image that is flagged and one that is not."""
     detector = load(tiny_bundle)
-    request = ScanRequest(detector=detector, placement=place("cpu", Precision.FP32), inputs=InputSpec())
+    request = ScanRequest(detector=detector, runtime=Runtime(device="cpu", precision=Precision.FP32))
     return {r.flagged: Path(r.path) for r in Scan(request).results(find([str(photos)], InputSpec()))}
 
 
@@ -74,11 +73,11 @@ def hostile_run(
     expected = hostile(base / "in")
     # What even root may not read: another process's memory behind a regular file.
     arguments = ["in", "/proc/self/mem"]
-    outputs = [word for kind in ("jsonl", "csv", "sarif") for word in (f"--{kind}-output", f"out.{kind}")]
+    outputs = [word for kind in ("jsonl", "csv", "sarif", "html") for word in ("-o", f"out.{kind}")]
     before = state(base / "in")
     done = run(
         *("scan", *arguments, "--detector", tiny_bundle, "--json", "--precision", "fp32", *outputs),
-        *("--report", "out.html", "--workers", "3", "-v"),
+        *("--workers", "3", "-v"),
         cwd=base,
     )
     return done, base, expected, state(base / "in") == before
@@ -133,7 +132,7 @@ def test_the_digest_is_over_the_result_lines(hostile_run: Any) -> None:
 
 def test_stderr_names_reasons_counts_and_the_bottleneck(hostile_run: Any) -> None:
     said = hostile_run[0].stderr.decode()
-    assert "in/zero.png: the file has no bytes" in said
+    assert "in/zero.png: the file is empty" in said
     assert "1 duplicates" in said
     assert "1 empty" in said
     assert "the bottleneck is" in said
@@ -190,18 +189,31 @@ def test_status_3_when_only_some_are_unreadable(tiny_bundle: Path, by_flag: dict
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--detector", "d"], "nothing to scan"),
-        (["photos", "--detector", "d", "--json", "--format", "csv"], "--json"),
+        (["--detector", "d"], "there is nothing to scan: give files"),
+        (
+            ["photos", "--detector", "d", "--json", "--format", "csv"],
+            "--json cannot be combined with --format csv, because",
+        ),
         (["photos", "--detector", "d", "--fields", "path,colour"], "colour"),
-        (["photos", "--detector", "d", "--fdr", "1.5"], "--fdr"),
-        (["photos", "--detector", "d", "--resume"], "--resume"),
-        (["photos", "--detector", "d", "--resume", "-o", "a.csv"], "--resume"),
-        (["photos", "--detector", "d", "--resume", "-o", "a.jsonl", "--fdr", "0.1"], "--fdr"),
-        (["photos", "--detector", "d", "--resume", "-o", "a.jsonl", "--fields", "path"], "--fields"),
+        (["photos", "--detector", "d", "--fdr", "1.5"], "--fdr is 1.5: use a rate between 0 and 1"),
+        (["photos", "--detector", "d", "--resume"], "--resume needs one -o FILE.jsonl, because"),
+        (["photos", "--detector", "d", "--resume", "-o", "a.csv"], "--resume needs one -o FILE.jsonl, because"),
+        (["photos", "--resume", "-o", "a.jsonl", "-o", "b.jsonl"], "--resume needs one -o FILE.jsonl, because"),
+        (
+            ["photos", "--detector", "d", "--resume", "-o", "a.jsonl", "--fdr", "0.1"],
+            "because q-values depend on all results",
+        ),
+        (
+            ["photos", "--detector", "d", "--resume", "-o", "a.jsonl", "--fields", "path"],
+            "--resume cannot be combined with --fields",
+        ),
         (["photos", "--detector", "d", "-o", "there.json"], "--force"),
         (["photos", "--detector", "d", "-o", "a.json", "--csv-output", "./a.json"], "twice"),
-        (["photos", "--detector", "d", "-o", "."], "folder"),
-        (["photos", "--verify", "there.json"], "--verify"),
+        (["photos", "--detector", "d", "-o", "a.xml"], "-o is a.xml: use a name that ends in .txt, .json"),
+        (["photos", "--csv-output", "."], "folder"),
+        (["photos", "-o", "no/folder/a.json"], "cannot write no/folder/a.json"),
+        (["photos", "--verify", "there.json"], "--verify cannot be combined with PATH, because"),
+        (["--verify", "there.json", "-o", "a.csv"], "--verify cannot be combined with -o, because"),
         (["--verify", "there.json"], "report"),
         (["--verify", "missing.json"], "missing.json"),
         (["--no-such-option"], "no-such-option"),
@@ -226,21 +238,24 @@ def test_a_refusal_after_loading_touches_no_output(tiny_bundle: Path, tmp_path: 
     outputs = ("-o", "old.jsonl", "--force", "--csv-output", "new.csv", "--jsonl-output", "new.jsonl")
     done = run("scan", "empty", "--detector", tiny_bundle, *outputs, cwd=tmp_path)
     assert done.returncode == 2
-    assert b"no picture was found" in done.stderr
+    assert b"no image was found" in done.stderr
     assert (tmp_path / "old.jsonl").read_text() == "kept\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "old.jsonl"]
 
 
-def test_a_reader_that_goes_away_ends_the_run_with_130_and_a_sentence(tiny_bundle: Path, photos: Path) -> None:
-    words = command("scan", photos, "--detector", tiny_bundle, "--batch-size", "4", "--format", "table")
+CLOSED = b"muflow: stopped, because the reader of the output closed the pipe\n"
+
+
+def test_a_reader_that_goes_away_ends_the_run_with_2_and_a_sentence(tiny_bundle: Path, photos: Path) -> None:
+    words = command("scan", photos, "--detector", tiny_bundle, "--batch-size", "4", "--format", "table", "-q")
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
         said = process.stderr.read()
-    assert process.returncode == 130
-    assert said == b"muflow: the reader of standard output went away: stopped there\n"
+    assert process.returncode == 2
+    assert said == CLOSED
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that has no room")
@@ -270,6 +285,41 @@ def slow(tiny_bundle: Path, photos: Path, output: Path) -> list[str]:
     return command("scan", photos, "--detector", tiny_bundle, *settings, "-o", output, "--resume")
 
 
+def test_the_older_output_options_still_work_and_leave_stdout_in_use(
+    tiny_bundle: Path, by_flag: dict[bool, Path], tmp_path: Path
+) -> None:
+    kinds = ("json", "jsonl", "csv", "sarif")
+    outputs = [word for kind in kinds for word in (f"--{kind}-output", tmp_path / f"{kind}.out")]
+    words = ("scan", by_flag[False], "--detector", tiny_bundle, *outputs, "--report", tmp_path / "page.out")
+    done = run(*words, "--precision", "fp32")
+    assert done.returncode == 0
+    assert [one["type"] for one in lines(done.stdout)] == ["run", "result", "summary"]
+    assert json.loads((tmp_path / "json.out").read_bytes())["schema"] == "muflow.scan/2"
+    assert result_lines(tmp_path / "jsonl.out")
+    assert str(by_flag[False]) in (tmp_path / "csv.out").read_text()
+    assert json.loads((tmp_path / "sarif.out").read_bytes())["version"] == "2.1.0"
+    assert (tmp_path / "page.out").read_text().startswith("<!doctype html>")
+
+
+def test_files_alone_leave_stdout_empty(tiny_bundle: Path, by_flag: dict[bool, Path], tmp_path: Path) -> None:
+    outputs = ("-o", tmp_path / "a.json", "-o", tmp_path / "a.JSONL")
+    done = run("scan", by_flag[False], "--detector", tiny_bundle, *outputs, "--precision", "fp32")
+    assert (done.returncode, done.stdout) == (0, b"")
+    (result,) = json.loads((tmp_path / "a.json").read_bytes())["results"]
+    assert json.loads(result_lines(tmp_path / "a.JSONL")[0])["score"] == result["score"]
+
+
+def test_a_run_that_is_to_outlive_its_terminal_ignores_the_hang_up(
+    tiny_bundle: Path, photos: Path, tmp_path: Path, unbroken: list[bytes]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    with started(["nohup", *slow(tiny_bundle, photos, output)], output, 3) as process:
+        process.send_signal(signal.SIGHUP)
+        process.communicate()
+    assert process.returncode == 1
+    assert result_lines(output) == unbroken
+
+
 @pytest.fixture(scope="module")
 def unbroken(tiny_bundle: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     output = tmp_path_factory.mktemp("unbroken") / "all.jsonl"
@@ -294,7 +344,7 @@ def test_a_report_that_finds_no_more_room_ends_with_a_whole_line(
     assert done.returncode == 2
     assert (
         done.stderr
-        == f"muflow: cannot write {output} (File too large): choose a place that can be written, with room\n".encode()
+        == f"muflow: cannot write {output} (File too large): choose a writable folder with enough free space\n".encode()
     )
     assert output.read_bytes().endswith(b"\n")
     found = result_lines(output)
@@ -302,7 +352,7 @@ def test_a_report_that_finds_no_more_room_ends_with_a_whole_line(
     assert found == unbroken[: len(found)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_finishes_the_batch_writes_the_summary_and_a_resumed_run_goes_on(
     number: signal.Signals, tiny_bundle: Path, photos: Path, tmp_path: Path, unbroken: list[bytes]
 ) -> None:
@@ -387,13 +437,13 @@ def test_a_file_that_changes_or_vanishes_meanwhile_is_one_result(tiny_bundle: Pa
     output = tmp_path / "out.jsonl"
     with started(slow(tiny_bundle, folder, output), output, 1) as process:
         paths[38].unlink()
-        paths[39].write_bytes(b"no longer a picture")
+        paths[39].write_bytes(b"no longer an image")
         process.communicate()
     assert process.returncode in (1, 3)
     found = {Path(r["path"]).name: r.get("error", {}).get("code") for r in lines(output.read_bytes())[1:-1]}
     assert found.get("0038.jpg", "not_found") == "not_found"
-    assert found["0039.jpg"] == "not_a_picture"
-    assert set(found.values()) <= {None, "not_found", "not_a_picture"}
+    assert found["0039.jpg"] == "not_an_image"
+    assert set(found.values()) <= {None, "not_found", "not_an_image"}
 
 
 def test_help_is_fast_and_has_examples() -> None:
@@ -403,7 +453,7 @@ def test_help_is_fast_and_has_examples() -> None:
     text = done.stdout.decode()
     assert done.returncode == 0
     assert text.endswith("False\n")
-    for word in ("Examples", "--resume", "--verify", "Exit status", "night.jsonl"):
+    for word in ("Examples", "--resume", "--verify", "Exit status", "night.jsonl", "0 everything matches"):
         assert word in text
 
 

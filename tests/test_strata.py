@@ -1,20 +1,20 @@
-"""Laws of strata and ranges: every picture has one stratum, and only what lies outside is called atypical."""
+"""Laws of strata and ranges: every image has one stratum, and only what lies outside is called atypical."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muflow_cli.calibration.strata import QUALITY_EDGES, ranges_of, stratum_name
 from muflow_cli.records import Facts
-from muflow_cli.strata import QUALITY_EDGES, ranges_of, stratum_name
 
 
-def picture(**facts: object) -> Facts:
+def image(**facts: object) -> Facts:
     usual = {"format": "JPEG", "width": 300, "height": 400, "jpeg_quality": 75, "sharpness": 20.0}
     return Facts(sha256="0" * 64, bytes=1, **{**usual, **facts})
 
 
-PICTURES = st.builds(
-    picture,
+IMAGES = st.builds(
+    image,
     format=st.sampled_from(["JPEG", "PNG", "WEBP"]),
     width=st.integers(1, 5000),
     height=st.integers(1, 5000),
@@ -38,19 +38,19 @@ PICTURES = st.builds(
     ],
 )
 def test_a_stratum_is_named_by_the_facts_asked_for(facts, by, name):
-    assert stratum_name(picture(**facts), by) == name
+    assert stratum_name(image(**facts), by) == name
 
 
 @given(st.integers(1, 100), st.integers(1, 100))
 def test_qualities_share_a_stratum_exactly_when_no_edge_parts_them(one, other):
     parted = any(min(one, other) < edge <= max(one, other) for edge in QUALITY_EDGES)
-    names = {stratum_name(picture(jpeg_quality=quality), ("quality",)) for quality in (one, other)}
+    names = {stratum_name(image(jpeg_quality=quality), ("quality",)) for quality in (one, other)}
     assert len(names) == (2 if parted else 1)
 
 
-@given(PICTURES)
+@given(IMAGES)
 def test_orientation_changes_neither_stratum_nor_ranges(one):
-    turned = picture(
+    turned = image(
         **{name: getattr(one, name) for name in ("format", "jpeg_quality", "sharpness")},
         width=one.height,
         height=one.width,
@@ -59,10 +59,10 @@ def test_orientation_changes_neither_stratum_nor_ranges(one):
     assert ranges_of([one]) == ranges_of([turned])
 
 
-@given(st.lists(PICTURES, min_size=1, max_size=8))
-def test_no_calibration_picture_is_atypical_of_its_own_set(pictures):
-    ranges = ranges_of(pictures)
-    assert [ranges.atypical(one) for one in pictures] == [()] * len(pictures)
+@given(st.lists(IMAGES, min_size=1, max_size=8))
+def test_no_calibration_image_is_atypical_of_its_own_set(images):
+    ranges = ranges_of(images)
+    assert [ranges.atypical(one) for one in images] == [()] * len(images)
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,10 @@ def test_no_calibration_picture_is_atypical_of_its_own_set(pictures):
     ],
 )
 def test_what_lies_outside_the_calibration_set_is_named(facts, names):
-    ranges = ranges_of([picture(sharpness=10.0), picture(jpeg_quality=95, sharpness=30.0, width=800, height=600)])
-    assert ranges.atypical(picture(**facts)) == names
+    ranges = ranges_of([image(sharpness=10.0), image(jpeg_quality=95, sharpness=30.0, width=800, height=600)])
+    assert ranges.atypical(image(**facts)) == names
 
 
-def test_a_fact_that_no_calibration_picture_had_is_not_judged():
-    ranges = ranges_of([picture(format="PNG", jpeg_quality=None, sharpness=None)])
-    assert ranges.atypical(picture()) == ("format",)
+def test_a_fact_that_no_calibration_image_had_is_not_judged():
+    ranges = ranges_of([image(format="PNG", jpeg_quality=None, sharpness=None)])
+    assert ranges.atypical(image()) == ("format",)

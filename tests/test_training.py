@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from muflow_cli.engine.likelihood import nll
 from muflow_cli.engine.mixture import Mixture, fit_mixture
-from muflow_cli.engine.nll import nll
 from muflow_cli.engine.training import Progress, Trained, TrainHooks, TrainState, train
-from muflow_cli.errors import NotFinite, TooFewPictures
+from muflow_cli.errors import NotFinite, TooFewImages
 from muflow_cli.specs import FlowSpec, TrainSpec
 
 FLOW = FlowSpec(steps=3)
@@ -22,16 +22,16 @@ QUICK = TrainSpec(epochs=6, batch_size=16, learning_rate=5e-3, checkpoint_every=
 QUIET = TrainHooks()
 
 
-def reals(count: int, seed: int, scales: int = 2, dimensions: int = 4) -> list[torch.Tensor]:
-    """Correlated features of a known law, one map per scale."""
+def reals(count: int, seed: int, layers: int = 2, dimensions: int = 4) -> list[torch.Tensor]:
+    """Correlated features of a known law, one map per layer."""
     mixing = torch.randn(dimensions, dimensions, generator=torch.Generator().manual_seed(99))
     generator = torch.Generator().manual_seed(seed)
-    noise = (torch.randn(count, 2, 2, dimensions, generator=generator) for _ in range(scales))
+    noise = (torch.randn(count, 2, 2, dimensions, generator=generator) for _ in range(layers))
     return [(z @ mixing + 1).movedim(-1, 1).contiguous() for z in noise]
 
 
-def normals(scales: int = 2, dimensions: int = 4) -> list[Mixture]:
-    return [Mixture.normal(dimensions)] * scales
+def normals(layers: int = 2, dimensions: int = 4) -> list[Mixture]:
+    return [Mixture.normal(dimensions)] * layers
 
 
 def fit(spec: TrainSpec = QUICK, flow: FlowSpec = FLOW, hooks: TrainHooks = QUIET) -> Trained:
@@ -45,7 +45,7 @@ def loss(trained: Trained, features: list[torch.Tensor], targets: list[Mixture])
 
 def same(first: Trained, second: Trained) -> bool:
     pairs = zip(first.flows, second.flows, strict=True)
-    tensors = ((a.tensors(), b.tensors()) for a, b in pairs)
+    tensors = ((a.state_dict(), b.state_dict()) for a, b in pairs)
     return first.history == second.history and all(torch.equal(a[n], b[n]) for a, b in tensors for n in a)
 
 
@@ -73,7 +73,9 @@ def test_a_flow_that_only_gets_worse_is_kept_as_it_started_and_stops_early() -> 
     assert (found.best_epoch, found.epochs) == (0, 4)
     assert found.validation_nll == found.history[0].validation_nll == start.validation_nll
     assert all(
-        torch.equal(a.steps[0].weight_in, b.steps[0].weight_in) for a, b in zip(found.flows, start.flows, strict=True)
+        torch.equal(a.state_dict()[name], tensor)
+        for a, b in zip(found.flows, start.flows, strict=True)
+        for name, tensor in b.state_dict().items()
     )
 
 
@@ -108,9 +110,9 @@ def test_the_same_seed_ends_in_the_same_bytes_whatever_the_global_generators(ker
     assert not same(first, fit(replace(QUICK, seed=1), flow))
 
 
-def test_scales_start_from_different_seeds() -> None:
+def test_layers_start_from_different_seeds() -> None:
     flows = fit(replace(QUICK, epochs=0)).flows
-    assert not torch.equal(flows[0].steps[0].weight_in, flows[1].steps[0].weight_in)
+    assert not torch.equal(*(flow.state_dict()["steps.0.weight_in"] for flow in flows))
 
 
 def test_resuming_from_any_checkpoint_ends_in_the_same_bytes_as_an_unbroken_run() -> None:
@@ -199,34 +201,34 @@ def test_a_matched_start_has_the_targets_spread() -> None:
     assert matched.validation_nll < plain.validation_nll - 10
 
 
-def test_a_scale_trains_as_it_would_alone() -> None:
+def test_a_layer_trains_as_it_would_alone() -> None:
     first, second = reals(60, 0)
     held_out = reals(20, 1)
     joint = train([first, 100 * second], held_out, normals(), FLOW, QUICK, hooks=QUIET)
     alone = train([first], held_out[:1], normals(1), FLOW, QUICK, hooks=QUIET)
     assert joint.best_epoch == alone.best_epoch
-    for name, tensor in alone.flows[0].tensors().items():
-        torch.testing.assert_close(joint.flows[0].tensors()[name], tensor, atol=2e-3, rtol=0)
+    for name, tensor in alone.flows[0].state_dict().items():
+        torch.testing.assert_close(joint.flows[0].state_dict()[name], tensor, atol=2e-3, rtol=0)
 
 
-def test_features_that_are_no_numbers_are_named_by_scale_before_training() -> None:
+def test_features_that_are_no_numbers_are_named_by_layer_before_training() -> None:
     features = reals(60, 0)
     features[1][7, 0, 0, 0] = math.nan
-    with pytest.raises(NotFinite, match=r"epoch 0, scale 2 of 2: its features"):
+    with pytest.raises(NotFinite, match=r"epoch 0, layer 2 of 2: its features"):
         train(features, reals(20, 1), normals(), FLOW, QUICK, hooks=QUIET)
 
 
-def test_training_that_diverges_names_epoch_scale_and_remedy() -> None:
-    with pytest.raises(NotFinite, match=r"epoch 1, scale \d of 2: lower the learning rate"):
-        fit(replace(QUICK, learning_rate=1e30))
+def test_training_that_diverges_names_epoch_layer_and_remedy() -> None:
+    with pytest.raises(NotFinite, match=r"epoch 1, layer \d of 2: lower the learning rate"):
+        fit(replace(QUICK, learning_rate=1e6))
 
 
 @pytest.mark.parametrize(("train_count", "validation_count"), [(0, 5), (5, 0)])
 def test_nothing_to_train_on_or_to_validate_with_is_refused(train_count: int, validation_count: int) -> None:
-    with pytest.raises(TooFewPictures, match="found 0"):
+    with pytest.raises(TooFewImages, match="found 0"):
         train(reals(train_count, 0), reals(validation_count, 1), normals(), FLOW, QUICK, hooks=QUIET)
 
 
-def test_one_picture_is_enough_to_take_a_step() -> None:
+def test_one_image_is_enough_to_take_a_step() -> None:
     found = train(reals(1, 0), reals(1, 1), normals(), FLOW, replace(QUICK, epochs=1), hooks=QUIET)
     assert found.epochs == 1

@@ -14,19 +14,19 @@ import pytest
 from output_samples import DETECTOR, FINISHED, RUN
 
 from muflow_cli.output.documents import JsonlWriter
-from muflow_cli.output.journal import ResultsDigest
-from muflow_cli.records import Facts, Result, Scored, Unreadable
+from muflow_cli.output.report_reader import ResultsDigest
+from muflow_cli.records import Facts, Judgement, Result, Scored, Side, Unreadable, Verdict
+from muflow_cli.scan.tally import Tally
 from muflow_cli.verify import verify
 
 
 def result(path: str, data: bytes) -> Scored:
     facts = Facts(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), format="PNG", width=1, height=1)
-    return Scored(path=path, facts=facts, score=0.0, scale_scores=(0.0,), p_value=0.5, flagged=False, tail="high")
+    judgement = Judgement(p_value=0.5, verdict=Verdict.NOT_FLAGGED, tail=Side.HIGH)
+    return Scored(path=path, facts=facts, score=0.0, column_scores=(0.0,), judgement=judgement)
 
 
 def write(report: Path, results: list[Result]) -> None:
-    from muflow_cli.scan import Tally
-
     digest, tally = ResultsDigest(), Tally()
     with report.open("wb") as stream:
         writer = JsonlWriter(stream, None)
@@ -96,8 +96,8 @@ def test_counts_that_were_edited_are_noticed(report: Path) -> None:
 
 def test_a_run_that_did_not_end_is_said_to_be_so(report: Path) -> None:
     report.write_bytes(b"".join(report.read_bytes().splitlines(keepends=True)[:-1]))
-    (found,) = verify(report)[1]
-    assert "did not end" in found.message
+    (difference,) = verify(report)[1]
+    assert "did not finish" in difference.message
 
 
 @pytest.mark.parametrize("name", ["c.tar", "c.tar.gz"])

@@ -1,4 +1,4 @@
-"""Promises of engine/winograd.py: the same convolution and the same flow, a little less near to float32 in bfloat16."""
+"""Promises of engine/cpu/winograd.py: the same convolution and flow, a little further from float32 in bfloat16."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch.nn.functional as F  # noqa: N812 - the name that torch's own docume
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from muflow_cli.engine.cpu.winograd import Convolution, WinogradFlow, from_phases, to_phases
 from muflow_cli.engine.flow import PlainFlow, build_flow, plain
-from muflow_cli.engine.winograd import Convolution, WinogradFlow, from_phases, to_phases
 from muflow_cli.specs import FlowSpec
 
 
@@ -75,7 +75,7 @@ def test_a_map_alone_and_in_company_are_the_same_to_the_last_digits() -> None:
 def test_in_bfloat16_it_is_within_twice_and_a_half_of_the_plain_flows_error() -> None:
     flow = made_flow(32, (3,), steps=8)
     x = drawn(4, 32, 16, 16)
-    exact, half = flow(x), flow.to(dtype=torch.bfloat16)(x)
+    exact, half = flow(x), flow.with_nets(torch.bfloat16)(x)
     for wanted, plainly, found in zip(exact, half, WinogradFlow(flow, torch.bfloat16)(x), strict=True):
         assert float((found - wanted).square().mean()) < 6 * float((plainly - wanted).square().mean())
 

@@ -7,27 +7,37 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tracemalloc
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft4Validator
+from junitparser import JUnitXml
 from output_samples import DETECTOR, FINISHED, HOSTILE_NAMES, RESULTS, RUN, SUMMARY, scored, unreadable, write_all
 
-from muflow_cli.errors import BadSpec
+from muflow_cli.errors import BadSpec, IncompatibleOptions
+from muflow_cli.output.bench_writers import BENCH_WRITERS, BenchContext, BenchFormat, bench_format_of
 from muflow_cli.output.encode import FIELDS, result_from_json, result_line
 from muflow_cli.output.inert import cell, escape, uncell, unescape
 from muflow_cli.output.sarif import artifact_uri
-from muflow_cli.output.writers import WRITERS, OutputFormat
+from muflow_cli.output.writers import WRITERS, OutputFormat, WriterContext, format_of
+from muflow_cli.records import Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 
 # sarif-2.1.0-rtm.5.json of SchemaStore, as the npm package @microsoft/jest-sarif (MIT) ships it.
 SARIF = Draft4Validator(json.loads((Path(__file__).parent / "schemas/sarif-2.1.0-rtm.5.json").read_text("utf-8")))
+
+# An HTML page is one piece: its rows are its script's data, and it has tests of its own.
+STREAMED = [format_ for format_ in OutputFormat if format_ is not OutputFormat.HTML]
 
 TEXT = st.one_of(st.text(), st.binary().map(os.fsdecode), st.sampled_from(HOSTILE_NAMES))
 
@@ -43,7 +53,7 @@ def read_csv(written: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(written.decode("utf-8"), newline="")))
 
 
-@pytest.mark.parametrize("format_", list(OutputFormat))
+@pytest.mark.parametrize("format_", STREAMED)
 def test_the_bytes_of_a_format_change_only_on_purpose(format_: OutputFormat) -> None:
     assert write_all(format_, RESULTS) == (GOLDEN / f"scan.{format_}").read_bytes()
 
@@ -81,11 +91,11 @@ def test_csv_columns_are_the_fields_with_the_error_in_two() -> None:
 
 
 def test_csv_numbers_keep_every_bit_and_lists_are_arrays() -> None:
-    result = scored(score=0.1 + 0.2, scale_scores=(-1 / 3, 1e-17), p_value=1 / 301)
+    result = scored(score=0.1 + 0.2, column_scores=(-1 / 3, 1e-17), p_value=1 / 301)
     (row,) = read_csv(write_all(OutputFormat.CSV, [result]))
     assert float(row["score"]) == result.score
-    assert tuple(json.loads(row["scale_scores"])) == result.scale_scores
-    assert float(row["p_value"]) == result.p_value
+    assert tuple(json.loads(row["column_scores"])) == result.column_scores
+    assert float(row["p_value"]) == result.judgement.p_value
     assert row["q_value"] == ""
 
 
@@ -104,7 +114,7 @@ def test_the_digest_of_a_jsonl_report_can_be_taken_with_grep_and_sha256sum() -> 
 def test_a_result_is_on_the_disk_as_soon_as_it_is_written(format_: OutputFormat, tmp_path: Path) -> None:
     path = tmp_path / "out"
     with path.open("wb") as stream:
-        writer = WRITERS[format_](stream, None)
+        writer = WRITERS[format_].make(stream, WriterContext())
         writer.begin(RUN, DETECTOR)
         writer.write(scored("faces/early.jpg"))
         assert b"faces/early.jpg" in path.read_bytes()
@@ -112,7 +122,7 @@ def test_a_result_is_on_the_disk_as_soon_as_it_is_written(format_: OutputFormat,
 
 def test_every_result_of_a_killed_json_run_can_be_read_line_by_line() -> None:
     stream = io.BytesIO()
-    writer = WRITERS[OutputFormat.JSON](stream, None)
+    writer = WRITERS[OutputFormat.JSON].make(stream, WriterContext())
     writer.begin(RUN, DETECTOR)
     for result in RESULTS:
         writer.write(result)
@@ -120,11 +130,11 @@ def test_every_result_of_a_killed_json_run_can_be_read_line_by_line() -> None:
     assert [result_from_json(json.loads(line.rstrip(b","))) for line in lines] == RESULTS
 
 
-@pytest.mark.parametrize("format_", list(OutputFormat))
+@pytest.mark.parametrize("format_", STREAMED)
 def test_memory_does_not_grow_with_the_number_of_results(format_: OutputFormat) -> None:
-    writer = WRITERS[format_](cast(BinaryIO, Hose()), None)
+    writer = WRITERS[format_].make(cast(BinaryIO, Hose()), WriterContext())
     writer.begin(RUN, DETECTOR)
-    results = [scored(flagged=True), unreadable()]
+    results = [scored(verdict=Verdict.FLAGGED), unreadable()]
     tracemalloc.start()
     for number in range(4_000):
         writer.write(results[number % 2])
@@ -137,7 +147,7 @@ def test_memory_does_not_grow_with_the_number_of_results(format_: OutputFormat) 
 @pytest.mark.parametrize("format_", list(OutputFormat))
 def test_a_writer_leaves_its_stream_open(format_: OutputFormat) -> None:
     stream = io.BytesIO()
-    writer = WRITERS[format_](stream, None)
+    writer = WRITERS[format_].make(stream, WriterContext())
     writer.begin(RUN, DETECTOR)
     del writer
     assert not stream.closed
@@ -145,30 +155,30 @@ def test_a_writer_leaves_its_stream_open(format_: OutputFormat) -> None:
 
 @pytest.mark.parametrize("format_", [OutputFormat.TABLE, OutputFormat.JSON, OutputFormat.JSONL, OutputFormat.CSV])
 def test_an_unknown_field_is_refused_with_the_legal_ones(format_: OutputFormat) -> None:
-    with pytest.raises(BadSpec, match=r"--fields is colour: it must be among path, sha256, .*, error"):
-        WRITERS[format_](io.BytesIO(), ("path", "colour"))
+    with pytest.raises(BadSpec, match=r"--fields is colour: use one or several of path, sha256, .*, error"):
+        WRITERS[format_].make(io.BytesIO(), WriterContext(fields=("path", "colour")))
     with pytest.raises(BadSpec, match="once"):
-        WRITERS[format_](io.BytesIO(), ("path", "path"))
+        WRITERS[format_].make(io.BytesIO(), WriterContext(fields=("path", "path")))
     with pytest.raises(BadSpec, match="empty"):
-        WRITERS[format_](io.BytesIO(), ())
+        WRITERS[format_].make(io.BytesIO(), WriterContext(fields=()))
 
 
 def test_sarif_takes_no_fields() -> None:
-    with pytest.raises(BadSpec, match="sarif"):
-        WRITERS[OutputFormat.SARIF](io.BytesIO(), ("path",))
+    with pytest.raises(IncompatibleOptions, match="--fields cannot be combined with sarif"):
+        WRITERS[OutputFormat.SARIF].make(io.BytesIO(), WriterContext(fields=("path",)))
 
 
 def test_fields_choose_columns_and_their_order() -> None:
     table = write_all(OutputFormat.TABLE, RESULTS, ("path", "error")).decode().splitlines()
     assert table[0].split() == ["PATH", "ERROR"]
-    assert table[3].split()[:2] == ["faces/broken.jpg", "truncated:"]
+    assert table[3].split()[:2] == ["faces/broken.jpg", "truncated,"]
     assert write_all(OutputFormat.CSV, RESULTS, ("error", "path")).splitlines()[0] == b"error_code,error_message,path"
 
 
 def test_a_table_says_why_an_input_could_not_be_read() -> None:
     line = write_all(OutputFormat.TABLE, [unreadable()]).decode().splitlines()[1]
     assert line.split(maxsplit=1)[0] == "unreadable"
-    assert line.endswith("faces/broken.jpg  (truncated: the file ends inside the picture)")
+    assert line.endswith("faces/broken.jpg  (truncated, the file ends inside the image)")
 
 
 def test_a_table_that_is_no_terminal_has_no_colours() -> None:
@@ -176,7 +186,7 @@ def test_a_table_that_is_no_terminal_has_no_colours() -> None:
 
 
 def test_sarif_is_valid_with_hostile_names_and_without_results() -> None:
-    for results in ([], RESULTS, [scored(name, flagged=True) for name in HOSTILE_NAMES if name]):
+    for results in ([], RESULTS, [scored(name, verdict=Verdict.FLAGGED) for name in HOSTILE_NAMES if name]):
         SARIF.validate(json.loads(write_all(OutputFormat.SARIF, results)))
 
 
@@ -203,3 +213,91 @@ def test_absolute_and_remote_paths_become_absolute_uris() -> None:
     assert artifact_uri("s3://bucket/key.jpg") == "s3://bucket/key.jpg"
     assert artifact_uri("a:b.jpg") == "a%3Ab.jpg"
     assert artifact_uri("100%41.jpg") == "100%2541.jpg"
+
+
+def test_every_field_can_be_a_column_of_the_table() -> None:
+    for name in FIELDS:
+        table = write_all(OutputFormat.TABLE, RESULTS, (name, "path") if name != "path" else (name,))
+        assert len(table.splitlines()) == 1 + len(RESULTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.json", "json"), ("A.JSONL", "jsonl"), ("a.ndjson", "jsonl"), ("a.csv", "csv"), ("a.sarif", "sarif"),
+     ("a.sarif.json", "sarif"), ("dir.csv/a.html", "html"), ("a.htm", "html"), ("a.txt", "table")],
+)  # fmt: skip  # a table
+def test_a_file_name_picks_its_format(name: str, expected: str) -> None:
+    assert format_of(Path(name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.json", "json"), ("a.csv", "csv"), ("a.scores.csv", "scores"), ("scores.csv", "csv"), ("a.MD", "markdown"),
+     ("a.xml", "junit"), ("a.html", "html")],
+)  # fmt: skip  # a table
+def test_a_file_name_picks_its_bench_format(name: str, expected: str) -> None:
+    assert bench_format_of(Path(name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "pick", "suffixes"),
+    [
+        ("a.xml", format_of, r"\.html or \.htm"),
+        ("json", format_of, r"\.html or \.htm"),
+        ("a.sarif", bench_format_of, r"\.htm or \.scores\.csv"),
+    ],
+)
+def test_a_name_without_a_format_is_refused_with_all_suffixes(
+    name: str, pick: Callable[[Path], StrEnum], suffixes: str
+) -> None:
+    with pytest.raises(BadSpec, match=suffixes):
+        pick(Path(name))
+
+
+def test_every_format_is_one_row_and_no_suffix_stands_twice() -> None:
+    assert set(WRITERS) == set(OutputFormat)
+    assert set(BENCH_WRITERS) == set(BenchFormat)
+    for rows in (WRITERS.values(), BENCH_WRITERS.values()):
+        suffixes = [suffix for row in rows for suffix in row.suffixes]
+        assert len(set(suffixes)) == len(suffixes)
+
+
+def test_the_html_row_writes_a_page_with_its_calibration_scores() -> None:
+    page = write_all(OutputFormat.HTML, RESULTS).decode()
+    assert page.startswith("<!doctype html>")
+    assert "calibration reals, n = 3" in page
+
+
+def gate(name: str, *, held: bool) -> dict[str, Any]:
+    return {"gate": name, "where": "<b>\x1b", "value": 0.75, "needed": ">= 0.8", "held": held}
+
+
+def bench_context(gates: list[dict[str, Any]]) -> BenchContext:
+    report = {"gates": gates, "headline": {"source": "reals", "value": 0.9, "low": 0.8, "high": 1.0, "rule": None}}
+    return BenchContext(report=report, page=lambda: pytest.fail("no page wanted"), scores=lambda: b"path,label\r\n")
+
+
+def test_junit_has_a_case_for_every_gate_and_counts_the_failures() -> None:
+    gates = [gate("macro_auc>=0.8", held=False), gate("fpr<=0.1", held=True)]
+    suite = JUnitXml.fromstring(BENCH_WRITERS[BenchFormat.JUNIT].write(bench_context(gates)))
+    assert (suite.tests, suite.failures) == (2, 1)
+    (cases,) = ([*part] for part in suite)
+    assert [case.name for case in cases] == ["macro_auc>=0.8", "fpr<=0.1"]
+    assert [[result.message for result in case.result] for case in cases] == [["<b>\\u001b: 0.7500, needed >= 0.8"], []]
+
+
+def test_junit_without_gates_is_one_case_that_passes() -> None:
+    suite = JUnitXml.fromstring(BENCH_WRITERS[BenchFormat.JUNIT].write(bench_context([])))
+    assert (suite.tests, suite.failures) == (1, 0)
+    ((case,),) = ([*part] for part in suite)
+    assert case.system_out == "macro AUC at the worst real source (reals) is 0.900 [0.80, 1.00]"
+
+
+def test_scores_are_made_only_for_their_format() -> None:
+    assert BENCH_WRITERS[BenchFormat.SCORES].write(bench_context([])) == b"path,label\r\n"
+
+
+def test_a_small_library_loads_only_where_its_format_is_written() -> None:
+    code = "import sys, muflow_cli.output.writers, muflow_cli.output.bench_writers; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"junitparser", "jinja2", "numpy", "torch"} & set(loaded)

@@ -1,4 +1,4 @@
-"""`bench`: labelled pictures -> figures that do not flatter."""
+"""`bench`: labelled images -> figures that do not flatter the detector."""
 
 from muflow_cli.bench.workflow import BenchRequest, BenchResult, bench
 

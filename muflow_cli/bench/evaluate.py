@@ -1,7 +1,7 @@
 """Rows -> figures with intervals, per real source, generator and family; macro, pooled, and the worst source. Pure.
 
 Three rankings stand side by side. `auc` and its like rank by the score itself; `folded_auc` by the distance from the
-median of the calibration reals; `rule_auc` by the p-value of the detector's rule, which is what it flags by.
+median of the calibration reals; `rule_auc` as the detector's rule ranks, which is what it flags by.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from typing import Final
 
 import numpy as np
 
-from muflow_cli.bench.scores import Row
-from muflow_cli.errors import BadScores
-from muflow_cli.intervals import (
+from muflow_cli.bench.intervals import (
     BootstrapSpec,
     clopper_pearson,
     percentile_interval,
     resample,
     resample_flags,
 )
-from muflow_cli.metrics import (
+from muflow_cli.bench.metrics import (
     FLAG_METRICS,
     RANKING_METRICS,
     Floats,
@@ -32,8 +30,10 @@ from muflow_cli.metrics import (
     rank,
     worst,
 )
+from muflow_cli.bench.scores import Row
+from muflow_cli.errors import BadScores
 
-# No group can be called so: names come from folders and CSV cells.
+# No group has this name, since names come from folders and CSV cells.
 POOLED: Final = "\0pooled"
 RANKINGS: Final = ("", "folded_", "rule_")
 METRICS: Final[tuple[str, ...]] = (
@@ -53,10 +53,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Pictures flagged among so many, with the exact 95 % interval of the rate."""
+    """Number of images flagged, of how many, and the rate with its exact 95 % interval."""
 
     flagged: int
-    pictures: int
+    images: int
     value: float
     low: float
     high: float
@@ -71,10 +71,10 @@ class Generator:
 
     Attributes:
         family: of the generator.
-        fakes: how many.
-        prevalence: share of fakes among these pictures, the AP of chance.
+        fakes: number of its images.
+        prevalence: share of fakes among these images, the AP of chance.
         caught: fakes flagged; None for scores without verdicts.
-        figures: metric -> figure; METRICS lists the names there can be.
+        figures: metric -> figure; METRICS lists all names.
     """
 
     family: str
@@ -89,7 +89,7 @@ class Against:
     """Every generator against one set of reals.
 
     Attributes:
-        reals: how many.
+        reals: number of real images.
         flagged: reals flagged, the false-positive rate; None for scores without verdicts.
         generators: by name.
         families: unweighted means over each family's generators.
@@ -112,7 +112,7 @@ class Evaluation:
     Attributes:
         sources: by name; each is a claim of its own.
         all_reals: every source's reals as one set.
-        worst_source: where the macro AUC is least: the headline is taken there.
+        worst_source: the source with the lowest macro AUC, which the headline is about.
     """
 
     sources: Mapping[str, Against]
@@ -133,7 +133,7 @@ class EvaluateSpec:
         bootstrap: resamples, seed, level.
         centre: median score of the calibration reals; None = no folded ranking.
         family: group -> family.
-        metrics: ranking metrics to take.
+        metrics: ranking metrics to compute.
     """
 
     bootstrap: BootstrapSpec
@@ -147,7 +147,7 @@ def evaluate(rows: Sequence[Row], spec: EvaluateSpec) -> Evaluation:
 
     Raises:
         BadScores: where reals or fakes are missing.
-        NotFinite: for a score that is not a finite number.
+        NotFinite: where a score is NaN or infinite.
     """
     reals, fakes = _by(rows, fake=False), _by(rows, fake=True)
     if not reals or not fakes:
@@ -203,7 +203,7 @@ def _against(reals: Sequence[Row], fakes: Mapping[str, Sequence[Row]], spec: Eva
 
 def _draws(reals: Sequence[Row], fakes: Mapping[str, Sequence[Row]], spec: EvaluateSpec) -> dict[str, dict[str, _Draw]]:
     """Set of fakes -> metric -> figure and resamples."""
-    found: dict[str, dict[str, _Draw]] = {name: {} for name in fakes}
+    draws: dict[str, dict[str, _Draw]] = {name: {} for name in fakes}
     everyone = [*reals, *(row for members in fakes.values() for row in members)]
     for prefix, ranking in _rankings(everyone, spec.centre).items():
         of_reals = ranking(reals)
@@ -212,28 +212,26 @@ def _draws(reals: Sequence[Row], fakes: Mapping[str, Sequence[Row]], spec: Evalu
         for name, scores in of_fakes.items():
             counts = rank(of_reals, scores).counts()
             for metric, function in spec.metrics.items():
-                found[name][prefix + metric] = _Draw(float(function(counts)), resampled[name][metric])
+                draws[name][prefix + metric] = _Draw(float(function(counts)), resampled[name][metric])
     if all(row.flagged is not None for row in everyone):
+        real_flags = [bool(row.flagged) for row in reals]
         for name, members in fakes.items():
-            found[name] |= _flag_draws(reals, members, spec.bootstrap)
-    return found
-
-
-def _flag_draws(reals: Sequence[Row], fakes: Sequence[Row], bootstrap: BootstrapSpec) -> dict[str, _Draw]:
-    of_reals, of_fakes = ([bool(row.flagged) for row in rows] for rows in (reals, fakes))
-    counts = count_flags([*of_reals, *of_fakes], [False] * len(of_reals) + [True] * len(of_fakes))
-    resampled = resample_flags(of_reals, of_fakes, bootstrap, FLAG_METRICS)
-    return {name: _Draw(float(metric(counts)), resampled[name]) for name, metric in FLAG_METRICS.items()}
+            fake_flags = [bool(row.flagged) for row in members]
+            counts = count_flags([*real_flags, *fake_flags], [False] * len(real_flags) + [True] * len(fake_flags))
+            resamples = resample_flags(real_flags, fake_flags, spec.bootstrap, FLAG_METRICS)
+            for metric, function in FLAG_METRICS.items():
+                draws[name][metric] = _Draw(float(function(counts)), resamples[metric])
+    return draws
 
 
 def _rankings(rows: Sequence[Row], centre: float | None) -> dict[str, Callable[[Sequence[Row]], list[float]]]:
     """Prefix -> what the rows are ranked by; only rankings that every row has."""
-    found: dict[str, Callable[[Sequence[Row]], list[float]]] = {"": lambda rows: [row.score for row in rows]}
+    rankings: dict[str, Callable[[Sequence[Row]], list[float]]] = {"": lambda rows: [row.score for row in rows]}
     if centre is not None:
-        found["folded_"] = lambda rows: [abs(row.score - centre) for row in rows]
-    if all(row.p_value is not None for row in rows):
-        found["rule_"] = lambda rows: [-float(row.p_value or 0) for row in rows]
-    return found
+        rankings["folded_"] = lambda rows: [abs(row.score - centre) for row in rows]
+    if all(row.suspicion is not None for row in rows):
+        rankings["rule_"] = lambda rows: [row.suspicion or 0.0 for row in rows]
+    return rankings
 
 
 def _mean(members: Mapping[str, Mapping[str, _Draw]]) -> dict[str, _Draw]:
@@ -249,11 +247,11 @@ def _mean(members: Mapping[str, Mapping[str, _Draw]]) -> dict[str, _Draw]:
 
 
 def _figures(draws: Mapping[str, _Draw], spec: EvaluateSpec) -> dict[str, Figure]:
-    found = {}
+    figures = {}
     for metric, draw in draws.items():
         interval = percentile_interval(draw.resampled, spec.bootstrap.level)
-        found[metric] = Figure(draw.value, interval.low, interval.high)
-    return found
+        figures[metric] = Figure(draw.value, interval.low, interval.high)
+    return figures
 
 
 def _share(rows: Sequence[Row]) -> Share | None:

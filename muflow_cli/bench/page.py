@@ -1,18 +1,15 @@
-"""A benchmark's result -> what its HTML page shows. Pure."""
+"""A benchmark's result -> the content of its HTML page. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from muflow_cli.bench.exhibits import Exhibit
+from muflow_cli.bench.intervals import BootstrapSpec
 from muflow_cli.bench.roc import roc_bands
 from muflow_cli.bench.workflow import BenchResult
-from muflow_cli.intervals import BootstrapSpec
 from muflow_cli.output.bench_report import BenchPage, Card
 
 
 def page_of(result: BenchResult) -> BenchPage:
-    """The page of a result: ROC curves against the worst real source, scores of every group, pictures."""
+    """The page of a result: ROC curves against the worst real source, the scores of every group, images."""
     settings = result.document["settings"]
     bootstrap = BootstrapSpec(resamples=settings["resamples"], seed=settings["seed"], level=settings["level"])
     scores: dict[str, list[float]] = {}
@@ -24,17 +21,16 @@ def page_of(result: BenchResult) -> BenchPage:
         calibration_scores=result.calibration_scores,
         scores=scores,
         rocs=roc_bands(result.rows, result.document["results"]["worst_source"], bootstrap),
-        exhibits={title: _cards(exhibits) for title, exhibits in result.exhibits.items()},
+        exhibits={
+            title: [
+                Card(
+                    exhibit.row.path,
+                    f"{exhibit.row.group}, score {exhibit.row.score:.3f}, p {exhibit.row.p_value:.3f}",
+                    exhibit.thumbnail,
+                    exhibit.heatmap,
+                )
+                for exhibit in exhibits
+            ]
+            for title, exhibits in result.exhibits.items()
+        },
     )
-
-
-def _cards(exhibits: Sequence[Exhibit]) -> list[Card]:
-    return [
-        Card(
-            exhibit.row.path,
-            f"{exhibit.row.group}, score {exhibit.row.score:.3f}, p {exhibit.row.p_value:.3f}",
-            exhibit.shown.thumbnail,
-            exhibit.shown.heatmap,
-        )
-        for exhibit in exhibits
-    ]

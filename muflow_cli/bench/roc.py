@@ -8,9 +8,9 @@ from typing import Final
 
 import numpy as np
 
+from muflow_cli.bench.intervals import BootstrapSpec, resample
+from muflow_cli.bench.metrics import Floats, ScoreCounts, rank, tpr_at_fpr
 from muflow_cli.bench.scores import Row
-from muflow_cli.intervals import BootstrapSpec, resample
-from muflow_cli.metrics import Floats, ScoreCounts, rank, tpr_at_fpr
 from muflow_cli.output.bench_report import Roc
 
 GRID: Final = np.linspace(0, 1, 51)
@@ -19,10 +19,10 @@ _RESAMPLES: Final = 200
 
 
 def roc_bands(rows: Sequence[Row], source: str, bootstrap: BootstrapSpec) -> dict[str, list[Roc]]:
-    """Generator -> its ROC against one real source: ranked by the score, and by the rule's p-value where there is one.
+    """Generator -> its ROC curves against one real source: ranked by the score, and by the rule where there is one.
 
     Args:
-        rows: every scored picture.
+        rows: every scored image.
         source: the real source.
         bootstrap: seed and level of the band.
     """
@@ -32,20 +32,20 @@ def roc_bands(rows: Sequence[Row], source: str, bootstrap: BootstrapSpec) -> dic
     for row in rows:
         if row.fake:
             groups.setdefault(row.group, []).append(row)
-    by_rule = all(row.p_value is not None for row in rows)
-    found: dict[str, list[Roc]] = {name: [] for name in groups}
+    by_rule = all(row.suspicion is not None for row in rows)
+    curves: dict[str, list[Roc]] = {name: [] for name in groups}
     for ranking in ("score", "rule") if by_rule else ("score",):
         of_reals, of_fakes = _ranked(reals, ranking), {name: _ranked(group, ranking) for name, group in groups.items()}
         drawn = resample(of_reals, of_fakes, spec, {"roc": _on_grid})
         for name, scores in of_fakes.items():
             values = _on_grid(rank(of_reals, scores).counts())
             low, high = np.quantile(drawn[name]["roc"], [(1 - spec.level) / 2, (1 + spec.level) / 2], axis=0)
-            found[name].append(Roc(ranking, GRID.tolist(), values.tolist(), low.tolist(), high.tolist()))
-    return found
+            curves[name].append(Roc(ranking, GRID.tolist(), values.tolist(), low.tolist(), high.tolist()))
+    return curves
 
 
 def _ranked(rows: Sequence[Row], ranking: str) -> list[float]:
-    return [row.score if ranking == "score" else -(row.p_value or 0.0) for row in rows]
+    return [row.score if ranking == "score" else row.suspicion or 0.0 for row in rows]
 
 
 def _on_grid(counts: ScoreCounts) -> Floats:

@@ -1,4 +1,4 @@
-"""Scores of labelled pictures, as rows and as CSV: any detector's scores can be written, read back and compared."""
+"""Scores of labelled images, as rows and as CSV: any detector's scores can be written, read back and compared."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from muflow_cli.bench.manifest import Label, read_table
 from muflow_cli.errors import BadTable
 from muflow_cli.output.inert import cell, uncell
-from muflow_cli.pictures.manifest import Label, read_table
 from muflow_cli.records import Facts
 
-COLUMNS: Final = ("path", "label", "group", "source", "score", "scale_scores", "p_value", "flagged", "sha256")
-_OTHER: Final = tuple(name for name in COLUMNS if name not in {"path", "label", "group", "score"})
-_LABELS: Final = tuple(name for name in COLUMNS if name not in {"path", "score"})
+COLUMNS: Final = ("path", "label", "group", "source", "score", "column_scores", "p_value", "flagged", "sha256")
+# The name of `column_scores` in files that were written with reports of schema "muflow.bench/1".
+_FORMER: Final = "scale_scores"
+_OTHER: Final = (*(name for name in COLUMNS if name not in {"path", "label", "group", "score"}), _FORMER)
+_LABELS: Final = (*(name for name in COLUMNS if name not in {"path", "score"}), _FORMER)
+_NEEDED: Final = {
+    "score": "a finite number",
+    "column_scores": "a JSON list of finite numbers",
+    "p_value": "a number from 0 to 1",
+    "flagged": "true or false",
+}
 _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 _T = TypeVar("_T")
@@ -26,16 +34,18 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One scored picture with its label.
+    """One scored image with its label.
 
     Attributes:
-        path: as found.
+        path: as reported.
         label: real or fake.
         group: the generator of a fake, the folder or set of a real.
         source: the real source that a real counts for.
-        score: higher = more fake, by any detector.
-        scale_scores: (S,) where the detector has scales.
-        p_value: of the detector's rule; None where it has none.
+        score: by any detector; higher = more fake.
+        column_scores: (S,) one score per column; empty where the detector has no columns.
+        p_value: by the detector's rule; None where it gives none.
+        suspicion: what the rule ranks by, higher = more suspicious; minus the p-value for scores read from a file, None
+            where there is no rule.
         flagged: the detector's verdict; None where it gives none.
         sha256: of the bytes, where known.
         facts: custody facts, where the bytes were read here.
@@ -46,20 +56,21 @@ class Row:
     group: str
     source: str
     score: float
-    scale_scores: tuple[float, ...] = ()
+    column_scores: tuple[float, ...] = ()
     p_value: float | None = None
+    suspicion: float | None = None
     flagged: bool | None = None
     sha256: str | None = None
     facts: Facts | None = None
 
     @property
     def fake(self) -> bool:
-        """Whether the label says so."""
+        """Whether the label is fake."""
         return self.label is Label.FAKE
 
 
 def data_digest(rows: Iterable[Row]) -> str:
-    """SHA-256 that names a labelled set of pictures: label, group, source and content (path where unknown) of each."""
+    """SHA-256 that names a labelled set of images: label, group, source and content (path where unknown) of each."""
     lines = sorted("\0".join((row.label, row.group, row.source, row.sha256 or row.path)) for row in rows)
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -70,25 +81,25 @@ def scores_csv(rows: Iterable[Row]) -> bytes:
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(COLUMNS)
     for row in rows:
-        scales = json.dumps(list(row.scale_scores)) if row.scale_scores else ""
+        columns = json.dumps(list(row.column_scores)) if row.column_scores else ""
         p_value = "" if row.p_value is None else repr(row.p_value)
         flagged = "" if row.flagged is None else str(row.flagged).lower()
         names = [cell(name) for name in (row.path, row.label.value, row.group, row.source)]
-        writer.writerow([*names, repr(row.score), scales, p_value, flagged, row.sha256 or ""])
+        writer.writerow([*names, repr(row.score), columns, p_value, flagged, row.sha256 or ""])
     return text.getvalue().encode()
 
 
 def read_scores(path: str) -> list[Row]:
-    """Rows of a scores file that stands for itself: path, label, group and score needed, the other columns optional.
+    """Rows of a complete scores file: path, label, group and score are needed, the other columns are optional.
 
     Raises:
-        BadTable: naming line and column of the first cell that is wrong.
+        BadTable: with the line and column of the first wrong cell.
     """
     rows = []
     for line, cells in read_table(path, required=("path", "label", "group", "score"), optional=_OTHER):
         label, group = cells["label"].lower(), uncell(cells["group"])
         if label not in {"real", "fake"}:
-            raise BadTable(path, line, "label", f"{cells['label']!r} is neither real nor fake")
+            raise BadTable(path, line, "label", f"{cells['label']!r} is not a label", "use real or fake")
         source = uncell(cells.get("source", "")) or group
         named = Row(path=uncell(cells["path"]), label=Label(label), group=group, source=source, score=0.0)
         rows.append(_measured(named, path, line, cells))
@@ -96,42 +107,45 @@ def read_scores(path: str) -> list[Row]:
 
 
 def compare_scores(path: str, rows: Sequence[Row]) -> list[Row]:
-    """Another detector's scores of these very pictures, matched by path; path and score needed.
+    """Another detector's scores of the same images, matched by path; path and score needed.
 
-    Pictures that the file does not hold are missing from the result.
+    Images without a line in the file are missing from the result.
 
     Raises:
-        BadTable: naming line and column of the first cell that is wrong, or that no picture is the same.
+        BadTable: with the line and column of the first wrong cell, or where no path matches.
     """
     # A file written here holds paths made inert; another tool's holds them as they are.
     own = {row.path: row for row in rows} | {cell(row.path): row for row in rows}
-    found: dict[str, Row] = {}
+    matched: dict[str, Row] = {}
     for line, cells in read_table(path, required=("path", "score"), optional=_LABELS):
         row = own.get(cells["path"])
         if row is not None:
-            found[row.path] = _measured(replace(row, scale_scores=()), path, line, cells)
-    if not found:
-        raise BadTable(
-            path, 2, "path", "no path is one of the scored pictures: write them as this bench was given them"
-        )
-    return [found[row.path] for row in rows if row.path in found]
+            matched[row.path] = _measured(replace(row, column_scores=()), path, line, cells)
+    if not matched:
+        remedy = "write the paths as this benchmark was given them"
+        raise BadTable(path, 2, "path", "no path is one of the scored images", remedy)
+    return [matched[row.path] for row in rows if row.path in matched]
 
 
 def _measured(row: Row, path: str, line: int, cells: Mapping[str, str]) -> Row:
-    """`row` with the figures of `cells`."""
+    """`row` with the score, p-value and verdict that `cells` hold."""
 
     def read(column: str, convert: Callable[[str], _T]) -> _T | None:
         text = cells.get(column, "")
         try:
             return convert(text) if text else None
         except (ValueError, KeyError, TypeError):
-            raise BadTable(path, line, column, f"{text!r} is not what belongs there") from None
+            raise BadTable(path, line, column, f"{text!r} cannot be read", f"use {_NEEDED[column]}") from None
 
+    cells = {"column_scores": cells.get(_FORMER, ""), **cells}
+    p_value = read("p_value", _probability)
     return replace(
         row,
         score=read("score", _finite) or 0.0,
-        scale_scores=read("scale_scores", _numbers) or row.scale_scores,
-        p_value=read("p_value", _probability),
+        column_scores=read("column_scores", lambda text: tuple(_finite(str(number)) for number in json.loads(text)))
+        or row.column_scores,
+        p_value=p_value,
+        suspicion=None if p_value is None else -p_value,
         flagged=read("flagged", lambda text: _FLAGS[text.lower()]),
         sha256=cells.get("sha256") or row.sha256,
     )
@@ -149,7 +163,3 @@ def _probability(text: str) -> float:
     if not 0 <= number <= 1:
         raise ValueError
     return number
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(_finite(str(number)) for number in json.loads(text))

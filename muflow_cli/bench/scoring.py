@@ -1,147 +1,157 @@
-"""Pictures -> rows, with one detector: views as in a scan, perturbed where asked, each content once."""
+"""Labelled images -> rows, with one detector: views as in a scan, perturbed on request, all in one stream."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from muflow_cli.bench.data import Picture
+from muflow_cli.bench.data import HashedSample
 from muflow_cli.bench.scores import Row
-from muflow_cli.calibration import Calibration, Judge
+from muflow_cli.calibration.calibration import Judge
 from muflow_cli.detector import Detector
-from muflow_cli.engine.cores import pipelined
-from muflow_cli.engine.scoring import Placement
-from muflow_cli.errors import BadBundle
-from muflow_cli.pictures.perturb import Perturbation
-from muflow_cli.pictures.pool import Loaded, LoadSpec, load
-from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec, View
-from muflow_cli.watch import Watch
+from muflow_cli.engine.devices import place
+from muflow_cli.engine.scoring import ScoredUnit, score_stream
+from muflow_cli.images.loader import Loaded, LoadSpec, load, look_ahead
+from muflow_cli.images.perturb import Perturbation
+from muflow_cli.progress import ProgressListener
+from muflow_cli.records import Facts, Unreadable, Verdict
+from muflow_cli.scan.workflow import whole_image_map
+from muflow_cli.specs import InputSpec, Runtime
 
-THUMBNAIL = 160
-
-
-def calibration_of(detector: Detector) -> Calibration:
-    """The calibration of `detector`; BadBundle where it has none."""
-    if detector.calibration is None:
-        raise BadBundle("the detector", "has no calibration", "run `muflow calibrate` with real pictures")
-    return detector.calibration
+THUMBNAIL: Final = 160
+# Images judged at a time: a novelty rule takes longer for one image than for a hundred.
+_JUDGED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What a report shows of a picture: a thumbnail (JPEG), and its heat map (g, g) where it has one."""
+class ScoredImage:
+    """An image with its scores, before it is judged.
 
+    Attributes:
+        sample: the image and its label.
+        facts: of its bytes.
+        columns: (S,) nats per dimension.
+        thumbnail: a small JPEG; None where none was asked for.
+        heatmap: (g, g) score by position over the whole image, as `scan.workflow.whole_image_map` gives it.
+    """
+
+    sample: HashedSample
+    facts: Facts
+    columns: NDArray[np.float64]
     thumbnail: bytes | None
     heatmap: NDArray[np.float32] | None
 
 
+class Gallery(Protocol):
+    """Collects what a report shows."""
+
+    def offer(self, row: Row, image: ScoredImage) -> None:
+        """Take in an image, or pass it over."""
+
+
 class Scoring:
-    """One detector on a device, with the limits on what it reads.
+    """One detector on a device, and how labelled images are read for it.
 
     Args:
-        detector: calibrated.
-        placement: device, precision, batch size.
+        detector: to measure.
+        runtime: device, precision, batch size, workers.
         inputs: limits on bytes and pixels.
-        workers: decoding threads.
         seed: of perturbations that draw.
-
-    Raises:
-        BadBundle: for a detector without calibration.
     """
 
-    def __init__(
-        self, detector: Detector, placement: Placement, inputs: InputSpec, *, workers: int = 2, seed: int = 0
-    ) -> None:
-        self.detector, self.placement, self.seed = detector, placement, seed
-        self.scorer = detector.scorer(placement)
-        self._judge = Judge(calibration_of(detector), detector.scales)
-        self._inputs, self._workers = inputs, workers
+    def __init__(self, detector: Detector, runtime: Runtime, inputs: InputSpec, *, seed: int = 0) -> None:
+        self.detector, self.runtime, self.inputs, self.seed = detector, runtime, inputs, seed
+        self.placement = place(runtime)
+        self.scorer = detector.scorer(self.placement)
+        self._judge = Judge(detector.calibration)
 
-    def load_spec(
-        self, perturbation: Perturbation | None = None, *, thumbnail: int = 0, crops_seed: int | None = None
-    ) -> LoadSpec:
-        """How pictures become views; with `crops_seed` as they do in a fit."""
-
-        def perturbed(image: Image.Image) -> Image.Image:
-            return image if perturbation is None else perturbation.apply(image, self.seed)
-
+    def load_spec(self, perturbation: Perturbation | None = None, *, thumbnail: int = 0) -> LoadSpec:
+        """How images become views."""
+        workers = self.runtime.threads
         return LoadSpec(
-            view=self.detector.spec.view,
-            inputs=self._inputs,
-            workers=self._workers,
-            ahead=2 * self.placement.batch_size + 2 * self._workers,
-            crops_seed=crops_seed,
+            views=self.detector.views,
+            inputs=self.inputs,
+            workers=workers,
+            ahead=look_ahead(self.placement.batch_size, workers),
             thumbnail=thumbnail,
-            transform=None if perturbation is None else perturbed,
+            transform=None if perturbation is None else partial(perturbation.apply, seed=self.seed),
         )
 
     def rows(
-        self, pictures: Sequence[Picture], watch: Watch, perturbation: Perturbation | None = None
+        self,
+        images: Sequence[HashedSample],
+        progress: ProgressListener,
+        perturbation: Perturbation | None = None,
+        gallery: Gallery | None = None,
     ) -> tuple[list[Row], list[Unreadable]]:
-        """Rows of the pictures that can be decoded, in their order, and records of the others."""
+        """Rows of the images that can be decoded, in their order, and records of the others.
+
+        Args:
+            images: in any order, each content once.
+            progress: told of every image.
+            perturbation: applied to each image before its views are cut.
+            gallery: offered every image, with thumbnail and heat map.
+        """
         rows: list[Row] = []
-        failed: list[Unreadable] = []
-        for batch, found in pipelined(self._batches(pictures, self.load_spec(perturbation)), self._begin):
-            failed += [item for _, item in batch if isinstance(item, Unreadable)]
-            rows += found
-            watch.advance(len(batch))
-        return rows, failed
+        unreadable: list[Unreadable] = []
+        spec = self.load_spec(perturbation, thumbnail=0 if gallery is None else THUMBNAIL)
+        scored = self._scored(images, spec, progress, unreadable, maps=gallery is not None)
+        while batch := list(islice(scored, _JUDGED)):
+            judged = self._judged(batch)
+            rows += judged
+            if gallery is not None:
+                for row, image in zip(judged, batch, strict=True):
+                    gallery.offer(row, image)
+        return rows, unreadable
 
-    def _batches(
-        self, pictures: Sequence[Picture], spec: LoadSpec
-    ) -> Iterator[list[tuple[Picture, Loaded | Unreadable]]]:
-        held: list[tuple[Picture, Loaded | Unreadable]] = []
-        views = 0
-        inputs = [picture.sample.input for picture in pictures]
-        for picture, item in zip(pictures, load(inputs, spec), strict=True):
-            held.append((picture, item))
-            views += len(item.views) if isinstance(item, Loaded) else 0
-            if views >= self.placement.batch_size:
-                yield held
-                held, views = [], 0
-        if held:
-            yield held
+    def _scored(
+        self,
+        images: Sequence[HashedSample],
+        spec: LoadSpec,
+        progress: ProgressListener,
+        unreadable: list[Unreadable],
+        *,
+        maps: bool,
+    ) -> Iterator[ScoredImage]:
+        """The images that can be decoded, scored; records of the others are added to `unreadable`."""
+        loaded: Iterable[Loaded | Unreadable] = load([image.sample.input for image in images], spec)
+        for sample, item in zip(images, score_stream(loaded, self.scorer, maps=maps), strict=True):
+            progress.advance()
+            if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded):
+                heatmap = whole_image_map(self.detector, item.maps)
+                # A copy, since the map is a part of its whole batch's.
+                own = None if heatmap is None else heatmap.copy()
+                yield ScoredImage(sample, item.unit.facts, item.columns, item.unit.thumbnail, own)
+            elif isinstance(item, Unreadable):
+                unreadable.append(item)
 
-    def _begin(self, batch: Sequence[tuple[Picture, Loaded | Unreadable]]) -> Callable[[], list[Row]]:
-        decoded = [(picture, item) for picture, item in batch if isinstance(item, Loaded)]
-        if not decoded:
-            return list
-        waiting = self.scorer.submit([item.views for _, item in decoded])
-        return lambda: list(self._rows(decoded, waiting()))
-
-    def _rows(self, decoded: Sequence[tuple[Picture, Loaded]], scores: NDArray[np.float64]) -> Iterator[Row]:
-        verdicts = self._judge.judge(scores, [item.facts for _, item in decoded])
-        for (picture, item), row, verdict in zip(decoded, scores, verdicts, strict=True):
-            yield Row(
-                path=picture.sample.path,
-                label=picture.sample.label,
-                group=picture.sample.group,
-                source=picture.sample.source,
-                score=float(row.mean()),
-                scale_scores=tuple(row.tolist()),
-                p_value=verdict.p_value,
-                flagged=verdict.flagged,
-                sha256=picture.sha256,
-                facts=item.facts,
+    def _judged(self, images: Sequence[ScoredImage]) -> list[Row]:
+        scores, facts = np.stack([image.columns for image in images]), [image.facts for image in images]
+        judgements = self._judge.judge(scores, facts)
+        if self.detector.calibration.rule.by:
+            # Only p-values can be compared between strata, each of which has a rule of its own.
+            suspicions = [-judgement.p_value for judgement in judgements]
+        else:
+            suspicions = self._judge.ranking(scores, facts).tolist()
+        return [
+            Row(
+                path=image.sample.sample.path,
+                label=image.sample.sample.label,
+                group=image.sample.sample.group,
+                source=image.sample.sample.source,
+                score=float(image.columns.mean()),
+                column_scores=tuple(image.columns.tolist()),
+                p_value=judgement.p_value,
+                suspicion=suspicion,
+                flagged=judgement.verdict is Verdict.FLAGGED,
+                sha256=image.sample.sha256,
+                facts=image.facts,
             )
-
-    def shown(self, pictures: Sequence[Picture]) -> dict[str, Shown]:
-        """Path -> thumbnail and heat map."""
-        found = {}
-        for batch in self._batches(pictures, self.load_spec(thumbnail=THUMBNAIL)):
-            decoded = [item for _, item in batch if isinstance(item, Loaded)]
-            for item, heatmap in zip(decoded, self._heatmaps(decoded), strict=True):
-                found[item.path] = Shown(item.thumbnail, heatmap)
-        return found
-
-    def _heatmaps(self, decoded: Sequence[Loaded]) -> list[NDArray[np.float32] | None]:
-        # Crops lie anywhere in a picture, and one cell says no more than the score.
-        if self.detector.spec.view.kind is not View.RESIZE or not decoded:
-            return [None] * len(decoded)
-        maps = self.scorer.heatmaps([item.views for item in decoded])
-        return [one[0] if one.shape[-1] > 1 else None for one in maps]
+            for image, judgement, suspicion in zip(images, judgements, suspicions, strict=True)
+        ]

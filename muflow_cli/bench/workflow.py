@@ -2,67 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from muflow_cli.bench.ablation import AblationSpec, Axis, ablate
-from muflow_cli.bench.baselines import NullAgainst, null_baselines
-from muflow_cli.bench.data import OverlapPolicy, Picture, Selection, SelectSpec, known_to, select
+from muflow_cli import __version__
+from muflow_cli.bench.data import OverlapPolicy, Selection, SelectSpec, known_to, select
+from muflow_cli.bench.datasets import DataArgument, Sample, read_datasets
 from muflow_cli.bench.document import Comparison, Measured, Settings, build_document
 from muflow_cli.bench.evaluate import EvaluateSpec, Evaluation, evaluate
-from muflow_cli.bench.exhibits import Exhibit, show
-from muflow_cli.bench.gates import Checked, Gate, check_drop, check_gates, check_names, read_baseline
+from muflow_cli.bench.exhibits import Exhibit, Exhibits
+from muflow_cli.bench.families import FAMILIES, family
+from muflow_cli.bench.gates import Gate, check_drop, check_gates, check_names, read_baseline
+from muflow_cli.bench.intervals import BootstrapSpec
+from muflow_cli.bench.manifest import Label
+from muflow_cli.bench.metrics import auc
+from muflow_cli.bench.nulls import null_baselines
+from muflow_cli.bench.records import BenchRun
 from muflow_cli.bench.robustness import Condition, On, mixed
 from muflow_cli.bench.scores import Row, compare_scores, read_scores
-from muflow_cli.bench.scoring import Scoring, calibration_of
-from muflow_cli.bench.throughput import throughput
+from muflow_cli.bench.scoring import Scoring
+from muflow_cli.bench.speed import measure_speed
 from muflow_cli.bundle import load
 from muflow_cli.detector import Detector
-from muflow_cli.engine.scoring import place
+from muflow_cli.environment import utc_now, versions
 from muflow_cli.errors import NothingToDo
-from muflow_cli.intervals import BootstrapSpec
-from muflow_cli.metrics import auc
-from muflow_cli.pictures.datasets import DataArgument, Sample, read_datasets
-from muflow_cli.pictures.families import FAMILIES, family
-from muflow_cli.pictures.manifest import Label
-from muflow_cli.pictures.perturb import Perturbation
-from muflow_cli.rules import picture_scores
-from muflow_cli.scan import detector_info
-from muflow_cli.specs import InputSpec, Precision
-from muflow_cli.watch import Clock, Watch
+from muflow_cli.images.perturb import Perturbation
+from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
+from muflow_cli.specs import InputSpec, Runtime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchRequest:
-    """What `bench` is asked.
+    """What to measure, on which images.
 
     Attributes:
-        detector: the bundle; None = `scores_from` stands for it.
-        data: labelled pictures.
-        scores_from: a scores file instead of a detector and pictures.
-        compare: other detectors' scores of the same pictures.
+        detector: the bundle; None = `scores_from` replaces it.
+        data: labelled images.
+        scores_from: a scores file instead of a detector and images.
+        compare: other detectors' scores of the same images.
         families: generator -> family.
         inputs: limits on what is read.
-        overlap: what is done with pictures that the detector knows.
-        limit: pictures per label and group; 0 = all.
+        runtime: device, precision, batch size, workers.
+        overlap: what happens to images that the detector knows.
+        limit: most images per label and group; 0 = all.
         conditions: perturbations, each on reals, fakes or both.
         bootstrap: resamples, seed, level; its seed also draws the limit, the noise and the folds.
-        gates: conditions on the clean figures.
+        gates: conditions on the figures of the clean images.
         baseline: an earlier report of the same data.
         max_drop: how far figures may fall below it.
-        ablation: axes to vary; empty = none.
-        fit_on: reals that the ablation fits to.
-        throughput: measure speed, memory and size as well.
-        exhibits: pictures in each list of a report; 0 = no heat maps.
-        device: auto, cpu, cuda or cuda:N.
-        precision: of the convolutions.
-        batch_size: views at a time; 0 = the device's own.
-        workers: decoding threads.
+        speed: also measure speed, memory and size.
+        exhibits: images in each list of a report; 0 = none, and no heat maps.
+        argv: the command line, for the report.
     """
 
     detector: Path | None = None
@@ -71,6 +64,7 @@ class BenchRequest:
     compare: tuple[Path, ...] = ()
     families: Mapping[str, str] = field(default_factory=lambda: FAMILIES)
     inputs: InputSpec = field(default_factory=InputSpec)
+    runtime: Runtime = field(default_factory=Runtime)
     overlap: OverlapPolicy = OverlapPolicy.REFUSE
     limit: int = 0
     conditions: tuple[Condition, ...] = ()
@@ -78,14 +72,9 @@ class BenchRequest:
     gates: tuple[Gate, ...] = ()
     baseline: Path | None = None
     max_drop: float = 0.01
-    ablation: frozenset[Axis] = frozenset()
-    fit_on: tuple[str, ...] = ()
-    throughput: bool = False
+    speed: bool = False
     exhibits: int = 0
-    device: str = "auto"
-    precision: Precision = Precision.AUTO
-    batch_size: int = 0
-    workers: int = 2
+    argv: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,11 +82,11 @@ class BenchResult:
     """What `bench` gives back.
 
     Attributes:
-        document: the report (schema "muflow.bench/1").
-        rows: the clean scores.
-        calibration_scores: of the reals that the detector was calibrated on.
-        exhibits: title of a list -> pictures that a report shows.
-        failed_gates: how many gates did not hold.
+        document: the report (schema "muflow.bench/2").
+        rows: the scores of the clean images.
+        calibration_scores: of the reals that the detector was calibrated on; empty for a file of scores.
+        exhibits: title of a list -> images that a report shows.
+        failed_gates: number of gates that did not hold.
     """
 
     document: dict[str, Any]
@@ -107,171 +96,150 @@ class BenchResult:
     failed_gates: int
 
 
-def bench(request: BenchRequest, watch: Watch, run: Callable[[], Mapping[str, Any]]) -> BenchResult:
-    """Measure a detector, or a file of scores, on labelled pictures.
+def bench(request: BenchRequest, progress: ProgressListener | None = None) -> BenchResult:
+    """Measure a detector, or a file of scores, on labelled images.
 
     Args:
-        request: what is measured.
-        watch: hears of the stages.
-        run: gives the report's `run` block when all is done.
+        request: what to measure.
+        progress: told of the stages.
 
     Raises:
-        MuflowError: one sentence.
+        MuflowError: with `.problem` and `.remedy`.
     """
-    clock = Clock(watch)
-    job = _Job(request, clock)
-    measured = job.from_scores() if request.scores_from is not None else job.from_pictures()
+    started = utc_now()
+    timer = StageTimer(progress or NoProgress())
+    job = _Job(request, timer)
+    measured = job.from_scores() if request.scores_from is not None else job.from_images()
     settings = Settings(evaluate=job.spec, overlap=request.overlap, limit=request.limit)
-    checked = _checked(request, build_document(measured, settings, {}))
-    clock.close()
-    report = {**run(), **job.where, "stages": dict(clock.seconds), "throughput": job.throughput}
+    report = build_document(measured, settings, BenchRun())
+    checked = check_gates(request.gates, report)
+    if request.baseline is not None:
+        before = read_baseline(request.baseline, report["data"]["digest"])
+        checked += check_drop(before, report, request.max_drop)
+    timer.close()
+    run = replace(
+        job.run,
+        tool="muflow",
+        version=__version__,
+        argv=request.argv,
+        started=started,
+        finished=utc_now(),
+        versions=versions(),
+        stages=dict(timer.seconds),
+    )
     return BenchResult(
-        document=build_document(replace(measured, checked=checked), settings, report),
+        document=build_document(replace(measured, checked=checked), settings, run),
         rows=measured.rows,
         calibration_scores=job.calibration_scores,
         exhibits=job.exhibits,
-        failed_gates=sum(not one.held for one in checked),
+        failed_gates=sum(not gate.held for gate in checked),
     )
 
 
 class _Job:
     """One benchmark: the parts that its stages share."""
 
-    def __init__(self, request: BenchRequest, clock: Clock) -> None:
-        self.request, self.clock = request, clock
+    def __init__(self, request: BenchRequest, timer: StageTimer) -> None:
+        self.request, self.timer = request, timer
         self.spec = EvaluateSpec(
             bootstrap=request.bootstrap, centre=None, family=partial(family, families=request.families)
         )
         self.calibration_scores: list[float] = []
         self.exhibits: Mapping[str, Sequence[Exhibit]] = {}
-        self.throughput: Mapping[str, Any] | None = None
-        self.where: dict[str, str | None] = {"device": None, "precision": None}
+        self.run = BenchRun()
 
     def from_scores(self) -> Measured:
         """Figures of scores that another run, or another detector, wrote."""
-        self.clock.stage("read scores", None)
+        self.timer.stage("read scores", None)
         rows = read_scores(str(self.request.scores_from))
         self.refuse_early(rows)
-        self.clock.stage("evaluate", None)
+        self.timer.stage("evaluate", None)
         return Measured(rows=rows, evaluation=evaluate(rows, self.spec), comparisons=self.comparisons(rows))
 
-    def from_pictures(self) -> Measured:
-        """Figures of a detector on pictures."""
-        detector, path = self.detector()
-        self.clock.stage("hash pictures", None)
+    def from_images(self) -> Measured:
+        """Figures of a detector on images."""
+        request = self.request
+        if request.detector is None:
+            raise NothingToDo("there is no detector to measure", "give a bundle, or scores with --scores-from")
+        detector = load(request.detector)
+        centre = detector.calibration.median_score
+        self.calibration_scores = detector.calibration.mean_scores.tolist()
+        self.spec = replace(self.spec, centre=centre)
+        self.timer.stage("hash images", None)
         selection = self.select(detector)
-        scoring = self.scoring(detector)
-        self.clock.stage("score", len(selection.pictures))
-        rows, failed = scoring.rows(selection.pictures, self.clock)
-        self.clock.stage("evaluate", None)
-        evaluation = evaluate(rows, self.spec)
+        scoring = Scoring(detector, request.runtime, request.inputs, seed=request.bootstrap.seed)
+        self.run = BenchRun(
+            device=str(scoring.placement.device),
+            precision=scoring.placement.precision.value,
+        )
+        gallery = Exhibits(request.exhibits, centre) if request.exhibits else None
+        self.timer.stage("score", len(selection.images))
+        rows, failed = scoring.rows(selection.images, self.timer, gallery=gallery)
+        self.exhibits = {} if gallery is None else gallery.lists()
+        self.timer.stage("evaluate", None)
         measured = Measured(
             rows=rows,
-            evaluation=evaluation,
+            evaluation=evaluate(rows, self.spec),
             selection=selection,
-            detector=detector_info(path, detector),
+            detector=detector.info(str(request.detector)),
             conditions=self.conditions(scoring, selection, rows),
-            nulls=self.nulls(rows),
-            comparisons=self.comparisons(rows),
             failed=failed,
         )
-        self.extras(scoring, selection, rows)
-        return replace(measured, ablation=self.ablation(scoring, selection))
-
-    def detector(self) -> tuple[Detector, str]:
-        """The detector and its path."""
-        if self.request.detector is None:
-            raise NothingToDo("no detector: name a bundle, or give scores with --scores-from")
-        detector = load(self.request.detector)
-        self.calibration_scores = picture_scores(calibration_of(detector).scores).tolist()
-        self.spec = replace(self.spec, centre=float(np.median(self.calibration_scores)))
-        return detector, str(self.request.detector)
+        self.timer.stage("null baselines", None)
+        nulls = null_baselines(rows, request.bootstrap.seed)
+        if request.speed:
+            self.run = replace(
+                self.run, throughput=measure_speed(scoring, selection.images, request.detector, self.timer)
+            )
+        return replace(measured, nulls=nulls, comparisons=self.comparisons(rows))
 
     def select(self, detector: Detector) -> Selection:
-        """The pictures, refused early where a gate names what is not there."""
+        """The images to score."""
         request = self.request
         dataset = read_datasets(request.data, request.inputs)
         self.refuse_early(dataset.samples)
-        spec = SelectSpec(
+        choice = SelectSpec(
             overlap=request.overlap,
             limit=request.limit,
             seed=request.bootstrap.seed,
             max_bytes=request.inputs.max_bytes,
         )
-        return select(dataset, known_to(detector), spec)
+        return select(dataset, known_to(detector), choice)
 
     def refuse_early(self, rows: Sequence[Row] | Sequence[Sample]) -> None:
-        """Names in gates that the data does not hold."""
+        """Refuse gates about names that the data lack."""
         groups = {row.group for row in rows if row.label is Label.FAKE}
         sources = {row.source for row in rows if row.label is Label.REAL}
         check_names(self.request.gates, sorted(sources), sorted(groups | {self.spec.family(group) for group in groups}))
 
-    def scoring(self, detector: Detector) -> Scoring:
-        """The detector on its device."""
-        request = self.request
-        placement = place(request.device, request.precision, request.batch_size)
-        self.where = {"device": str(placement.device), "precision": placement.precision.value}
-        seed = request.bootstrap.seed
-        return Scoring(detector, placement, request.inputs, workers=request.workers, seed=seed)
-
     def conditions(
         self, scoring: Scoring, selection: Selection, rows: Sequence[Row]
     ) -> list[tuple[Condition, Evaluation]]:
-        """Figures under every perturbation: AUCs only, the pictures of each perturbation scored once."""
+        """Figures under every perturbation: AUCs only, the images of each perturbation scored once."""
         spec = replace(self.spec, metrics={"auc": auc})
-        wanted: dict[Perturbation, list[On]] = {}
+        sides_of: dict[Perturbation, list[On]] = {}
         for condition in self.request.conditions:
-            wanted.setdefault(condition.perturbation, []).append(condition.on)
-        found: list[tuple[Condition, Evaluation]] = []
-        for perturbation, sides in wanted.items():
-            needed = [picture for picture in selection.pictures if _is_perturbed(picture, sides)]
-            self.clock.stage(f"score {perturbation}", len(needed))
-            perturbed, _ = scoring.rows(needed, self.clock, perturbation)
-            found += [(Condition(perturbation, side), evaluate(mixed(rows, perturbed, side), spec)) for side in sides]
-        return found
-
-    def nulls(self, rows: Sequence[Row]) -> dict[str, dict[str, NullAgainst]]:
-        """What container and sharpness give away."""
-        self.clock.stage("null baselines", None)
-        return null_baselines(rows, self.request.bootstrap.seed)
+            sides_of.setdefault(condition.perturbation, []).append(condition.on)
+        measured: list[tuple[Condition, Evaluation]] = []
+        for perturbation, sides in sides_of.items():
+            fakes = On.BOTH in sides or On.FAKES in sides
+            reals = On.BOTH in sides or On.REALS in sides
+            images = [image for image in selection.images if (fakes if image.sample.label is Label.FAKE else reals)]
+            self.timer.stage(f"score {perturbation}", len(images))
+            perturbed, _ = scoring.rows(images, self.timer, perturbation)
+            measured += [
+                (Condition(perturbation, side), evaluate(mixed(rows, perturbed, side), spec)) for side in sides
+            ]
+        return measured
 
     def comparisons(self, rows: Sequence[Row]) -> list[Comparison]:
-        """Other detectors' scores of the same pictures."""
-        found = []
+        """Other detectors' scores of the same images."""
+        comparisons = []
         for path in self.request.compare:
-            self.clock.stage(f"compare {path.name}", None)
+            self.timer.stage(f"compare {path.name}", None)
             theirs = compare_scores(str(path), rows)
-            # Another detector's scores have a centre of their own, which no calibration tells.
+            # Another detector's scores have a median of their own, which the file does not hold.
             evaluation = evaluate(theirs, replace(self.spec, centre=None))
             missing = len(rows) - len(theirs)
-            found.append(Comparison(name=path.name, scored=len(theirs), missing=missing, evaluation=evaluation))
-        return found
-
-    def ablation(self, scoring: Scoring, selection: Selection) -> Mapping[str, Any] | None:
-        """The paper's ablations, where asked for."""
-        if not self.request.ablation:
-            return None
-        spec = AblationSpec(axes=self.request.ablation, fit_on=self.request.fit_on, evaluate=self.spec)
-        return ablate(spec, scoring, selection.pictures, self.clock)
-
-    def extras(self, scoring: Scoring, selection: Selection, rows: Sequence[Row]) -> None:
-        """What only some reports show."""
-        if self.request.throughput and self.request.detector is not None:
-            bundle, inputs, workers = self.request.detector, self.request.inputs, self.request.workers
-            self.throughput = throughput(scoring, selection.pictures, bundle, inputs, workers, self.clock)
-        if self.request.exhibits:
-            self.clock.stage("heat maps", None)
-            self.exhibits = show(scoring, selection.pictures, rows, self.spec.centre or 0.0, self.request.exhibits)
-
-
-def _is_perturbed(picture: Picture, sides: Sequence[On]) -> bool:
-    own = On.FAKES if picture.sample.label is Label.FAKE else On.REALS
-    return On.BOTH in sides or own in sides
-
-
-def _checked(request: BenchRequest, report: Mapping[str, Any]) -> list[Checked]:
-    checked = check_gates(request.gates, report)
-    if request.baseline is not None:
-        before = read_baseline(request.baseline, report["data"]["digest"])
-        checked += check_drop(before, report, request.max_drop)
-    return checked
+            comparisons.append(Comparison(name=path.name, scored=len(theirs), missing=missing, evaluation=evaluation))
+        return comparisons

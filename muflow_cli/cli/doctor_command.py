@@ -10,24 +10,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from muflow_cli.cli.default_detector import find_detector
+from muflow_cli.default_detector import find_detector
 
 if TYPE_CHECKING:
-    from muflow_cli.doctor import Finding
+    pass
 
 
 def doctor_command(
     detector: Annotated[
         Path | None,
-        typer.Option("--detector", metavar="FILE", help="Detector to try.", envvar="MUFLOW_DETECTOR"),
+        typer.Option("--detector", metavar="FILE", help="Detector to test.", envvar="MUFLOW_DETECTOR"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check this installation: versions, device, decoders, cache, detector; says what to do about each problem.
+    """Check this installation: versions, device, decoders, cache and detector; each problem comes with a remedy.
 
-    Exit status: 0 everything needed works (parts marked optional may be missing), 2 something needed does not.
+    Exit status: 0 everything needed works (optional parts may be missing), 2 something needed does not work.
 
-    Example: `muflow doctor --json`
+    **Example**
+
+    ```sh
+    muflow doctor --json
+    ```
     """
     from muflow_cli.doctor import State, examine
 
@@ -35,20 +39,20 @@ def doctor_command(
     for finding in examine(lambda: find_detector(detector)):
         findings.append(finding)
         if not as_json:
-            _show(finding)
+            typer.echo(f"{finding.state.value:8}  {finding.name:11}  {_wrapped(finding.found)}")
+            if finding.remedy:
+                typer.echo(f"{'':8}  {'':11}  -> {_wrapped(finding.remedy)}")
     problems = sum(finding.state is State.PROBLEM for finding in findings)
     if as_json:
-        document = {"schema": "muflow.doctor/1", "ok": not problems, "findings": [asdict(one) for one in findings]}
+        document = {
+            "schema": "muflow.doctor/1",
+            "ok": not problems,
+            "findings": [asdict(finding) for finding in findings],
+        }
         typer.echo(json.dumps(document, indent=2))
     else:
         typer.echo(f"{problems} problem{'' if problems == 1 else 's'} found" if problems else "everything needed works")
     raise typer.Exit(2 if problems else 0)
-
-
-def _show(finding: Finding) -> None:
-    typer.echo(f"{finding.state.value:8}  {finding.name:11}  {_wrapped(finding.found)}")
-    if finding.remedy:
-        typer.echo(f"{'':8}  {'':11}  -> {_wrapped(finding.remedy)}")
 
 
 def _wrapped(text: str) -> str:

@@ -3,52 +3,120 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.console import Console
 
 from muflow_cli.cli import options
+from muflow_cli.cli.fit_spec import branch_weights, fit_spec
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
-from muflow_cli.settings import apply, override
-from muflow_cli.specs import PRESETS, DetectorSpec, Precision, Tail, TargetKind, View
+from muflow_cli.specs import Precision, Tail, TargetKind, View
 
 if TYPE_CHECKING:
-    from muflow_cli.fit import FitSummary
+    from muflow_cli.fit.workflow import FitSummary
+
+_MODEL: Final = "Model"
+_VERDICT: Final = "Verdict"
 
 
 def fit_command(
     reals: Annotated[list[str], typer.Argument(metavar="REAL...", help="Folders, files or archives of REAL faces.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The detector to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Detector bundle to write.")],
     preset: Annotated[
-        str, typer.Option("--preset", help="light: small and fast. paper: the published configuration.")
+        str,
+        typer.Option(
+            "--preset", help="light (small and fast) or paper (the published configuration).", rich_help_panel=_MODEL
+        ),
     ] = "light",
     encoder: Annotated[
-        str | None, typer.Option("--encoder", metavar="NAME", help="Frozen network for features.")
+        str | None,
+        typer.Option("--encoder", metavar="NAME", help="Frozen network that gives features.", rich_help_panel=_MODEL),
+    ] = None,
+    branches: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--branch",
+            metavar="NAME=SPEC",
+            help="Add a branch; SPEC is ENCODER[,SETTING=VALUE...] (repeatable).",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     encoder_weights: Annotated[
-        Path | None,
-        typer.Option("--encoder-weights", metavar="FILE", help="Its weights (.safetensors, .pth); else downloaded."),
+        list[str] | None,
+        typer.Option(
+            "--encoder-weights",
+            metavar="[BRANCH=]FILE",
+            help="Encoder weights (.safetensors or .pth) instead of a download (repeatable).",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
-    view: Annotated[View | None, typer.Option("--view", help="Whole picture resized, or native crops.")] = None,
+    view: Annotated[
+        View | None,
+        typer.Option("--view", help="Score the whole image resized, or native crops.", rich_help_panel=_MODEL),
+    ] = None,
     target: Annotated[
-        TargetKind | None, typer.Option("--target", help="mu: density of averages. normal: N(0, I), the baseline.")
+        TargetKind | None,
+        typer.Option(
+            "--target",
+            help="Target density: mu (average images) or normal, N(0, I), as a baseline.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
-    mean_size: Annotated[int | None, typer.Option("--mean-size", min=1, help="Pictures per average (N).")] = None,
-    means: Annotated[int | None, typer.Option("--means", min=2, help="Number of averages (M).")] = None,
+    images_per_average: Annotated[
+        int | None,
+        typer.Option("--images-per-average", min=1, help="Number of images per average (N).", rich_help_panel=_MODEL),
+    ] = None,
+    averages: Annotated[
+        int | None, typer.Option("--averages", min=2, help="Number of averages (M).", rich_help_panel=_MODEL)
+    ] = None,
+    mean_size: Annotated[int | None, typer.Option("--mean-size", min=1, hidden=True)] = None,
+    means: Annotated[int | None, typer.Option("--means", min=2, hidden=True)] = None,
     components: Annotated[
-        str | None, typer.Option("--components", metavar="K|auto", help="Mixture components; auto chooses by BIC.")
+        str | None,
+        typer.Option(
+            "--components",
+            metavar="K|auto",
+            help="Number of mixture components; auto chooses by BIC.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=0, help="At most so many passes.")] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", help="Nominal false-positive rate, 0 to 1.")] = None,
-    tail: Annotated[Tail | None, typer.Option("--tail", help="Which side of the reals is suspicious.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", min=0, help="Maximum number of training epochs.", rich_help_panel=_MODEL),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed for all random draws.", rich_help_panel=_MODEL)] = 0,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, e.g. flow.steps=0 (repeatable)."),
+        typer.Option(
+            "--set",
+            metavar="[BRANCH/]NAME=VALUE",
+            help="Any other setting, such as flow.steps=0 (repeatable).",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="RULE",
+            help="Decision rule, such as conformal or cauchy; an unknown name lists all.",
+            rich_help_panel=_VERDICT,
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option("--alpha", help="Nominal false-positive rate, between 0 and 1.", rich_help_panel=_VERDICT),
+    ] = None,
+    tail: Annotated[
+        Tail | None,
+        typer.Option(
+            "--tail",
+            help="Flag scores above those of real images (upper) or on either side (both).",
+            rich_help_panel=_VERDICT,
+        ),
     ] = None,
     device: options.Device = "auto",
     precision: options.PrecisionOption = Precision.AUTO,
@@ -58,38 +126,50 @@ def fit_command(
     follow_links: options.FollowLinks = False,
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit.")] = False,
     force: options.Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Fit a detector to REAL face pictures; it never sees a synthetic one.
+    """Fit a detector to REAL face images; it never sees a synthetic one.
 
-    Pictures are found by content, split by content hash into training, validation and calibration parts, and each is
-    read and encoded once. The detector is calibrated on pictures it did not train on, so that it can scan at once.
+    Images are split by content into training, validation and calibration parts, and each is read and encoded once. The
+    detector is calibrated on images that it was not trained on, so it is ready to scan.
 
-    Example: `muflow fit ~/reals -o faces.safetensors --encoder-weights resnet50-0676ba61.pth`
+    **Examples**
+
+    ```sh
+    # The preset light with local weights
+    muflow fit ~/reals -o faces.safetensors --encoder-weights resnet50-0676ba61.pth
+    # Two kinds of evidence, the whole image and the traces in native crops, combined into one p-value
+    muflow fit ~/reals -o both.safetensors --branch whole=resnet18 \\
+        --branch traces=forensic,view.kind=crops,view.size=128
+    ```
     """
-    averages = {"mean_size": mean_size, "means": means, "components": _components(components)}
+    number, size = averages or means, images_per_average or mean_size
     changes: dict[str, dict[str, Any]] = {
         "view": {"kind": view},
         "feature": {"encoder": encoder},
-        "target": {"kind": target, **averages},
+        "target": {
+            "kind": target,
+            "images_per_average": size,
+            "n_averages": number,
+            "components": _components(components),
+        },
         "train": {"epochs": epochs, "seed": seed},
-        "rule": {"alpha": alpha, "tail": tail},
+        "rule": {"method": method, "alpha": alpha, "tail": tail},
     }
-    spec = _spec(preset, changes, settings or [])
-    from muflow_cli.fit import FitRequest, fit
+    spec = fit_spec(preset, branches or [], changes, settings or [])
+    from muflow_cli.canonical import to_json
+    from muflow_cli.fit.workflow import FitRequest, fit
 
     request = FitRequest(
         reals=tuple(reals),
         output=output,
         spec=spec,
-        weights=encoder_weights,
+        weights=branch_weights(spec, encoder_weights or []),
         inputs=options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels),
-        device=device,
-        precision=precision,
-        workers=options.worker_count(workers),
+        runtime=options.runtime(device, precision, workers),
         resume=resume,
         force=force,
     )
@@ -97,8 +177,9 @@ def fit_command(
     with StageProgress(console) as progress:
         summary = fit(request, progress)
     if as_json:
-        typer.echo(json.dumps(asdict(summary)))
-    _tell(console, summary)
+        typer.echo(json.dumps(to_json(summary)))
+    for name, text in _rows(summary):
+        console.print(f"{name:14} {text}")
 
 
 def _components(text: str | None) -> int | None:
@@ -111,31 +192,31 @@ def _components(text: str | None) -> int | None:
     return int(text)
 
 
-def _spec(preset: str, changes: dict[str, dict[str, Any]], settings: list[str]) -> DetectorSpec:
-    if preset not in PRESETS:
-        raise BadSpec("--preset", preset, "one of " + ", ".join(PRESETS))
-    given = {group: {k: v for k, v in fields.items() if v is not None} for group, fields in changes.items()}
-    return override(apply(PRESETS[preset], given), settings)
-
-
-def _tell(console: Console, summary: FitSummary) -> None:
+def _rows(summary: FitSummary) -> Iterator[tuple[str, str]]:
     """The summary, for people."""
     skipped = ", ".join(f"{count} {code}" for code, count in sorted(summary.skipped.items())) or "none"
-    origin = summary.provenance
-    raised = f" (raised for {', '.join(summary.regularisation_raised)})" if summary.regularisation_raised else ""
-    lines = (
-        f"pictures       {summary.used} used ({summary.train} train, {summary.validation} validation, "
-        f"{summary.calibration} calibration); skipped: {skipped}; near duplicates kept together: "
-        f"{summary.near_duplicates}",
-        f"averages       overlap {origin.overlap:.3f}, effective sample size {origin.effective_sample_size:.1f}",
-        f"target         components {', '.join(map(str, origin.components))} at {', '.join(summary.scales)}; "
-        f"regularisation {', '.join(f'{r:g}' for r in origin.reg_covar)}{raised}",
-        f"flow           {origin.epochs} epochs, best {origin.best_epoch}; NLL per dimension: train "
-        f"{origin.train_nll:.4f}, validation {origin.validation_nll:.4f}",
-        "seconds        " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary.seconds.items()),
-        f"fingerprint    {summary.fingerprint}",
-        f"calibration    {summary.calibration_fingerprint}",
-        f"wrote          {summary.output}",
+    yield (
+        "images",
+        f"{summary.used} used ({summary.train} train, {summary.validation} validation, {summary.calibration} "
+        f"calibration); skipped: {skipped}; near duplicates kept together: {summary.near_duplicates}",
     )
-    for line in lines:
-        console.print(line)
+    for name, origin in summary.provenance.branches.items():
+        layers = [column.partition("/")[2] for column in summary.columns if column.startswith(f"{name}/")]
+        per_layer = ", ".join(
+            f"{layer} {components} (regularisation {added:g})"
+            for layer, components, added in zip(layers, origin.components, origin.reg_covar, strict=True)
+        )
+        yield "branch", f"{name}, encoder weights {origin.weights_origin}"
+        yield "  averages", f"overlap {origin.overlap:.3f}, effective sample size {origin.effective_sample_size:.1f}"
+        yield "  components", per_layer
+        yield (
+            "  flow",
+            f"{origin.epochs} epochs, best {origin.best_epoch}; NLL per dimension: train {origin.train_nll:.4f}, "
+            f"validation {origin.validation_nll:.4f}",
+        )
+    if summary.regularisation_raised:
+        yield "warning", f"regularisation was raised for {', '.join(summary.regularisation_raised)}"
+    yield "seconds", ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary.seconds.items())
+    yield "fingerprint", summary.fingerprint
+    yield "calibration", summary.calibration_fingerprint
+    yield "wrote", summary.output

@@ -3,52 +3,99 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from muflow_cli.cli import options
+from muflow_cli.cli.description import description_rows
 from muflow_cli.cli.startup import quick_start
 
 if TYPE_CHECKING:
+    from muflow_cli.calibration.coverage import Description
     from muflow_cli.detector import Detector
 
 
 def info_command(
     detector: options.DetectorArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a detector holds: specification, provenance, calibration, fingerprints.
+    """Show what a detector contains: branches, columns, provenance, fingerprints and calibration.
 
-    Example: `muflow info faces.safetensors --json`
+    **Example**
+
+    ```sh
+    muflow info faces.safetensors --json
+    ```
     """
     with quick_start():
         from muflow_cli.bundle import load
 
-    described = _describe(load(detector))
+        loaded = load(detector)
+        from muflow_cli.calibration.calibration import Judge
+    description = Judge(loaded.calibration).describe()
     if as_json:
-        typer.echo(json.dumps(described, indent=2))
+        from muflow_cli.canonical import to_json
+
+        document = {
+            "schema": "muflow.info/1",
+            "format": _format(detector),
+            "fingerprint": loaded.fingerprint,
+            "calibration_fingerprint": loaded.calibration.fingerprint(),
+            "columns": list(loaded.columns),
+            "bytes": _bytes(loaded),
+            "spec": to_json(loaded.spec),
+            "provenance": to_json(loaded.provenance),
+            "calibration": to_json(description),
+        }
+        typer.echo(json.dumps(document, indent=2))
         return
-    for name, value in _flat("", described):
-        typer.echo(f"{name:34} {value}")
+    for name, text in _rows(detector, loaded, description):
+        typer.echo(f"{name:14} {text}")
 
 
-def _describe(detector: Detector) -> dict[str, Any]:
-    from muflow_cli.canonical import to_json
+def _format(path: Path) -> int:
+    """FORMAT of the file of a bundle that was loaded."""
+    from safetensors import safe_open
 
-    calibration = detector.calibration
-    return {
-        "fingerprint": detector.fingerprint,
-        "calibration_fingerprint": None if calibration is None else calibration.fingerprint(),
-        "scales": list(detector.scales),
-        "bytes": sum(t.numel() * t.element_size() for t in detector.tensors().values()),
-        "spec": to_json(detector.spec),
-        "provenance": to_json(detector.provenance),
-        "calibration": None if calibration is None else calibration.meta(),
-    }
+    with safe_open(str(path), framework="np") as file:
+        return int(json.loads(file.metadata()["muflow"])["format"])
 
 
-def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        return [row for key, item in value.items() for row in _flat(f"{prefix}.{key}" if prefix else key, item)]
-    return [(prefix, ", ".join(map(str, value)) if isinstance(value, list) else str(value))]
+def _bytes(detector: Detector) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in detector.tensors().values())
+
+
+def _rows(path: Path, detector: Detector, description: Description) -> Iterator[tuple[str, str]]:
+    origin, spec = detector.provenance, detector.spec
+    yield "bundle", f"{path}, format {_format(path)}, {_bytes(detector) / 1024:.0f} KiB of tensors"
+    yield "fitted", f"{origin.created} on {origin.device} in {origin.precision}, preset {spec.preset}"
+    yield "images", f"{origin.train} train, {origin.validation} validation, SHA-256 of the set {origin.train_digest}"
+    yield "versions", ", ".join(f"{name} {number}" for name, number in origin.versions.items())
+    for branch in spec.branches:
+        view, made = branch.view, origin.branches[branch.name]
+        columns = [column for column in detector.columns if column.startswith(f"{branch.name}/")]
+        count = f"{view.count} native crops" if view.kind == "crops" else "the whole image"
+        yield "branch", f"{branch.name}, encoder {branch.feature.encoder}, {count} at {view.size} px"
+        yield "  columns", ", ".join(columns)
+        yield "  weights", f"{made.weights_origin}, SHA-256 {made.weights_sha256}"
+        yield (
+            "  target",
+            f"{branch.target.kind}, {branch.target.n_averages} averages of {branch.target.images_per_average} images, "
+            f"components {', '.join(map(str, made.components))}; score {branch.target.score_kind}",
+        )
+        yield (
+            "  flow",
+            f"{branch.flow.steps} steps, {made.epochs} epochs, best {made.best_epoch}; NLL per dimension: train "
+            f"{made.train_nll:.4f}, validation {made.validation_nll:.4f}",
+        )
+    yield "fingerprint", detector.fingerprint
+    yield "calibration", detector.calibration.fingerprint()
+    yield (
+        "  created",
+        f"{description.created}, n = {description.images}, SHA-256 of the set {description.source_digest}",
+    )
+    for name, text in description_rows(description):
+        yield f"  {name}", text

@@ -1,14 +1,13 @@
-"""Options that several commands share, each said once."""
+"""Options that several commands share, each described once."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from muflow_cli.specs import InputSpec, Precision
+from muflow_cli.specs import InputSpec, Precision, Runtime
 
 _DEFAULTS = InputSpec()
 
@@ -16,20 +15,19 @@ Device = Annotated[
     str, typer.Option("--device", help="auto (a CUDA device if there is one), cpu, cuda or cuda:N.", show_default=True)
 ]
 PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="Arithmetic of the convolutions; auto takes bf16 where it is native.")
+    Precision, typer.Option("--precision", help="Arithmetic of the convolutions; auto uses bf16 where it is native.")
 ]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Decoding threads; 0 = one per core.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Number of decoding threads; 0 = one per core.")]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", metavar="GLOB", help="Leave out what matches, by name, path or any folder (repeatable)."),
+    typer.Option("--exclude", metavar="GLOB", help="Skip paths, names and folders that match (repeatable)."),
 ]
-Hidden = Annotated[bool, typer.Option("--hidden", help="Also read names that begin with a dot.")]
+Hidden = Annotated[bool, typer.Option("--hidden", help="Also read files and folders whose names begin with a dot.")]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow symbolic links inside folders.")]
-MaxBytes = Annotated[int, typer.Option("--max-bytes", min=1, help="A larger file is reported, not read.")]
-MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="A larger picture is reported, not decoded.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+MaxBytes = Annotated[int, typer.Option("--max-bytes", min=1, help="Report larger files as errors, unread.")]
+MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="Report larger images as errors, undecoded.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 DetectorArgument = Annotated[Path, typer.Argument(metavar="DETECTOR", help="A detector bundle (.safetensors).")]
 
 MAX_BYTES = _DEFAULTS.max_bytes
@@ -49,6 +47,6 @@ def input_spec(
     )
 
 
-def worker_count(workers: int) -> int:
-    """How many decoding threads `--workers` means."""
-    return workers or len(os.sched_getaffinity(0))
+def runtime(device: str, precision: Precision, workers: int, batch_size: int = 0) -> Runtime:
+    """The options that decide where and how fast to compute as one spec; BadSpec for a number out of range."""
+    return Runtime(device=device, precision=precision, batch_size=batch_size, workers=workers)

@@ -1,14 +1,33 @@
-"""Progress on stderr, on a terminal only."""
+"""Progress on stderr, drawn on a terminal only."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
-from rich.progress import TimeElapsedColumn as Elapsed
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from muflow_cli.output.inert import escape
+from muflow_cli.records import Result, Unreadable
+
+if TYPE_CHECKING:
+    from muflow_cli.scan.tally import Tally
 
 
 def stderr_console(quiet: bool) -> Console:
@@ -16,21 +35,24 @@ def stderr_console(quiet: bool) -> Console:
     return Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
 
 
-class StageProgress:
-    """A Watch that draws one line per stage; `note` prints above it. Silent where stderr is no terminal."""
+class _Lines:
+    """A context that draws lines of progress on a console while it is open."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *columns: ProgressColumn, transient: bool = False) -> None:
         self._console = console
+        self._shown = console.is_terminal and not console.quiet
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            Elapsed(),
+            *columns,
             console=console,
-            disable=not console.is_terminal,
+            transient=transient,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not self._shown,
         )
-        self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -41,21 +63,96 @@ class StageProgress:
     ) -> None:
         self._progress.stop()
 
-    def stage(self, name: str, total: int | None) -> None:
-        """Finish the line before, begin one."""
-        self._end()
-        self._task = self._progress.add_task(name, total=total)
+    def note(self, text: str) -> None:
+        """Print a sentence above the lines."""
+        self._console.print(text)
 
-    def _end(self) -> None:
+
+class StageProgress(_Lines):
+    """A ProgressListener that draws one line per stage."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, TimeElapsedColumn())
+        self._task: TaskID | None = None
+
+    def stage(self, name: str, total: int | None) -> None:
+        """Finish the line of the stage before and begin one."""
         if self._task is not None:
-            done = self._progress.tasks[self._task].completed
-            self._progress.update(self._task, total=done)
+            self._progress.update(self._task, total=self._progress.tasks[self._task].completed)
+        self._task = self._progress.add_task(name, total=total)
 
     def advance(self, steps: int = 1) -> None:
         """Move the line."""
         if self._task is not None:
             self._progress.advance(self._task, steps)
 
-    def note(self, text: str) -> None:
-        """Print a sentence."""
-        self._console.print(text)
+
+class ScanProgress(_Lines):
+    """A ScanListener that draws one line: rate, time left, flagged and unreadable counts.
+
+    Args:
+        console: where to draw.
+        listing: lists the inputs once more, to know their number; None where they can be listed only once.
+        beside: results are written to the terminal that the line is on.
+        verbose: print every unreadable input.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        listing: Callable[[], Iterable[object]] | None,
+        *,
+        beside: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            console,
+            TextColumn("{task.fields[rate]}/s"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[flagged]} flagged, {task.fields[unreadable]} unreadable"),
+            transient=True,
+        )
+        self._beside = self._shown and beside
+        self._verbose = verbose
+        self._listing = listing if self._shown else None
+        self._stopped = threading.Event()
+        self._task = self._progress.add_task("scan", total=None, rate="-", flagged=0, unreadable=0)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self._listing is not None:
+            threading.Thread(target=self._count, args=(self._listing,), name="count", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        super().__exit__(kind, value, trace)
+
+    def _count(self, listing: Callable[[], Iterable[object]]) -> None:
+        """Learn the total while the scan runs."""
+        total = sum(1 for _ in itertools.takewhile(lambda _: not self._stopped.is_set(), listing()))
+        if not self._stopped.is_set():
+            self._progress.update(self._task, total=total)
+
+    def result(self, result: Result, tally: Tally) -> None:
+        """Draw the counts."""
+        if self._verbose and isinstance(result, Unreadable):
+            self.note(f"{escape(result.path)}: {escape(result.message)}")
+        if self._shown:
+            task = self._progress.tasks[self._task]
+            speed = task.finished_speed or task.speed
+            rate = "-" if speed is None else f"{speed:.1f}"
+            self._progress.update(
+                self._task, completed=tally.inputs, rate=rate, flagged=tally.flagged, unreadable=tally.unreadable
+            )
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Take the line away while a result is written to the terminal that it is on."""
+        if self._beside:
+            self._progress.stop()
+        yield
+        if self._beside:
+            self._progress.start()

@@ -1,11 +1,11 @@
-"""The FastFlow of one scale: FrEIA blocks that are trained, and the same function on plain tensors that scores.
+"""The FastFlow of one layer: FrEIA blocks for training, and the same function on plain tensors for scoring.
 
 Source: Yu et al. 2021, FastFlow (arXiv 2111.07677), over FrEIA 0.2's `AllInOneBlock`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ class Flow(nn.Module):
     """
 
     def __init__(self, channels: int, spec: FlowSpec, block_scale: float) -> None:
-        # Here and not above: FrEIA costs a second to import, and scoring never needs it.
+        # Imported here because FrEIA takes a second to import, and scoring never needs it.
         from FrEIA.modules import AllInOneBlock
 
         super().__init__()
@@ -53,8 +53,10 @@ class Flow(nn.Module):
             for kernel in kernels
         )
         for block in self.blocks:
-            # FrEIA keeps a permutation as two dense C x C matrices; beside them, the same as indices.
-            block.register_buffer("permutation", _indices(block), persistent=False)
+            # FrEIA stores a permutation as two dense C x C matrices; this is the same permutation as indices.
+            block.register_buffer(
+                "permutation", block.get_parameter("w_perm").flatten(1).argmax(dim=1), persistent=False
+            )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, C, H, W) and the log-determinant of the whole map (B,), by FrEIA's own code."""
@@ -69,11 +71,6 @@ class Flow(nn.Module):
         for block in self.blocks[::-1]:
             (z,), _ = block([z], rev=True)
         return z
-
-
-def _indices(block: AllInOneBlock) -> Tensor:
-    matrix: Tensor = block.w_perm
-    return matrix.flatten(1).argmax(dim=1)
 
 
 def _coupling_net(kernel: int, hidden_ratio: float) -> Callable[[int, int], nn.Module]:
@@ -94,7 +91,7 @@ def _hidden(inputs: int, ratio: float) -> int:
 
 
 def count_parameters(channels: int, spec: FlowSpec) -> int:
-    """Numbers that training changes in a flow over `channels` channels: per step two convolutions and an affine map."""
+    """Number of trained parameters of a flow over `channels` channels: per step two convolutions and an affine map."""
     active = channels // 2
     passive = channels - active
     hidden = _hidden(passive, spec.hidden_ratio)
@@ -104,16 +101,16 @@ def count_parameters(channels: int, spec: FlowSpec) -> int:
 
 
 def build_flow(channels: int, spec: FlowSpec, seed: int, scale: float = 1.0) -> Flow:
-    """An untrained flow, the same for the same arguments whatever the state of the global generators.
+    """An untrained flow, which depends on the arguments but not on the state of the global generators.
 
     Args:
         channels: C, at least 2.
         spec: steps, kernels, hidden ratio, clamp.
-        seed: of the permutations and of the coupling nets.
+        seed: for the permutations and the coupling nets.
         scale: factor by which the whole flow multiplies its input at the start, coupling aside; above 0.
     """
     block_scale = scale ** (1 / spec.steps) if spec.steps else 1.0
-    # FrEIA draws permutations from NumPy's global generator and nn.Conv2d draws from torch's: neither takes another.
+    # FrEIA draws permutations from NumPy's global generator, nn.Conv2d draws from torch's; neither accepts another.
     state = np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -126,7 +123,7 @@ def build_flow(channels: int, spec: FlowSpec, seed: int, scale: float = 1.0) -> 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One coupling block: the passive half of the channels scales and shifts the other, then all are permuted.
+    """One coupling block: the passive half of the channels scales and shifts the active half, then all are permuted.
 
     Attributes:
         weight_in: (hidden, C1, k, k), C1 = C - C // 2.
@@ -164,7 +161,7 @@ class Step:
         return torch.addmm(self.bias_out[:, None], weight_out, hidden).to(x.dtype)
 
     def to(self, device: torch.device | None, dtype: torch.dtype | None) -> Step:
-        """The step elsewhere; `dtype` is that of the nets, the affine part stays float32 at least."""
+        """The step on `device`, its nets in `dtype`; the affine part stays at least float32."""
         wide = None if dtype is None else torch.promote_types(dtype, torch.float32)
         return Step(
             weight_in=self.weight_in.to(device, dtype),
@@ -178,11 +175,11 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class PlainFlow:
-    """A flow as plain tensors: permutations by index, one log-determinant per position.
+class Chain:
+    """Coupling steps as plain tensors, in order: permutations by index, one log-determinant per position.
 
     Attributes:
-        steps: coupling blocks in order; none = the identity.
+        steps: none = the identity.
         clamp: bound of the couplings' log-scale.
     """
 
@@ -190,22 +187,17 @@ class PlainFlow:
     clamp: float
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (B, C, H, W) and log-determinants (B, H, W), nats; their sum over positions is the map's.
+        """Latents (B, C, H, W) and log-determinants (B, H, W), nats, whose sum over positions is that of the map.
 
-        x (B, C, H, W) and the log-determinants are computed in float32 at least, the nets in the steps' dtype.
+        x (B, C, H, W) and the log-determinants are computed in at least float32, the nets in the steps' dtype.
         """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        if self.reach > 1:
+        if any(step.kernel > 1 for step in self.steps):
             return self._run(x, 1)
-        # Positions are independent: channels first, one long matrix, so that halves are views and nets are products.
+        # Positions are independent, so they form one long matrix, channels first: halves are views, nets are products.
         flat = x.transpose(0, 1)
         z, log_det = self._run(flat.reshape(x.shape[1], -1), 0)
         return z.view(flat.shape).transpose(0, 1), log_det.view(flat.shape[1:])
-
-    @property
-    def reach(self) -> int:
-        """Side of the largest kernel; 1 where positions are independent."""
-        return max((step.kernel for step in self.steps), default=1)
 
     def _run(self, x: Tensor, channel: int) -> tuple[Tensor, Tensor]:
         """The flow over x whose channels lie in dimension `channel`: (C, P) or (B, C, H, W)."""
@@ -220,85 +212,102 @@ class PlainFlow:
             x = torch.addcmul(step.offset.to(x.dtype).view(-1, *like), x, step.scale.to(x.dtype).view(-1, *like))
             x = x.index_select(channel, step.permutation)
             log_det = log_det + log_scale.sum(channel)
-        return x, log_det + self.global_log_det().to(log_det)
+        # The part of the log-determinant that is the same at every position.
+        common = sum((step.scale.log().sum() for step in self.steps), torch.zeros(()))
+        return x, log_det + common.to(log_det)
 
-    def global_log_det(self) -> Tensor:
-        """The part of the log-determinant that every position has alike."""
-        return sum((step.scale.log().sum() for step in self.steps), torch.zeros(()))
 
-    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> PlainFlow:
-        """The same flow elsewhere, its coupling nets in `dtype` (bfloat16, float32, float64)."""
-        return PlainFlow(tuple(step.to(device, dtype) for step in self.steps), self.clamp)
+class PlainFlow(nn.Module):
+    """The flow for scoring: a chain whose tensors are the module's buffers, `steps.0.weight_in` and so on.
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by name, `step0.weight_in` and so on; none for the identity."""
-        names = Step.__slots__
-        return {f"step{i}.{name}": getattr(step, name) for i, step in enumerate(self.steps) for name in names}
+    Args:
+        chain: no steps = the identity.
+    """
+
+    def __init__(self, chain: Chain) -> None:
+        super().__init__()
+        self.clamp = chain.clamp
+        self.steps = nn.ModuleList(_Buffers(step) for step in chain.steps)
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], spec: FlowSpec) -> PlainFlow:
-        """The flow of `spec` whose `tensors()` these are.
+    def empty(cls, channels: int, spec: FlowSpec) -> PlainFlow:
+        """The flow of `spec` over `channels` channels: tensors of the right shapes without values (meta device)."""
+        passive, active = channels - channels // 2, channels // 2
+        hidden = _hidden(passive, spec.hidden_ratio)
+        steps = []
+        for index in range(spec.steps):
+            side = spec.kernels[index % len(spec.kernels)]
+            shapes = ((hidden, passive, side, side), (hidden,), (2 * active, hidden, side, side), (2 * active,))
+            tensors = [torch.empty(shape, device="meta") for shape in (*shapes, (channels,), (channels,))]
+            tensors.append(torch.empty(channels, dtype=torch.int64, device="meta"))
+            steps.append(Step(**dict(zip(Step.__slots__, tensors, strict=True))))
+        return cls(Chain(tuple(steps), spec.clamp))
 
-        Raises:
-            KeyError: a tensor is missing.
-            ValueError: tensors are left over, or their shapes do not belong together.
-        """
-        steps = tuple(Step(*(tensors[f"step{i}.{name}"] for name in Step.__slots__)) for i in range(spec.steps))
-        flow = cls(steps, spec.clamp)
-        left = sorted(tensors.keys() - flow.tensors().keys())
-        if left:
-            raise ValueError(f"a flow of {spec.steps} steps has no tensor {left[0]}")
-        for i, step in enumerate(steps):
-            _check_shapes(i, step, spec.kernels[i % len(spec.kernels)])
-        return flow
+    def chain(self) -> Chain:
+        """The module's tensors as a chain."""
+        steps = (Step(*(step.get_buffer(name) for name in Step.__slots__)) for step in self.steps)
+        return Chain(tuple(steps), self.clamp)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, H, W) and log-determinants (B, H, W) of x (B, C, H, W), as `Chain`."""
+        return self.chain()(x)
+
+    @property
+    def reach(self) -> int:
+        """Side of the largest kernel; 1 where positions are independent."""
+        return max((step.kernel for step in self.chain().steps), default=1)
+
+    def with_nets(self, dtype: torch.dtype) -> PlainFlow:
+        """A copy whose coupling nets compute in `dtype`; the affine part stays at least float32."""
+        chain = self.chain()
+        return PlainFlow(Chain(tuple(step.to(None, dtype) for step in chain.steps), chain.clamp))
+
+    def check(self) -> None:
+        """ValueError if a permutation is not one, or a global scale is not positive."""
+        for index, step in enumerate(self.chain().steps):
+            channels = len(step.scale)
+            if not torch.equal(step.permutation.sort().values, torch.arange(channels, device=step.permutation.device)):
+                raise ValueError(f"steps.{index}.permutation is not a permutation of {channels} channels")
+            if not bool((step.scale > 0).all()):
+                raise ValueError(f"steps.{index}.scale is not positive")
 
 
-def _check_shapes(index: int, step: Step, kernel: int) -> None:
-    channels, hidden = len(step.scale), len(step.bias_in)
-    active = channels // 2
-    expected = (
-        (hidden, channels - active, kernel, kernel),
-        (hidden,),
-        (2 * active, hidden, kernel, kernel),
-        (2 * active,),
-        (channels,),
-        (channels,),
-        (channels,),
-    )
-    for name, shape in zip(Step.__slots__, expected, strict=True):
-        found = tuple(getattr(step, name).shape)
-        if found != shape:
-            raise ValueError(f"step{index}.{name} has shape {found}, expected {shape}")
-    if not torch.equal(step.permutation.sort().values, torch.arange(channels, device=step.permutation.device)):
-        raise ValueError(f"step{index}.permutation is not a permutation of {channels} channels")
+class _Buffers(nn.Module):
+    """The tensors of one step as buffers."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        for name in Step.__slots__:
+            self.register_buffer(name, getattr(step, name))
 
 
-def trace(flow: Flow) -> PlainFlow:
-    """`flow` as plain tensors that its parameters' gradients flow through."""
+def trace(flow: Flow) -> Chain:
+    """`flow` as plain tensors through which gradients reach its parameters."""
     blocks: list[AllInOneBlock] = list(flow.blocks)
     if not blocks:
-        return PlainFlow((), flow.clamp)
-    # All blocks' global scales at once: eight tiny operations less per block and training step.
+        return Chain((), flow.clamp)
+    # The global scales of all blocks at once, which saves eight tiny operations per block and training step.
     raw = torch.stack([block.global_scale.flatten() for block in blocks])
     scales = (NET_SCALE * F.softplus(raw, beta=0.5)).unbind()
-    return PlainFlow(tuple(_step(b, s) for b, s in zip(blocks, scales, strict=True)), flow.clamp)
+    steps = []
+    for block, scale in zip(blocks, scales, strict=True):
+        first, _, last = block.subnet
+        steps.append(
+            Step(
+                first.weight,
+                first.bias,
+                NET_SCALE * last.weight,
+                NET_SCALE * last.bias,
+                scale,
+                block.global_offset.flatten(),
+                block.permutation,
+            )
+        )
+    return Chain(tuple(steps), flow.clamp)
 
 
 def plain(flow: Flow) -> PlainFlow:
-    """`flow` as plain tensors of their own, without gradients: what scores and what a bundle holds."""
+    """A copy of `flow` without gradients, for scoring and for a bundle."""
     live = trace(flow)
     copies = (Step(*(getattr(s, name).detach().clone() for name in Step.__slots__)) for s in live.steps)
-    return PlainFlow(tuple(copies), live.clamp)
-
-
-def _step(block: AllInOneBlock, scale: Tensor) -> Step:
-    first, _, last = block.subnet
-    return Step(
-        first.weight,
-        first.bias,
-        NET_SCALE * last.weight,
-        NET_SCALE * last.bias,
-        scale,
-        block.global_offset.flatten(),
-        block.permutation,
-    )
+    return PlainFlow(Chain(tuple(copies), live.clamp))

@@ -1,233 +1,173 @@
-"""Batches of pictures -> per-position and per-scale scores. The only file that knows devices and precisions."""
+"""Views of images -> columns and maps, in input order: what scan, calibrate, bench and fit score with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate, pairwise
-from typing import cast
+from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
-from torch.fx.experimental.optimization import fuse
+from torch import Tensor, nn
 
-from muflow_cli.engine.cores import Cores, one_thread
-from muflow_cli.engine.encoders import chosen_cuts, encoder_row, load_trunk, trunk_weights
-from muflow_cli.engine.features import Space, pool
-from muflow_cli.engine.flow import PlainFlow, Transport
-from muflow_cli.engine.fused import fuse_convolutions, halve
-from muflow_cli.engine.mixture import Mixture
-from muflow_cli.engine.nll import mahalanobis, nll
-from muflow_cli.engine.room import Room
-from muflow_cli.engine.rounding import natural_pictures, round_weights
-from muflow_cli.engine.stem import Normal, with_stem
-from muflow_cli.engine.winograd import WinogradFlow
-from muflow_cli.errors import BadSpec, NotFinite
-from muflow_cli.specs import FeatureSpec, Precision, ScoreKind
+from muflow_cli.engine.branch import Branch
+from muflow_cli.engine.devices import Placement
+from muflow_cli.engine.executor import PieceExecutor, gather, pipelined
+from muflow_cli.engine.inference import for_inference
+from muflow_cli.errors import NotFinite
 
-# Views in a piece of work. Pieces have one size whatever arrives: the last is padded. Kernels then see one shape, so
-# that a picture's score depends on its pixels alone, not on its neighbours or on where a run was interrupted.
-# On processors small pieces, one for each core, stay in the caches: measured in benchmarks/README.md.
-CPU_PIECE = 4
-GPU_PIECE = 256
+Views = Mapping[str, NDArray[np.uint8]]
+
+# Units held for one batch, in batches of views.
+_HELD: Final = 4
+
+
+@runtime_checkable
+class Viewed(Protocol):
+    """A unit that can be scored: (V, H, W, 3) uint8 views of each branch by its name."""
+
+    @property
+    def views(self) -> Views:
+        """The views of each branch."""
+        ...
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """Where and how to compute: device, arithmetic of the convolutions, views per batch (shared out to the cores)."""
+class ScoredUnit(Generic[_T]):
+    """A unit and its scores.
 
-    device: torch.device
-    precision: Precision
-    batch_size: int
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU; BadSpec where what is asked for is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise BadSpec("device", name, "auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadSpec("device", name, "cpu or auto: no CUDA device can be used here")
-    return device
-
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 in hardware (AVX-512 BF16 or AMX; CUDA compute capability 8)."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-
-
-def place(device: str = "auto", precision: Precision = Precision.AUTO, batch_size: int = 0) -> Placement:
-    """A placement with every `auto` decided; `batch_size` 0 = the device's own."""
-    where = choose_device(device)
-    if precision is Precision.AUTO:
-        precision = Precision.BF16 if has_native_bf16(where) else Precision.FP32
-    own = CPU_PIECE * torch.get_num_threads() if where.type == "cpu" else GPU_PIECE
-    return Placement(where, precision, batch_size or own)
-
-
-class Extractor:
-    """Encoder and pooling on a device: pictures -> pooled maps.
-
-    Args:
-        feature: which encoder, cuts, grid.
-        weights: the trunk's tensors by torchvision's names.
-        placement: where and how.
+    Attributes:
+        unit: as given.
+        columns: (S,) float64, nats per dimension: the mean over positions and over the unit's distinct views.
+        maps: branch -> (V, g, g) mean over layers of the position scores, on the finest layer's grid; empty unless
+            requested.
     """
 
-    def __init__(self, feature: FeatureSpec, weights: Mapping[str, Tensor], placement: Placement) -> None:
-        self.feature = feature
-        self.placement = placement
-        row = encoder_row(feature.encoder)
-        trunk = load_trunk(feature.encoder, chosen_cuts(feature.encoder, feature.cuts), weights)
-        self.weights = trunk_weights(trunk)
-        normal = Normal(row.mean, row.std)
-        # Fixed filters measure differences of a grey level, which bfloat16 cannot hold; they are cheap in float32.
-        network = nn.Sequential(normal, trunk) if row.model is None else _prepared(trunk, normal, placement)
-        self._network = network.to(placement.device).to(memory_format=torch.channels_last)
-        self._cores = Cores(placement.device)
-        self.piece = -(-placement.batch_size // self._cores.count)
-        self.room = Room(self.piece, placement.device if placement.device.type == "cuda" else None)
-
-    @torch.inference_mode()
-    def __call__(self, pictures: Tensor) -> list[Tensor]:
-        """Pooled maps, float32, one (B, C, g, g) per scale.
-
-        Args:
-            pictures: (B, 3, H, W) grey levels 0..255, uint8, or float32 for averages.
-        """
-        maps = self._network(pictures.to(self.placement.device, non_blocking=True))
-        return [pool(map_, self.feature) for map_ in maps.values()]
-
-    def submit(self, pictures: Tensor) -> Callable[[], list[Tensor]]:
-        """Begin with the pooled maps of a batch of any size, a piece on each core; the call waits for them."""
-        return self.spread(partial(self.room.run, self), pictures)
-
-    def spread(self, work: Callable[[Tensor], list[Tensor]], pictures: Tensor) -> Callable[[], list[Tensor]]:
-        """Begin with `work` on pieces of `pictures`; the call waits for its tensors, joined, on the CPU."""
-        if self.placement.device.type == "cuda":
-            pictures = pictures.pin_memory()
-        parts = [self._cores.submit(work, piece) for piece in pictures.split(self.piece)]
-        return partial(_joined, parts)
+    unit: _T
+    columns: NDArray[np.float64]
+    maps: Mapping[str, NDArray[np.float32]]
 
 
-def _prepared(trunk: nn.Module, normal: Normal, placement: Placement) -> nn.Module:
-    """A torchvision trunk for inference on grey levels, in the placement's arithmetic."""
-    # Traced anew: torchvision's own modules, whole so far, hide batch normalisations.
-    traced = cast("fx.GraphModule", fuse(trunk, inplace=True).eval())
-    if placement.precision is not Precision.BF16:
-        return nn.Sequential(normal, traced)
-    with one_thread():  # the same weights whatever the number of cores
-        pictures = natural_pictures()
-        traced = round_weights(traced, normal(pictures))
-        if placement.device.type != "cpu":
-            return nn.Sequential(normal, halve(traced))
-        return with_stem(halve(fuse_convolutions(traced)), normal, pictures)
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Columns (S,) and maps of one image, as in ScoredUnit."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Model:
-    """The fitted parts behind an encoder: per scale a space, a flow and a target."""
-
-    feature: FeatureSpec
-    score_kind: ScoreKind
-    weights: Mapping[str, Tensor]
-    spaces: Sequence[Space]
-    flows: Sequence[PlainFlow]
-    targets: Sequence[Mixture]
+    columns: NDArray[np.float64]
+    maps: Mapping[str, NDArray[np.float32]]
 
 
 class Scorer:
-    """A fitted model on a device: pictures -> scores."""
+    """The branches of a detector on a device.
 
-    def __init__(self, model: Model, placement: Placement) -> None:
+    Args:
+        branches: by name, in the order of their columns.
+        placement: where and how to compute.
+    """
+
+    def __init__(self, branches: Mapping[str, Branch], placement: Placement) -> None:
         self.placement = placement
-        self.extractor = Extractor(model.feature, model.weights, placement)
-        device = placement.device
-        self._spaces = [space.to(device) for space in model.spaces]
-        self._flows = [_placed(flow, placement) for flow in model.flows]
-        self._targets = [target.to(device, torch.float32) for target in model.targets]
-        self._measure = mahalanobis if model.score_kind is ScoreKind.MAHALANOBIS else nll
+        self.branches = {name: for_inference(branch, placement) for name, branch in branches.items()}
+        self._executor = PieceExecutor(placement)
+        self._splitters = {name: self._executor.splitter() for name in branches}
 
-    @torch.inference_mode()
-    def position_scores(self, pictures: Tensor) -> list[Tensor]:
-        """Score of each position, nats per dimension: one (B, g, g) float32 map per scale.
+    def submit(self, images: Sequence[Views], *, maps: bool = False) -> Future[list[Scores]]:
+        """Begin to score images by the views of every branch; the future holds one entry per image, in order.
 
-        Args:
-            pictures: (B, 3, H, W) uint8, one batch as it is.
+        Its result raises NotFinite where a score is not finite.
         """
-        maps = []
-        parts = zip(self.extractor(pictures), self._spaces, self._flows, self._targets, strict=True)
-        for pooled, space, flow, target in parts:
-            maps.append(self._measure(flow, target, space.apply(pooled)) / space.dimensions)
-        return maps
+        stacks = {name: [views[name] for views in images] for name in self.branches}
 
-    def scale_scores(self, views: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        """(B, S) scores of pictures, nats per dimension: the mean over each picture's distinct views.
+        def combined(branches: list[list[Tensor]]) -> list[Scores]:
+            parts = [
+                _image_scores(tensors, stack, maps=maps)
+                for tensors, stack in zip(branches, stacks.values(), strict=True)
+            ]
+            return [
+                Scores(
+                    np.concatenate([columns for columns, _ in image]),
+                    {name: map_ for name, (_, map_) in zip(stacks, image, strict=True) if map_ is not None},
+                )
+                for image in zip(*parts, strict=True)
+            ]
 
-        Args:
-            views: per picture (V, H, W, 3).
+        return gather([self._begin(name, stack) for name, stack in stacks.items()], combined)
 
-        Raises:
-            NotFinite: where a score left the numbers.
-        """
-        return self.submit(views)()
+    def _begin(self, name: str, views: Sequence[NDArray[np.uint8]]) -> Future[list[Tensor]]:
+        branch, splitter = self.branches[name], self._splitters[name]
 
-    def submit(self, views: Sequence[NDArray[np.uint8]]) -> Callable[[], NDArray[np.float64]]:
-        """Begin with `scale_scores`; the call of what is returned waits for them and raises what it raises."""
-        maps = self._begin(views)
+        @torch.inference_mode()
+        def position_scores(images: Tensor) -> list[Tensor]:
+            return branch.maps(images.to(self.placement.device, non_blocking=True))
 
-        def scores() -> NDArray[np.float64]:
-            flat = torch.stack([m.mean(dim=(1, 2)) for m in maps()], dim=1).double().numpy()
-            if not np.isfinite(flat).all():
-                raise NotFinite("a score is not finite: scan with --precision fp32, or fit the detector again")
-            return np.stack([flat[a:b].mean(axis=0) for a, b in _spans(views)])
-
-        return scores
-
-    def heatmaps(self, views: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """Per picture (V, g, g): the mean over scales of the position scores, on the finest scale's grid."""
-        maps = self._begin(views)()
-        side = maps[0].shape[-1]
-        same = [nn.functional.interpolate(m[:, None], size=(side, side), mode="nearest")[:, 0] for m in maps]
-        flat = torch.stack(same).mean(dim=0).numpy()
-        return [flat[a:b] for a, b in _spans(views)]
-
-    def _begin(self, views: Sequence[NDArray[np.uint8]]) -> Callable[[], list[Tensor]]:
-        stacked = torch.from_numpy(np.concatenate(list(views))).permute(0, 3, 1, 2)
-        return self.extractor.spread(self._piece, stacked)
-
-    def _piece(self, batch: Tensor) -> list[Tensor]:
-        """Position scores of one piece, padded to its full size, the padding cut off."""
-        missing = self.extractor.piece - len(batch)
-        padded = torch.cat([batch, batch[:1].expand(missing, -1, -1, -1)]) if missing else batch
-        return [m[: len(batch)] for m in self.extractor.room.run(self.position_scores, padded)]
+        stacked = torch.from_numpy(np.concatenate(views)).permute(0, 3, 1, 2)
+        return self._executor.submit(lambda piece: splitter.run(position_scores, piece), stacked, padded=True)
 
 
-def _placed(flow: PlainFlow, placement: Placement) -> Transport:
-    """The flow as it is computed fastest on a device."""
-    # Nets that look at one position cost next to nothing in float32.
-    half = placement.precision is Precision.BF16 and flow.reach > 1
-    dtype = torch.bfloat16 if half else torch.float32
-    if placement.device.type == "cpu" and WinogradFlow.can(flow):
-        return WinogradFlow(flow, dtype)
-    return flow.to(placement.device, dtype)
+def _image_scores(
+    position_scores: Sequence[Tensor], views: Sequence[NDArray[np.uint8]], *, maps: bool
+) -> list[tuple[NDArray[np.float64], NDArray[np.float32] | None]]:
+    """Per image (S,) means over its views and positions, and its (V, g, g) map if `maps`."""
+    by_view = torch.stack([m.mean(dim=(1, 2)) for m in position_scores], dim=1).double().numpy()
+    if not np.isfinite(by_view).all():
+        raise NotFinite("a score is NaN or infinite", "scan with --precision fp32, or fit the detector again")
+    spans = list(pairwise(accumulate(map(len, views), initial=0)))
+    columns = [by_view[start:end].mean(axis=0) for start, end in spans]
+    if not maps:
+        return [(row, None) for row in columns]
+    side = position_scores[0].shape[-1]
+    same = [nn.functional.interpolate(m[:, None], size=(side, side), mode="nearest")[:, 0] for m in position_scores]
+    flat = torch.stack(same).mean(dim=0).numpy()
+    return [(row, flat[start:end]) for row, (start, end) in zip(columns, spans, strict=True)]
 
 
-def _joined(parts: Sequence[Future[list[Tensor]]]) -> list[Tensor]:
-    """The pieces' tensors put together, on the CPU."""
-    return [torch.cat(maps).cpu() for maps in zip(*(part.result() for part in parts), strict=True)]
+def score_stream(units: Iterable[_T], scorer: Scorer, *, maps: bool = False) -> Iterator[ScoredUnit[_T] | _T]:
+    """Every unit in its order: those with views (`Viewed`) as ScoredUnit, the others unchanged.
+
+    Units are drawn in the calling thread, a few batches ahead of the results, which bounds the memory.
+
+    Args:
+        units: units to score, mixed with others (unreadable inputs, content that is already known).
+        scorer: of the detector.
+        maps: also give position scores, from the same pass.
+
+    Raises:
+        NotFinite: where a score is not finite.
+    """
+
+    def begin(batch: list[_T]) -> Future[list[Scores]]:
+        views = [unit.views for unit in batch if isinstance(unit, Viewed)]
+        if views:
+            return scorer.submit(views, maps=maps)
+        nothing: Future[list[Scores]] = Future()
+        nothing.set_result([])
+        return nothing
+
+    for batch, scores in pipelined(_batches(units, scorer.placement.batch_size), begin):
+        rest = iter(scores)
+        for unit in batch:
+            if isinstance(unit, Viewed):
+                own = next(rest)
+                yield ScoredUnit(unit, own.columns, own.maps)
+            else:
+                yield unit
 
 
-def _spans(views: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[int, int]]:
-    """Where each picture's views begin and end among all."""
-    return pairwise(accumulate(map(len, views), initial=0))
+def _batches(units: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Lists of units whose views fill a batch, of limited length even where few units need scoring."""
+    held: list[_T] = []
+    views = 0
+    for unit in units:
+        held.append(unit)
+        if isinstance(unit, Viewed):
+            views += sum(map(len, unit.views.values()))
+        if views >= size or len(held) >= _HELD * size:
+            yield held
+            held, views = [], 0
+    if held:
+        yield held

@@ -1,4 +1,4 @@
-"""What training reports and keeps: progress, hooks, and a state from which a killed run goes on. No pickle."""
+"""Progress and hooks of training, and the state from which a killed run continues. No pickle."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Progress:
 
     Attributes:
         epoch: passes over the training features so far.
-        train_nll: nats per dimension, mean over scales, during the pass (so of weights that still move).
-        validation_nll: the same of the held-out features, after it.
+        train_nll: nats per dimension, mean over layers, during the pass (while the weights still change).
+        validation_nll: the same for the held-out features, after the pass.
         learning_rate: of the pass.
     """
 
@@ -28,14 +28,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TrainState:
-    """Everything that the rest of a run depends on: going on from it ends as if there had been no break.
+    """Everything that the rest of a run depends on: a resumed run ends as if it had not been interrupted.
 
     Attributes:
-        parameters: trained tensors of all flows, by "scale.name".
+        parameters: trained tensors of all flows, by "layer.name".
         best: the same at the best epoch.
-        moments: AdamW's `step`, `exp_avg` and `exp_avg_sq`, by "scale.name.moment".
-        generator: state of the generator that shuffles.
-        plateau: the numbers that ReduceLROnPlateau counts with.
+        moments: AdamW's `step`, `exp_avg` and `exp_avg_sq`, by "layer.name.moment".
+        generator: state of the shuffling generator.
+        plateau: the counters of ReduceLROnPlateau.
         learning_rate: of the next epoch.
         history: one Progress per epoch so far, from epoch 0.
         best_epoch: the epoch of `best`.
@@ -52,7 +52,7 @@ class TrainState:
 
     @property
     def epoch(self) -> int:
-        """The last epoch that is part of it."""
+        """The last epoch of the state."""
         return self.history[-1].epoch
 
     def to_parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -88,12 +88,12 @@ class TrainState:
 
 @dataclass(frozen=True, slots=True)
 class TrainHooks:
-    """What training does besides training.
+    """What training calls, and where it starts.
 
     Attributes:
-        on_epoch: told of every epoch, epoch 0 included.
-        save: keeps a state, every `checkpoint_every` epochs.
-        resume: a state to go on from, of a run with the same features, targets and specs.
+        on_epoch: called after every epoch, epoch 0 included.
+        save: stores a state, every `checkpoint_every` epochs.
+        resume: the state to continue from, of a run with the same features, targets and specs.
     """
 
     on_epoch: Callable[[Progress], None] = lambda _progress: None

@@ -1,8 +1,9 @@
-"""Maximum likelihood for the flows of all scales at once, on cached features; held-out reals decide when to stop."""
+"""Maximum likelihood for the flows of all layers at once, on cached features; held-out reals decide when to stop."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +17,12 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from muflow_cli.engine.cores import one_thread
-from muflow_cli.engine.flow import Flow, PlainFlow, build_flow, plain, trace
+from muflow_cli.engine.executor import one_thread
+from muflow_cli.engine.flow import PlainFlow, build_flow, plain, trace
+from muflow_cli.engine.likelihood import nll
 from muflow_cli.engine.mixture import Mixture
-from muflow_cli.engine.nll import nll
 from muflow_cli.engine.train_state import Progress, TrainHooks, TrainState
-from muflow_cli.errors import NotFinite, TooFewPictures
+from muflow_cli.errors import NotFinite, TooFewImages
 from muflow_cli.specs import FlowSpec, TrainSpec
 
 __all__ = ["Progress", "TrainHooks", "TrainState", "Trained", "train"]
@@ -33,7 +34,7 @@ PLATEAU_COUNTS: Final = ("best", "num_bad_epochs", "cooldown_counter", "last_epo
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Trained flows, one per scale, as they were at the best epoch; NLLs in nats per dimension, mean over scales."""
+    """Trained flows, one per layer, as they were at the best epoch; NLLs in nats per dimension, mean over layers."""
 
     flows: list[PlainFlow]
     epochs: int
@@ -52,29 +53,29 @@ def train(
     *,
     hooks: TrainHooks,
 ) -> Trained:
-    """Fit one flow per scale to single reals under the scale's target.
+    """Fit one flow per layer to single reals under the layer's target.
 
-    The loss is the mean over scales of NLL / D. The flow kept is that of the epoch with the lowest loss on the
+    The loss is the mean over layers of NLL / D. The result is the flow of the epoch with the lowest loss on the
     held-out reals, epoch 0 (before training) included. The same input ends in the same flows, resumed or not.
 
     Args:
-        train_features: per scale (n, D, H, W), any float dtype, on any device, possibly memory-mapped; a batch at a
+        train_features: per layer (n, D, H, W), any float dtype, on any device, possibly memory-mapped; a batch at a
             time is copied to the target's device as float32.
         validation_features: the same of reals that are held out.
-        targets: per scale; they decide the device.
-        flow: the flow of every scale; 0 steps leave nothing to train.
+        targets: per layer; they decide the device.
+        flow: the flow of every layer; 0 steps leave nothing to train.
         train: seed, epochs, batches, learning rate and patience.
         hooks: progress, checkpoints, resumption.
 
     Raises:
-        NotFinite: if a likelihood is not finite; epoch and scale are named.
-        TooFewPictures: if there is nothing to train on or to validate with.
+        NotFinite: if a likelihood is not finite; epoch and layer are named.
+        TooFewImages: if there is nothing to train on or to validate with.
 
     Source: Pontorno et al. 2026, "The method"; Yu et al. 2021.
     """
     for purpose, features in (("training", train_features), ("validation", validation_features)):
         if not len(features[0]):
-            raise TooFewPictures(purpose, 0, 1, "one per batch")
+            raise TooFewImages(purpose, 0, 1, "one per batch")
     with _lanes(flow, targets) as each:
         run = _Run(train_features, validation_features, targets, flow, train, each)
         if hooks.resume is None:
@@ -90,11 +91,11 @@ def train(
 
 @contextlib.contextmanager
 def _lanes(flow: FlowSpec, targets: Sequence[Mixture]) -> Iterator[_Each]:
-    """A `map` over scales: at the same time where a scale is too little work for a whole processor or a GPU."""
+    """A `map` over layers: at the same time where a layer is too little work for a whole processor or a GPU."""
     if set(flow.kernels) != {1} or any(target.means.is_cuda for target in targets):
         yield map
         return
-    # Scales share nothing until the optimiser's step, so that the result does not depend on the number of threads.
+    # Layers share nothing until the optimiser's step, so that the result does not depend on the number of threads.
     pool = ThreadPoolExecutor(len(targets), "train", initializer=torch.set_num_threads, initargs=(1,))
     with one_thread(), pool:
         yield pool.map
@@ -114,12 +115,17 @@ class _Run:
     ) -> None:
         self.each = each
         self.train_features, self.validation_features = train_features, validation_features
-        self.targets = [target.to(dtype=torch.float32) for target in targets]
+        self.targets = [copy.deepcopy(target).float() for target in targets]
         self.spec = train
         self.trainable = flow.steps > 0
         self.flows = [
-            _start(features, target, flow, train.seed + scale)
-            for scale, (features, target) in enumerate(zip(train_features, targets, strict=True))
+            build_flow(
+                features.shape[1],
+                flow,
+                train.seed + layer,
+                target.spread() / _root_mean_variance(features) if flow.matched_init and flow.steps else 1.0,
+            ).to(target.means.device)
+            for layer, (features, target) in enumerate(zip(train_features, targets, strict=True))
         ]
         self.generator = torch.Generator().manual_seed(train.seed)
         self.history: list[Progress] = []
@@ -134,26 +140,26 @@ class _Run:
             )
 
     def named(self) -> dict[str, Parameter]:
-        """Trained parameters by "scale.name"."""
+        """Trained parameters by "layer.name"."""
         return {
-            f"{scale}.{name}": parameter
-            for scale, flow in enumerate(self.flows)
+            f"{layer}.{name}": parameter
+            for layer, flow in enumerate(self.flows)
             for name, parameter in flow.named_parameters()
             if parameter.requires_grad
         }
 
     def parameters(self) -> dict[str, Tensor]:
-        """Copies of them."""
+        """Copies of the trained parameters."""
         return {name: parameter.detach().clone() for name, parameter in self.named().items()}
 
     def before(self) -> Progress:
-        """Epoch 0: both losses of the flow as it starts."""
+        """Epoch 0: both losses before training."""
         trained, validation = self.evaluate(self.train_features, 0), self.evaluate(self.validation_features, 0)
         self.history.append(Progress(0, trained, validation, self.spec.learning_rate))
         return self.history[0]
 
     def goes_on(self) -> bool:
-        """Whether there is another epoch to train."""
+        """Whether to train another epoch."""
         epoch = self.history[-1].epoch
         return self.trainable and epoch < self.spec.epochs and epoch - self.best_epoch < self.spec.stop_patience
 
@@ -162,10 +168,10 @@ class _Run:
         epoch, rate = self.history[-1].epoch + 1, self.optimiser.param_groups[0]["lr"]
         count = len(self.train_features[0])
         order = torch.randperm(count, generator=self.generator)
-        # Equal batches: a last one of two pictures would cost a whole step and steer it as much as sixty do. Within
-        # a batch the order is the file's, which a memory-mapped read likes better.
-        batches = [places.sort().values for places in order.tensor_split(math.ceil(count / self.spec.batch_size))]
-        losses = [self.step(places) * len(places) for places in batches]
+        # Equal batches: a last batch of two images would cost a whole step and count as much as one of sixty. Within
+        # a batch the rows are in the file's order, which makes memory-mapped reads faster.
+        batches = [rows.sort().values for rows in order.tensor_split(math.ceil(count / self.spec.batch_size))]
+        losses = [self.step(rows) * len(rows) for rows in batches]
         trained = _mean(torch.stack(losses), count, epoch)
         validation = self.evaluate(self.validation_features, epoch)
         if validation < self.history[self.best_epoch].validation_nll:
@@ -174,45 +180,45 @@ class _Run:
         self.history.append(Progress(epoch, trained, validation, rate))
         return self.history[-1]
 
-    def step(self, places: Tensor) -> Tensor:
-        """One update of every flow; (S,) losses, still on the device so that nothing waits for them."""
+    def step(self, rows: Tensor) -> Tensor:
+        """One update of every flow; (S,) losses, left on the device so that nothing waits for them."""
         self.optimiser.zero_grad()
-        losses = list(self.each(partial(self.slopes, places), range(len(self.flows))))
+        losses = list(self.each(partial(self.gradients, rows), range(len(self.flows))))
         self.optimiser.step()
         return torch.stack(losses)
 
-    def slopes(self, places: Tensor, scale: int) -> Tensor:
-        """Gradients of one flow, left at its parameters; its loss.
+    def gradients(self, rows: Tensor, layer: int) -> Tensor:
+        """Compute the gradients of one flow, and return its loss.
 
-        A whole scale at a time, so that its activations are gone (and warm in the cache) when the next begins.
+        One whole layer at a time, so that its activations are freed before the next layer begins.
         """
-        flow, target = self.flows[scale], self.targets[scale]
-        x = _batch(self.train_features[scale][places], target)
+        flow, target = self.flows[layer], self.targets[layer]
+        x = _batch(self.train_features[layer][rows], target)
         loss = nll(trace(flow), target, x).mean() / x.shape[1]
         (loss / len(self.flows)).backward()
-        # Each flow by itself: a steep scale must not slow the others down.
+        # Each flow is clipped by itself: a steep layer must not slow the others down.
         clip_grad_norm_(flow.parameters(), self.spec.clip_norm)
         return loss.detach()
 
     def evaluate(self, features: Sequence[Tensor], epoch: int) -> float:
-        """Loss of the flows as they are."""
+        """Loss of the current flows."""
         losses = list(self.each(partial(self.loss, features), range(len(self.flows))))
         return _mean(torch.stack(losses)[None], len(features[0]), epoch)
 
     @torch.no_grad()
-    def loss(self, features: Sequence[Tensor], scale: int) -> Tensor:
-        """Sum over pictures of one flow's loss."""
-        flow, target = plain(self.flows[scale]), self.targets[scale]
+    def loss(self, features: Sequence[Tensor], layer: int) -> Tensor:
+        """Sum over images of one flow's loss."""
+        flow, target = plain(self.flows[layer]), self.targets[layer]
         parts = [
             nll(flow, target, _batch(chunk, target)).double().sum() / chunk[0].numel()
-            for chunk in features[scale].split(self.spec.batch_size)
+            for chunk in features[layer].split(self.spec.batch_size)
         ]
         return torch.stack(parts).sum()
 
     def state(self) -> TrainState:
-        """What a checkpoint holds."""
-        kept = self.optimiser.state
-        moments = {f"{key}.{name}": t for key, p in self.named().items() for name, t in kept[p].items()}
+        """The content of a checkpoint."""
+        states = self.optimiser.state
+        moments = {f"{key}.{name}": t for key, p in self.named().items() for name, t in states[p].items()}
         counts = self.plateau.state_dict()
         return TrainState(
             parameters=self.parameters(),
@@ -226,20 +232,20 @@ class _Run:
         )
 
     def restore(self, state: TrainState) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         self.history, self.best_epoch = list(state.history), state.best_epoch
         self.generator.set_state(state.generator.cpu())
         self.best = {name: state.best[name].to(p.device) for name, p in self.named().items()}
         self.load(state.parameters)
         moments = ("step", "exp_avg", "exp_avg_sq")
-        kept = {i: {m: state.moments[f"{name}.{m}"] for m in moments} for i, name in enumerate(self.named())}
+        states = {i: {m: state.moments[f"{name}.{m}"] for m in moments} for i, name in enumerate(self.named())}
         groups = self.optimiser.state_dict()["param_groups"]
         groups[0]["lr"] = state.learning_rate
-        self.optimiser.load_state_dict({"state": kept, "param_groups": groups})
+        self.optimiser.load_state_dict({"state": states, "param_groups": groups})
         self.plateau.load_state_dict(self.plateau.state_dict() | dict(state.plateau))
 
     def load(self, parameters: Mapping[str, Tensor]) -> None:
-        """Put `parameters` in place of the flows' own."""
+        """Copy `parameters` into the flows."""
         with torch.no_grad():
             for name, parameter in self.named().items():
                 parameter.copy_(parameters[name])
@@ -258,14 +264,8 @@ class _Run:
         )
 
 
-def _start(features: Tensor, target: Mixture, spec: FlowSpec, seed: int) -> Flow:
-    """The untrained flow of one scale, on the target's device."""
-    scale = target.spread() / _root_mean_variance(features) if spec.matched_init and spec.steps else 1.0
-    return build_flow(features.shape[1], spec, seed, scale).to(target.means.device)
-
-
 def _root_mean_variance(features: Tensor) -> float:
-    """Root of the mean over channels of the variance over pictures and positions; 1 where nothing varies."""
+    """Root of the mean over channels of the variance over images and positions; 1 where nothing varies."""
     count = len(features) * features[0, 0].numel()
     total = torch.zeros(features.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
@@ -282,9 +282,9 @@ def _batch(features: Tensor, target: Mixture) -> Tensor:
 
 
 def _mean(sums: Tensor, count: int, epoch: int) -> float:
-    """Loss of a pass: the mean over its `count` pictures and over scales of `sums` (batches, S).
+    """Loss of a pass: `sums` (batches, S), averaged over its `count` images and over layers.
 
-    The only wait for the device in a pass, and therefore the place where a loss that left the numbers is found.
+    A pass waits for the device only here, so a NaN or infinite loss is noticed here.
     """
     sums = sums.double().cpu()
     bad = (~torch.isfinite(sums)).nonzero()
@@ -293,8 +293,8 @@ def _mean(sums: Tensor, count: int, epoch: int) -> float:
             "lower the learning rate (--set train.learning_rate=) or raise the target's regularisation "
             "(--set target.reg_covar=)"
             if epoch
-            else "its features hold values that are no numbers; encode with --precision fp32"
+            else "its features hold NaN or infinite values, so encode with --precision fp32"
         )
-        where = f"epoch {epoch}, scale {int(bad[0, 1]) + 1} of {sums.shape[1]}"
-        raise NotFinite(f"the likelihood left the numbers in training, {where}: {remedy}")
+        where = f"epoch {epoch}, layer {int(bad[0, 1]) + 1} of {sums.shape[1]}"
+        raise NotFinite(f"training diverged with a NaN or infinite loss in {where}", remedy)
     return float(sums.sum() / (count * sums.shape[1]))

@@ -12,8 +12,8 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
+from muflow_cli.engine.backbones import import_torchvision
 from muflow_cli.engine.encoders import encoder_row
-from muflow_cli.engine.vision import import_torchvision
 from muflow_cli.errors import BadWeights
 
 
@@ -27,15 +27,28 @@ class Weights:
 
 
 def find_weights(encoder: str, path: Path | None) -> Weights:
-    """Weights of `encoder`: from `path`, else from torchvision's download; none for an encoder that learns nothing.
+    """Weights of `encoder`: from `path`, else from torchvision's download; none for an encoder without weights.
 
     Raises:
         BadWeights: where the file cannot be read, or the download fails.
     """
-    row = encoder_row(encoder)
-    if row.weights is None:
+    enum = encoder_row(encoder).weights
+    if enum is None:
         return Weights({}, hashlib.sha256(b"").hexdigest(), "none: fixed filters")
-    return _fetch(row.weights) if path is None else read_weights(path)
+    if path is not None:
+        return read_weights(path)
+    # The pinned weights, from torchvision's cache or server, checked against the hash in their name.
+    weight = import_torchvision().models.get_weight(enum)
+    file = str(weight.url).rsplit("/", 1)[-1]
+    try:
+        weight.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
+    except (URLError, OSError, RuntimeError, pickle.UnpicklingError):
+        raise BadWeights(
+            f"cannot download the encoder weights {enum}",
+            f"fetch {weight.url} on a connected machine, copy {file} here and give it as --encoder-weights {file}",
+        ) from None
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
+    return Weights(_read_pickled(cached), hashlib.sha256(cached.read_bytes()).hexdigest(), enum)
 
 
 def read_weights(path: Path) -> Weights:
@@ -47,14 +60,14 @@ def read_weights(path: Path) -> Weights:
         data = path.read_bytes()
     except OSError as error:
         reason = error.strerror or "not readable"
-        raise BadWeights(f"cannot read the encoder weights {path} ({reason}): check --encoder-weights") from None
+        raise BadWeights(f"cannot read the encoder weights {path} ({reason})", "check --encoder-weights") from None
     digest = hashlib.sha256(data).hexdigest()
     if path.suffix != ".safetensors":
         return Weights(_read_pickled(path), digest, path.name)
     try:
         return Weights(load(data), digest, path.name)
     except SafetensorError:
-        raise BadWeights(f"{path} is not a whole safetensors file: copy or download it again") from None
+        raise BadWeights(f"{path} is not a whole safetensors file", "copy or download it again") from None
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
@@ -62,23 +75,8 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
         raise BadWeights(
-            f"{path} is not a file of plain tensors: give a .safetensors file, or a .pth that holds only a state dict"
+            f"{path} is not a file of plain tensors", "give a .safetensors file, or a .pth that holds only a state dict"
         ) from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise BadWeights(f"{path} holds something other than named tensors: give the network's state dict")
+        raise BadWeights(f"{path} holds something other than named tensors", "give the network's state dict")
     return {str(k): v for k, v in state.items()}
-
-
-def _fetch(enum: str) -> Weights:
-    """The pinned weights of torchvision, from its cache or its server, checked against the hash in their name."""
-    weight = import_torchvision().models.get_weight(enum)
-    file = str(weight.url).rsplit("/", 1)[-1]
-    try:
-        weight.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
-    except (URLError, OSError, RuntimeError, pickle.UnpicklingError):
-        raise BadWeights(
-            f"cannot download the encoder weights {enum}: on a connected machine fetch {weight.url}, "
-            f"copy {file} here and give it as --encoder-weights {file}"
-        ) from None
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
-    return Weights(_read_pickled(cached), hashlib.sha256(cached.read_bytes()).hexdigest(), enum)

@@ -1,4 +1,4 @@
-"""`fit`: a folder of real faces -> a detector that can scan."""
+"""`fit`: a folder of real faces -> a detector."""
 
 from muflow_cli.fit.workflow import FitRequest, FitSummary, fit
 

@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muflow_cli.engine.averaging import Overlap, average, draw_members, overlap
-from muflow_cli.engine.cores import pipelined
-from muflow_cli.engine.features import Space
+from muflow_cli.engine.encoding import PlacedEncoder
+from muflow_cli.engine.executor import pipelined
 from muflow_cli.engine.mixture import Mixture, MixtureFit, fit_mixture
-from muflow_cli.engine.scoring import Extractor
+from muflow_cli.engine.projection import Projection
+from muflow_cli.fit.features import view_chunks
+from muflow_cli.progress import ProgressListener
 from muflow_cli.specs import TargetSpec
-from muflow_cli.watch import Watch
 
-_CHUNK = 64
-# One figure for all machines: vectors are drawn, and projected, by the batch.
+# The same on all machines, because vectors are drawn and projected batch by batch.
 _BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Per scale the fitted mixture; how far the averages are from being independent."""
+    """The fitted mixture of each layer, and the overlap of the averages."""
 
     fits: tuple[MixtureFit, ...]
     overlap: Overlap
@@ -38,67 +38,75 @@ class Targets:
         return [fit.mixture for fit in self.fits]
 
 
-def normal_targets(spaces: Sequence[Space]) -> Targets:
-    """N(0, I) at every scale: the FastFlow baseline, no averages drawn."""
-    fits = [MixtureFit(Mixture.normal(space.dimensions), 1, 0.0, {}, raised=False) for space in spaces]
+def normal_targets(projections: Sequence[Projection]) -> Targets:
+    """N(0, I) at every layer: the FastFlow baseline, without averages."""
+    fits = [MixtureFit(Mixture.normal(p.dimensions), 1, 0.0, {}, raised=False) for p in projections]
     return Targets(tuple(fits), Overlap(0.0, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Averaging:
-    """Where averages come from: the store's views, one place per training picture, and what to draw."""
+    """How averages are made.
+
+    Attributes:
+        views: (n, size, size, 3) uint8, of the store.
+        rows: row of one view of each training image.
+        target: number of averages, and images in each.
+        seed: for the draws.
+    """
 
     views: NDArray[np.uint8]
-    places: Sequence[int]
+    rows: Sequence[int]
     target: TargetSpec
     seed: int
 
 
-def mu_targets(averaging: Averaging, extractor: Extractor, spaces: Sequence[Space], watch: Watch) -> Targets:
-    """Draw and average (Eq. 1), encode the averages, fit one mixture per scale to their position vectors (Eq. 2)."""
+def mu_targets(
+    averaging: Averaging, encoder: PlacedEncoder, projections: Sequence[Projection], progress: ProgressListener
+) -> Targets:
+    """Draw and average (Eq. 1), encode the averages, fit one mixture per layer to their position vectors (Eq. 2)."""
     target = averaging.target
     generator = torch.Generator().manual_seed(averaging.seed)
-    pictures = len(averaging.places)
-    members = draw_members(pictures, target.means, target.mean_size, generator)
-    watch.stage("average", pictures)
-    means = average(_pictures(averaging, watch), members, pictures)
-    watch.stage("encode averages", target.means)
-    vectors = _vectors(means, extractor, spaces, target, generator, watch)
-    del means
-    watch.stage("fit target", len(spaces))
+    images = len(averaging.rows)
+    members = draw_members(images, target.n_averages, target.images_per_average, generator)
+    progress.stage("average", images)
+
+    def training_images() -> Iterator[Tensor]:
+        for chunk in view_chunks(averaging.views, averaging.rows):
+            yield chunk
+            progress.advance(len(chunk))
+
+    averages = average(training_images(), members, images)
+    progress.stage("encode averages", target.n_averages)
+    vectors = _vectors(averages, encoder, projections, target, generator, progress)
+    del averages
+    progress.stage("fit target", len(projections))
     fits = []
-    for scale in vectors:
-        fits.append(fit_mixture(scale, target.components, target.reg_covar, averaging.seed))
-        watch.advance()
-    return Targets(tuple(fits), overlap(members, pictures))
-
-
-def _pictures(averaging: Averaging, watch: Watch) -> Iterator[Tensor]:
-    for start in range(0, len(averaging.places), _CHUNK):
-        places = list(averaging.places[start : start + _CHUNK])
-        yield torch.from_numpy(averaging.views[places]).permute(0, 3, 1, 2)
-        watch.advance(len(places))
+    for layer in vectors:
+        fits.append(fit_mixture(layer, target.components, target.reg_covar, averaging.seed))
+        progress.advance()
+    return Targets(tuple(fits), overlap(members, images))
 
 
 def _vectors(
-    means: Tensor,
-    extractor: Extractor,
-    spaces: Sequence[Space],
+    averages: Tensor,
+    encoder: PlacedEncoder,
+    projections: Sequence[Projection],
     target: TargetSpec,
     generator: torch.Generator,
-    watch: Watch,
+    progress: ProgressListener,
 ) -> list[Tensor]:
-    """Per scale (n, D): position vectors of the averages, at most `target.max_vectors`, the same share of each."""
-    per_average = math.ceil(target.max_vectors / len(means))
-    collected: list[list[Tensor]] = [[] for _ in spaces]
+    """Per layer (n, D): at most `target.max_vectors` position vectors, equally many from each average."""
+    per_average = math.ceil(target.max_vectors / len(averages))
+    collected: list[list[Tensor]] = [[] for _ in projections]
 
-    def projected(piece: Tensor) -> list[Tensor]:
-        return [space.apply(pooled.cpu()) for space, pooled in zip(spaces, extractor(piece), strict=True)]
+    def projected(pooled: list[Tensor]) -> list[Tensor]:
+        return [projection(map_.cpu()) for projection, map_ in zip(projections, pooled, strict=True)]
 
-    for batch, maps in pipelined(means.split(_BATCH), partial(extractor.spread, projected)):
-        for scale, projections in enumerate(maps):
-            flat = projections.flatten(2).movedim(1, -1)
-            keep = torch.randperm(flat.shape[1], generator=generator)[:per_average]
-            collected[scale].append(flat[:, keep].reshape(-1, flat.shape[-1]))
-        watch.advance(len(batch))
+    for batch, maps in pipelined(averages.split(_BATCH), partial(encoder.submit, after=projected)):
+        for layer, projection in enumerate(maps):
+            flat = projection.flatten(2).movedim(1, -1)
+            drawn = torch.randperm(flat.shape[1], generator=generator)[:per_average]
+            collected[layer].append(flat[:, drawn].reshape(-1, flat.shape[-1]))
+        progress.advance(len(batch))
     return [torch.cat(parts)[: target.max_vectors] for parts in collected]

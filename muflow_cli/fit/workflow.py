@@ -1,68 +1,62 @@
-"""The workflow of `fit`: find -> split -> encode once -> averages -> target -> flow -> calibrate -> bundle."""
+"""The workflow of `fit`: inputs -> split -> each branch fitted -> calibration -> bundle."""
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from muflow_cli.bundle import check_writable, save
-from muflow_cli.calibration import Calibration, source_digest
+from muflow_cli.bundle import save
+from muflow_cli.calibration.calibration import Calibration, source_digest
+from muflow_cli.calibration.rules import rule_class
 from muflow_cli.canonical import to_json
-from muflow_cli.detector import Detector, Provenance
-from muflow_cli.engine.cores import pipelined
-from muflow_cli.engine.encoders import chosen_cuts
-from muflow_cli.engine.features import Space, fit_space
-from muflow_cli.engine.scoring import Extractor, Model, Placement, place
-from muflow_cli.engine.train_state import Progress, TrainHooks
-from muflow_cli.engine.training import Trained, train
+from muflow_cli.detector import Detector, Provenance, columns_of
+from muflow_cli.engine.devices import Placement, place
+from muflow_cli.engine.encoders import chosen_layers
+from muflow_cli.engine.scoring import ScoredUnit, Scorer, score_stream
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
-from muflow_cli.errors import CannotWrite, NothingToDo, TooFewPictures
-from muflow_cli.fit.cache import chunks, encode, project, work_bytes
-from muflow_cli.fit.targets import Averaging, Targets, mu_targets, normal_targets
+from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo, TooFewImages
+from muflow_cli.files import check_outputs
+from muflow_cli.fit.branch import BranchFit, FittedBranch, fit_branch
+from muflow_cli.fit.features import work_bytes
+from muflow_cli.fit.split import Split, near_duplicate_groups, split
+from muflow_cli.fit.store import Store, build_store, has_store, open_store
 from muflow_cli.fit.work import Work, open_work
-from muflow_cli.pictures.find import find
-from muflow_cli.pictures.pool import Loaded, LoadSpec, load
-from muflow_cli.pictures.split import Split, near_duplicate_groups, split
-from muflow_cli.pictures.store import Store, build_store, has_store, open_store
+from muflow_cli.images.find import find
+from muflow_cli.images.loader import Loaded, LoadSpec, load
+from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
-from muflow_cli.rules import pictures_needed as rule_needs
-from muflow_cli.specs import DetectorSpec, InputSpec, Precision, TargetKind
-from muflow_cli.watch import Clock, Watch
+from muflow_cli.specs import LIGHT, DetectorSpec, InputSpec, Runtime, TargetKind
+
+_AHEAD = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitRequest:
-    """What `fit` is asked.
+    """A detector to fit, the reals to fit it to, and the output.
 
     Attributes:
-        reals: files, folders, globs, archives of real face pictures.
+        reals: files, folders, globs, archives of real face images.
         output: the bundle to write.
         spec: the detector to fit.
-        weights: local encoder weights; None = torchvision's download.
+        weights: branch name -> local weights of its encoder; torchvision's download for the others.
         inputs: which files are read.
-        device: auto, cpu, cuda or cuda:N.
-        precision: of the convolutions.
-        workers: decoding threads.
-        resume: go on after a run that was killed.
+        runtime: device, precision, workers.
+        resume: continue a run that was killed.
         force: replace an existing output.
     """
 
     reals: tuple[str, ...]
     output: Path
-    spec: DetectorSpec
-    weights: Path | None = None
+    spec: DetectorSpec = LIGHT
+    weights: Mapping[str, Path] = field(default_factory=dict)
     inputs: InputSpec = field(default_factory=InputSpec)
-    device: str = "auto"
-    precision: Precision = Precision.AUTO
-    workers: int = 2
+    runtime: Runtime = field(default_factory=Runtime)
     resume: bool = False
     force: bool = False
 
@@ -79,30 +73,38 @@ class FitSummary:
     calibration: int
     near_duplicates: int
     provenance: Provenance
-    scales: tuple[str, ...]
+    columns: tuple[str, ...]
     regularisation_raised: tuple[str, ...]
     seconds: dict[str, float]
     fingerprint: str
     calibration_fingerprint: str
 
 
-def fit(request: FitRequest, watch: Watch) -> FitSummary:
-    """Fit a detector to real faces and write its bundle; nothing here ever sees a synthetic picture.
+def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSummary:
+    """Fit a detector to real faces and write its bundle; nothing here ever sees a synthetic image.
 
     Raises:
-        MuflowError: one sentence; the work folder stays only where `--resume` can use it.
+        MuflowError: one sentence; the work folder stays only where `resume` can use it.
     """
-    clock = Clock(watch)
-    check_writable(request.output, force=request.force or request.resume)
-    chosen_cuts(request.spec.feature.encoder, request.spec.feature.cuts)
-    weights = find_weights(request.spec.feature.encoder, request.weights)
-    placement = place(request.device, request.precision)
-    key = _key(request, weights, placement)
+    timer = StageTimer(progress or NoProgress())
+    check_outputs([request.output], force=request.force or request.resume)
+    rule_class(request.spec.rule.method).check(request.spec.rule)
+    weights = _weights(request)
+    placement = place(request.runtime)
+    # What must be equal for a resumed run to end in the same bundle.
+    key = {
+        "reals": [Path(name).absolute().as_posix() for name in request.reals],
+        "spec": to_json(request.spec),
+        "inputs": to_json(request.inputs),
+        "weights": {name: weight.sha256 for name, weight in weights.items()},
+        "placement": [str(placement.device), placement.precision.value],
+        "versions": versions(),
+    }
     work = open_work(request.output, key, resume=request.resume, force=request.force)
     try:
-        summary = _Fit(request, placement, weights, work, clock).run()
+        summary = _Fit(request, placement, weights, work, timer).run()
     except KeyboardInterrupt:
-        clock.note(f"what was done is kept in {work.folder}: go on with --resume")
+        timer.note(f"the finished work is kept in {work.folder}; continue with --resume")
         raise
     except BaseException:
         work.remove()
@@ -111,31 +113,31 @@ def fit(request: FitRequest, watch: Watch) -> FitSummary:
     return summary
 
 
-def _key(request: FitRequest, weights: Weights, placement: Placement) -> dict[str, object]:
-    """What must be equal for a resumed run to end in the same bundle."""
-    return {
-        "reals": [Path(name).absolute().as_posix() for name in request.reals],
-        "spec": to_json(request.spec),
-        "inputs": to_json(request.inputs),
-        "weights": weights.sha256,
-        "placement": [str(placement.device), placement.precision.value],
-        "versions": versions(),
-    }
+def _weights(request: FitRequest) -> dict[str, Weights]:
+    """Encoder weights of every branch; unknown names and layers are refused here, early."""
+    branches = {branch.name: branch for branch in request.spec.branches}
+    for name in request.weights:
+        if name not in branches:
+            raise BadSpec("--encoder-weights", f"{name}=...", "the name of a branch, " + " or ".join(branches))
+    for branch in branches.values():
+        chosen_layers(branch.feature.encoder, branch.feature.layers)
+    return {name: find_weights(branch.feature.encoder, request.weights.get(name)) for name, branch in branches.items()}
 
 
-def pictures_needed(spec: DetectorSpec) -> tuple[int, str]:
-    """Fewest distinct pictures that `spec` can be fitted to, and why."""
+def images_needed(spec: DetectorSpec) -> tuple[int, str]:
+    """Smallest number of distinct images to fit `spec` to, and the reason."""
     train, rule = spec.train, spec.rule
-    for_rule = rule_needs(rule)
+    for_rule = rule_class(rule.method).minimum_images(rule)
     needs = {
-        f"{train.calibration_share:.0%} of them calibrate, and {rule.method} at alpha {rule.alpha:g} "
+        f"{train.calibration_share:.0%} of them calibrate, and method {rule.method} at alpha {rule.alpha:g} "
         f"needs {for_rule}": math.ceil(for_rule / train.calibration_share),
         "training, validation and calibration each need some": 10,
     }
-    if spec.target.kind is TargetKind.MU:
+    sizes = [branch.target.images_per_average for branch in spec.branches if branch.target.kind is TargetKind.MU]
+    if sizes:
         share = 1 - train.validation_share - train.calibration_share
-        why = f"{share:.0%} of them train, and an average is over {spec.target.mean_size}"
-        needs[why] = math.ceil(spec.target.mean_size / share)
+        why = f"{share:.0%} of them train, and an average is over {max(sizes)}"
+        needs[why] = math.ceil(max(sizes) / share)
     why = max(needs, key=lambda reason: needs[reason])
     return needs[why], why
 
@@ -143,170 +145,137 @@ def pictures_needed(spec: DetectorSpec) -> tuple[int, str]:
 class _Fit:
     """One run: the parts that its stages share."""
 
-    def __init__(self, request: FitRequest, placement: Placement, weights: Weights, work: Work, clock: Clock) -> None:
-        self.request, self.spec = request, request.spec
-        self.weights, self.work, self.clock = weights, work, clock
-        self.placement = placement
-        self.extractor = Extractor(self.spec.feature, weights.tensors, placement)
+    def __init__(
+        self,
+        request: FitRequest,
+        placement: Placement,
+        weights: Mapping[str, Weights],
+        work: Work,
+        timer: StageTimer,
+    ) -> None:
+        self.request, self.spec, self.placement = request, request.spec, placement
+        self.weights, self.work, self.timer = weights, work, timer
 
     def run(self) -> FitSummary:
         """All stages, in order."""
         store = self.read()
-        parts, groups = self.deal(store)
-        train_places, validation_places = store.places(parts.train), store.places(parts.validation)
-        pooled = encode(self.extractor, store.views, train_places + validation_places, self.work, self.clock)
-        cut = len(train_places)
-        self.clock.stage("statistics", len(pooled))
-        spaces = [fit_space(chunks(map_[:cut]), self.spec.feature) for map_ in pooled]
-        features = [
-            project(map_, space, self.spec.feature, self.work.file(f"vectors.{i}"))
-            for i, (map_, space) in enumerate(zip(pooled, spaces, strict=True))
-        ]
-        targets = self.targets(store, parts, spaces)
-        trained = self.train([f[:cut] for f in features], [f[cut:] for f in features], targets)
-        detector = self.calibrated(self.assemble(store, parts, spaces, targets, trained), store, parts)
-        self.clock.stage("write", None)
+        parts, near_duplicates = self.deal(store)
+        fitted = {branch.name: self.branch(branch.name, store, parts) for branch in self.spec.branches}
+        detector = self.detector(store, parts, fitted)
+        self.timer.stage("write", None)
         save(detector, self.request.output, force=self.request.force or self.request.resume)
-        return self.summary(detector, store, parts, targets, near=len(groups) - len(set(groups)))
-
-    def read(self) -> Store:
-        """Every usable real, read once; the disk that the fit takes is stated before anything is written."""
-        self.clock.stage("read", None)
-        if self.request.resume and has_store(self.work.folder):
-            return open_store(self.work.folder)
-        inputs, view = self.request.inputs, self.spec.view
-        spec = LoadSpec(
-            view=view, inputs=inputs, workers=self.request.workers, ahead=64, crops_seed=self.spec.train.seed
+        self.timer.close()
+        return FitSummary(
+            output=str(self.request.output),
+            used=len(store.entries),
+            skipped=store.skipped,
+            train=len(parts.train),
+            validation=len(parts.validation),
+            calibration=len(parts.calibration),
+            near_duplicates=near_duplicates,
+            provenance=detector.provenance,
+            columns=detector.columns,
+            regularisation_raised=tuple(column for branch in fitted.values() for column in branch.raised),
+            seconds=dict(self.timer.seconds),
+            fingerprint=detector.fingerprint,
+            calibration_fingerprint=detector.calibration.fingerprint(),
         )
 
-        found = list(find(self.request.reals, inputs))
-        self.find_room(sum(not isinstance(one, Unreadable) for one in found))
+    def read(self) -> Store:
+        """Every usable real, read once; the disk space that the fit needs is stated before anything is written."""
+        self.timer.stage("read", None)
+        if self.request.resume and has_store(self.work.folder):
+            return open_store(self.work.folder)
+        spec = LoadSpec(
+            views={branch.name: branch.view for branch in self.spec.branches},
+            inputs=self.request.inputs,
+            workers=self.request.runtime.threads,
+            ahead=_AHEAD,
+            crops_seed=self.spec.train.seed,
+        )
+        inputs = list(find(self.request.reals, self.request.inputs))
+        self.check_room(sum(not isinstance(item, Unreadable) for item in inputs))
 
         def counted() -> Iterator[Loaded | Unreadable]:
-            for item in load(found, spec):
-                self.clock.advance()
+            for item in load(inputs, spec):
+                self.timer.advance()
                 yield item
 
-        return build_store(counted(), self.work.folder, view.size)
+        sizes = {branch.name: branch.view.size for branch in self.spec.branches}
+        return build_store(counted(), self.work.folder, sizes)
 
-    def find_room(self, files: int) -> None:
-        """Tell what the work folder will take, if there is anything to read; CannotWrite where the disk has less."""
+    def check_room(self, files: int) -> None:
+        """State the size of the work folder, if there is anything to read; CannotWrite if the disk has less space."""
         if not files:
             return
         needed, free = work_bytes(self.spec, files), shutil.disk_usage(self.work.folder).free
-        takes = f"{files} files take up to {math.ceil(needed / 2**20)} MiB of disk while they are fitted to"
+        takes = f"fitting to {files} files takes up to {math.ceil(needed / 2**20)} MiB of disk"
         if needed > free:
-            raise CannotWrite(str(self.work.folder), f"{takes}, {free / 2**20:.0f} MiB are free")
-        self.clock.note(f"{takes}; {free / 2**20:.0f} MiB are free")
+            raise CannotWrite(str(self.work.folder), f"{takes}, but only {free / 2**20:.0f} MiB are free")
+        self.timer.note(f"{takes}; {free / 2**20:.0f} MiB are free")
 
-    def deal(self, store: Store) -> tuple[Split, list[int]]:
-        """The split, refused where it would be too small."""
-        self.clock.stage("split", None)
-        if not store.kept:
+    def deal(self, store: Store) -> tuple[Split, int]:
+        """The split and the number of near duplicates kept together; refused if there are too few images."""
+        self.timer.stage("split", None)
+        if not store.entries:
             reasons = ", ".join(f"{n} {code}" for code, n in sorted(store.skipped.items()))
             raise NothingToDo(
-                f"no usable picture in {', '.join(self.request.reals)} ({reasons or 'nothing found'}): "
-                "give files or folders of real face pictures"
+                f"no usable image in {', '.join(self.request.reals)} ({reasons or 'no file'})",
+                "give files or folders of real face images",
             )
-        needed, why = pictures_needed(self.spec)
-        if len(store.kept) < needed:
-            raise TooFewPictures("fit", len(store.kept), needed, why)
-        groups = near_duplicate_groups([entry.near_hash for entry in store.kept])
-        parts = split([entry.facts.sha256 for entry in store.kept], groups, self.spec.train)
-        return parts, groups.tolist()
+        needed, why = images_needed(self.spec)
+        if len(store.entries) < needed:
+            raise TooFewImages("fit", len(store.entries), needed, why)
+        groups = near_duplicate_groups([entry.near_hash for entry in store.entries])
+        parts = split([entry.facts.sha256 for entry in store.entries], groups, self.spec.train)
+        return parts, len(groups) - len(set(groups.tolist()))
 
-    def targets(self, store: Store, parts: Split, spaces: Sequence[Space]) -> Targets:
-        """What the flow maps reals onto."""
-        if self.spec.target.kind is TargetKind.NORMAL:
-            return normal_targets(spaces)
-        first = [store.kept[i].first for i in parts.train]
-        averaging = Averaging(views=store.views, places=first, target=self.spec.target, seed=self.spec.train.seed)
-        return mu_targets(averaging, self.extractor, spaces, self.clock)
-
-    def train(self, features: list[Tensor], held_out: list[Tensor], targets: Targets) -> Trained:
-        """The flow, from the last checkpoint where there is one."""
-        self.clock.stage("train", self.spec.train.epochs)
-
-        def on_epoch(_progress: Progress) -> None:
-            self.clock.advance()
-
-        hooks = TrainHooks(on_epoch=on_epoch, save=self.work.save_checkpoint, resume=self.work.load_checkpoint())
-        device = self.placement.device
-        mixtures = [mixture.to(device) for mixture in targets.mixtures]
-        trained = train(features, held_out, mixtures, self.spec.flow, self.spec.train, hooks=hooks)
-        return replace(trained, flows=[flow.to(torch.device("cpu")) for flow in trained.flows])
-
-    def assemble(
-        self, store: Store, parts: Split, spaces: Sequence[Space], targets: Targets, trained: Trained
-    ) -> Detector:
-        """The detector before its calibration."""
-        used = sorted(store.kept[i].facts.sha256 for i in (*parts.train, *parts.validation))
-        hashes = np.frombuffer(bytes.fromhex("".join(used)), dtype=np.uint8).reshape(-1, 32)
-        model = Model(
-            feature=self.spec.feature,
-            score_kind=self.spec.target.score_kind,
-            weights=self.extractor.weights,
-            spaces=spaces,
-            flows=trained.flows,
-            targets=targets.mixtures,
+    def branch(self, name: str, store: Store, parts: Split) -> FittedBranch:
+        """Fit one branch."""
+        fit = BranchFit(
+            spec=next(branch for branch in self.spec.branches if branch.name == name),
+            train=self.spec.train,
+            weights=self.weights[name],
+            placement=self.placement,
+            work=self.work.branch(name, labelled=len(self.spec.branches) > 1),
+            progress=self.timer,
         )
+        return fit_branch(fit, store, parts)
+
+    def detector(self, store: Store, parts: Split, fitted: Mapping[str, FittedBranch]) -> Detector:
+        """The detector of all branches, calibrated on the reals that none of them saw."""
+        branches = {name: part.branch for name, part in fitted.items()}
+        used = sorted(store.entries[i].facts.sha256 for i in (*parts.train, *parts.validation))
+        hashes = np.frombuffer(bytes.fromhex("".join(used)), dtype=np.uint8).reshape(-1, 32)
         provenance = Provenance(
             created=utc_now(),
             versions=versions(),
             device=str(self.placement.device),
             precision=self.placement.precision.value,
-            weights_origin=self.weights.origin,
-            weights_sha256=self.weights.sha256,
             train=len(parts.train),
             validation=len(parts.validation),
             train_digest=source_digest(used),
-            overlap=targets.overlap.shared,
-            effective_sample_size=targets.overlap.effective_sample_size,
-            components=tuple(fit.components for fit in targets.fits),
-            reg_covar=tuple(fit.reg_covar for fit in targets.fits),
-            epochs=trained.epochs,
-            best_epoch=trained.best_epoch,
-            train_nll=trained.train_nll,
-            validation_nll=trained.validation_nll,
+            branches={name: part.provenance for name, part in fitted.items()},
         )
-        return Detector(spec=self.spec, model=model, provenance=provenance, fitted_on=hashes.copy())
-
-    def calibrated(self, detector: Detector, store: Store, parts: Split) -> Detector:
-        """The same detector with the scores of the reals that it never saw."""
-        self.clock.stage("calibrate", len(parts.calibration))
-        scorer = detector.scorer(self.placement)
-        step = self.placement.batch_size
-        batches = (parts.calibration[start : start + step] for start in range(0, len(parts.calibration), step))
-        scores = []
-        for indices, found in pipelined(batches, lambda indices: scorer.submit([store.of(i) for i in indices])):
-            scores.append(found)
-            self.clock.advance(len(indices))
+        self.timer.stage("calibrate", len(parts.calibration))
+        rows, facts = [], []
+        held_out = (store.image(index) for index in parts.calibration)
+        for scored in score_stream(held_out, Scorer(branches, self.placement)):
+            if isinstance(scored, ScoredUnit):
+                rows.append(scored.columns)
+                facts.append(scored.unit.facts)
+            self.timer.advance()
         calibration = Calibration(
-            scores=np.concatenate(scores),
-            facts=tuple(store.kept[i].facts for i in parts.calibration),
+            scores=np.stack(rows),
+            columns=columns_of(branches),
+            facts=tuple(facts),
             rule=self.spec.rule,
             created=utc_now(),
         )
-        return replace(detector, calibration=calibration)
-
-    def summary(self, detector: Detector, store: Store, parts: Split, targets: Targets, *, near: int) -> FitSummary:
-        """What to tell."""
-        self.clock.close()
-        calibration = detector.calibration
-        return FitSummary(
-            output=str(self.request.output),
-            used=len(store.kept),
-            skipped=store.skipped,
-            train=len(parts.train),
-            validation=len(parts.validation),
-            calibration=len(parts.calibration),
-            near_duplicates=near,
-            provenance=detector.provenance,
-            scales=detector.scales,
-            regularisation_raised=tuple(
-                scale for scale, fit in zip(detector.scales, targets.fits, strict=True) if fit.raised
-            ),
-            seconds=dict(self.clock.seconds),
-            fingerprint=detector.fingerprint,
-            calibration_fingerprint=calibration.fingerprint() if calibration else "",
+        return Detector(
+            spec=self.spec,
+            branches=branches,
+            provenance=provenance,
+            fitted_on=hashes.copy(),
+            calibration=calibration,
         )

@@ -1,4 +1,4 @@
-"""The HTML report of a benchmark: one self-contained page without script, which loads nothing."""
+"""The HTML report of a benchmark: one self-contained page that has no script and loads nothing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from PIL import Image
 
 from muflow_cli.errors import NotFinite
 from muflow_cli.output import bench_text
-from muflow_cli.output.histogram import Histogram, histogram
+from muflow_cli.output.histogram import histogram
 from muflow_cli.output.inert import escape
 
 _LOADER: Final = PackageLoader("muflow_cli.output", "templates")
 _HEAT_SIDE: Final = 160
-# Black over violet and orange to pale yellow: even in lightness, so that it also reads in grey.
+# From black over violet and orange to pale yellow; lightness rises evenly, so that it also reads in grey.
 _RAMP: Final = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], np.float64)
 
 
@@ -32,7 +32,7 @@ class Roc:
     """One ROC curve on a grid of false-positive rates, with its band; all (G,) in [0, 1].
 
     Attributes:
-        ranking: what the pictures were ranked by, "score" or "rule".
+        ranking: what the images were ranked by, "score" or "rule".
         fpr: ascending.
         tpr: share of fakes caught.
         low: lower end of its interval.
@@ -48,10 +48,10 @@ class Roc:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One picture that the report shows: its name, what is said of it, a thumbnail (JPEG), a heat map (g, g)."""
+    """One image that the report shows: its path, a caption, a thumbnail (JPEG), a heat map (g, g)."""
 
     path: str
-    said: str
+    caption: str
     thumbnail: bytes | None
     heatmap: NDArray[np.float32] | None
 
@@ -61,11 +61,11 @@ class BenchPage:
     """Everything the page shows.
 
     Attributes:
-        report: schema "muflow.bench/1".
+        report: schema "muflow.bench/2".
         calibration_scores: of the reals that the detector was calibrated on.
         scores: "real NAME" or "fake NAME" -> scores of the group.
         rocs: generator -> curves against the worst real source.
-        exhibits: title -> pictures.
+        exhibits: title -> images.
     """
 
     report: Mapping[str, Any]
@@ -79,46 +79,37 @@ def render_bench(page: BenchPage) -> str:
     """The page; names are escaped and never markup.
 
     Raises:
-        NotFinite: where a heat map holds a number that is none.
+        NotFinite: where a heat map contains NaN or infinite values.
     """
     environment = Environment(loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters.update(inert=escape, band=_band, line=_line)
+    environment.filters.update(
+        inert=escape,
+        line=_line,
+        band=lambda x, low, high: _line([*x, *reversed(x)], [*low, *reversed(high)]),
+    )
     style = "".join(_LOADER.get_source(environment, name)[0] for name in ("report.css", "bench.css"))
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     report = page.report
+    drawn = {name: histogram(scores, page.calibration_scores) for name, scores in page.scores.items()}
     return environment.get_template("bench.html.j2").render(
-        policy=_policy(style),
+        # A Content-Security-Policy that admits this style by its digest, images in the page, and nothing else.
+        policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         style=Markup(style),  # noqa: S704 - files of this package
         report=report,
         headline=bench_text.headline_text(report),
         data=bench_text.data_text(report),
         sections=list(bench_text.sections(report)),
         command=escape(shlex.join(report["run"]["argv"])),
-        histograms=_histograms(page),
+        histograms={name: plot for name, plot in drawn.items() if plot is not None},
         rocs=page.rocs,
         curves=[_drawn(curve) for curve in report["robustness"]["curves"]],
-        silhouette=_silhouette(report),
         exhibits={title: [_card(card) for card in cards] for title, cards in page.exhibits.items() if cards},
     )
-
-
-def _policy(style: str) -> str:
-    """A Content-Security-Policy that admits this style by its digest, pictures in the page, and nothing else."""
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-
-
-def _histograms(page: BenchPage) -> dict[str, Histogram]:
-    drawn = {name: histogram(scores, page.calibration_scores) for name, scores in page.scores.items()}
-    return {name: found for name, found in drawn.items() if found is not None}
 
 
 def _line(x: Sequence[float], y: Sequence[float]) -> str:
     """Points of an SVG whose box is 100 x 100 with the origin at the lower left."""
     return " ".join(f"{100 * a:.2f},{100 - 100 * b:.2f}" for a, b in zip(x, y, strict=True))
-
-
-def _band(x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> str:
-    return _line([*x, *reversed(x)], [*low, *reversed(high)])
 
 
 def _drawn(curve: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,28 +124,17 @@ def _drawn(curve: Mapping[str, Any]) -> dict[str, Any]:
     return {**curve, "x": x, "lines": lines, "least": f"{least:g}", "greatest": f"{greatest:g}"}
 
 
-def _silhouette(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The silhouette of average features over N, on a logarithmic axis from 0 to 1; its range [-1, 1] likewise."""
-    points = (report["ablation"] or {}).get("silhouette") or []
-    if len(points) < 2:
-        return None
-    sizes = np.log([point["mean_size"] for point in points])
-    x = ((sizes - sizes[0]) / (sizes[-1] - sizes[0])).tolist()
-    lines = {name: [(point[name] + 1) / 2 for point in points] for name in ("by_group", "real_against_fake")}
-    return {"x": x, "lines": lines, "least": points[0]["mean_size"], "greatest": points[-1]["mean_size"]}
-
-
 def _card(card: Card) -> dict[str, str | None]:
     thumbnail = None if card.thumbnail is None else _data_uri("jpeg", card.thumbnail)
     heat = None if card.heatmap is None else _data_uri("png", _heat(card.heatmap, card.path))
-    return {"path": escape(card.path), "said": escape(card.said), "thumbnail": thumbnail, "heat": heat}
+    return {"path": escape(card.path), "caption": escape(card.caption), "thumbnail": thumbnail, "heat": heat}
 
 
 def _heat(heatmap: NDArray[np.float32], path: str) -> bytes:
     """A PNG of a heat map (g, g), coloured between its own least and greatest value."""
     grid = np.asarray(heatmap, np.float64)
     if not np.isfinite(grid).all():
-        raise NotFinite(f"the heat map of {path!a} holds a number that is none: fit the detector again")
+        raise NotFinite(f"the heat map for {path!a} contains NaN or infinite values", "fit the detector again")
     level = (grid - grid.min()) / ((grid.max() - grid.min()) or 1)
     stops = np.linspace(0, 1, len(_RAMP))
     colours = np.stack([np.interp(level, stops, _RAMP[:, c]) for c in range(3)], axis=-1).round().astype(np.uint8)

@@ -21,7 +21,7 @@ from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary
 
 
 class JsonlWriter:
-    """The run, then one result a line, each flushed, then the summary (schema scan-line-1)."""
+    """The run, then one result per line, each flushed, then the summary (schema scan-line-2)."""
 
     def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None) -> None:
         check_fields(fields)
@@ -45,10 +45,10 @@ class JsonlWriter:
 
 
 class JsonWriter:
-    """One document (schema scan-1), its keys in the order in which they become known.
+    """One document (schema scan-2), its keys in the order in which they become known.
 
-    `results` stand before `run` and `summary`, which end only with the last result: so nothing is held back, and
-    of a run that was killed every result is in the file, one a line.
+    `results` stand before `run` and `summary`, which are known only after the last result. So nothing is held back,
+    and every result of a killed run is in the file, one per line.
     """
 
     def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None) -> None:

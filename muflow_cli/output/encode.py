@@ -1,30 +1,38 @@
-"""Records <-> JSON (schema "muflow.scan/1"): field names, order and the canonical line that a digest is taken over."""
+"""Records <-> JSON (schema "muflow.scan/2"): field names, order and the canonical line that a digest is taken over."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from muflow_cli.canonical import from_json
 from muflow_cli.errors import BadReport, BadSpec, NotFinite
-from muflow_cli.records import DetectorInfo, Facts, Result, RunInfo, Scored, Summary, Unreadable
+from muflow_cli.output.aliases import ALIASES, aliases_of
+from muflow_cli.records import DetectorInfo, Facts, Judgement, Result, RunInfo, Scored, Summary, Unreadable
 
-SCHEMA: Final = "muflow.scan/1"
+SCHEMA: Final = "muflow.scan/2"
 
-_FACTS: Final = tuple(f.name for f in fields(Facts))
-_VERDICT: Final = tuple(f.name for f in fields(Scored) if f.name not in {"path", "facts"})
+_FACTS: Final = tuple(field.name for field in fields(Facts))
+_JUDGEMENT: Final = tuple(field.name for field in fields(Judgement))
+# The verdict first, in the order in which people read it; the rest of the judgement as the record has it.
+_VERDICT: Final = tuple(dict.fromkeys(("p_value", "flagged", "tail", "verdict", *_JUDGEMENT)))
 
-# The stable names, in the order in which every format shows them.
-FIELDS: Final[tuple[str, ...]] = ("path", *_FACTS, *_VERDICT, "error")
+# Fields of a scored result, and the stable names that `--fields` chooses from, in the order of every format.
+SCORED_FIELDS: Final[tuple[str, ...]] = ("path", *_FACTS, "score", "column_scores", *_VERDICT, "duplicate_of")
+FIELDS: Final[tuple[str, ...]] = (*SCORED_FIELDS, "error")
 
-_Record = TypeVar("_Record")
+_PLAIN: Final = frozenset((str, int, bool, type(None)))
+
+_Record = TypeVar("_Record", RunInfo, DetectorInfo, Summary)
 
 
 def check_fields(selection: Sequence[str] | None) -> None:
-    """Refuse a `--fields` selection with a name that is not in FIELDS, a name twice, or nothing.
+    """Refuse a `--fields` selection that is empty, names a field twice, or names one that is not in FIELDS.
 
     Raises:
         BadSpec: naming the legal fields.
@@ -33,119 +41,138 @@ def check_fields(selection: Sequence[str] | None) -> None:
         return
     unknown = [name for name in selection if name not in FIELDS]
     if unknown or not selection:
-        raise BadSpec("--fields", ",".join(unknown) or "empty", f"among {', '.join(FIELDS)}")
+        raise BadSpec("--fields", ",".join(unknown) or "empty", f"one or several of {', '.join(FIELDS)}")
     if len(set(selection)) < len(selection):
-        raise BadSpec("--fields", ",".join(selection), "a list that names each field once")
+        raise BadSpec("--fields", ",".join(selection), "each field once")
 
 
-def _plain(value: object, what: str) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise NotFinite(f"{what} is {value}, which no report may hold: the detector is at fault, fit it again")
-    if isinstance(value, Mapping):
-        return {str(key): _plain(value[key], what) for key in sorted(value)}
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
+
+
+def to_object(value: object, owner: str, name: str = "") -> Any:
+    """JSON value of a record or of a part of one; names of schema /1 stand beside those that replaced them.
+
+    Args:
+        value: a record, or what a field of one holds.
+        owner: whose record it is, for the error.
+        name: of the field that holds `value`, for the error.
+
+    Raises:
+        NotFinite: where a number is NaN or infinite.
+    """
+    kind: type[Any] = type(value)
+    if kind in _PLAIN or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, float):
+        raise NotFinite(f"{name} of {owner} is {value}", "fit the detector again")
     if isinstance(value, tuple | list):
-        return [_plain(item, what) for item in value]
+        return [to_object(item, owner, name) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    if names := _field_names(kind):  # type: ignore[arg-type]  # mypy doubts that a class is hashable
+        record = {field: to_object(getattr(value, field), owner, field) for field in names}
+        return record | aliases_of(kind.__name__, record)
+    if isinstance(value, Mapping):
+        return {str(key): to_object(item, owner, name) for key, item in value.items()}
     return value
 
 
-def _record_to_json(record: object, names: Sequence[str], owner: str) -> dict[str, object]:
-    return {name: _plain(getattr(record, name), f"{name} of {owner}") for name in names}
+def run_to_json(run: RunInfo) -> dict[str, Any]:
+    """The head of a run; `finished` is null until it has ended."""
+    return dict(to_object(run, "the run"))
 
 
-def _all_names(record: RunInfo | DetectorInfo | Summary) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(record))
-
-
-def run_to_json(run: RunInfo) -> dict[str, object]:
-    """The run's head; `finished` is null until it has ended."""
-    return _record_to_json(run, _all_names(run), "the run")
-
-
-def detector_to_json(detector: DetectorInfo) -> dict[str, object]:
+def detector_to_json(detector: DetectorInfo) -> dict[str, Any]:
     """The detector as a report names it."""
-    return _record_to_json(detector, _all_names(detector), "the detector")
+    return dict(to_object(detector, "the detector"))
 
 
-def summary_to_json(summary: Summary) -> dict[str, object]:
-    """The counts of a run.
-
-    Raises:
-        NotFinite: where a rate is not a number.
-    """
-    return _record_to_json(summary, _all_names(summary), "the summary")
+def summary_to_json(summary: Summary) -> dict[str, Any]:
+    """The counts of a run; NotFinite where a rate is NaN or infinite."""
+    return dict(to_object(summary, "the summary"))
 
 
-def result_to_json(result: Result) -> dict[str, object]:
-    """One result as an object: every field of its kind is present, null where there is nothing to say.
+def result_to_json(result: Result) -> dict[str, Any]:
+    """One result as a flat object that holds every field of its kind, null where there is no value.
 
     Raises:
-        NotFinite: where a score or p-value is NaN or infinite; the sentence names the picture.
+        NotFinite: where a score or p-value is NaN or infinite; the sentence names the image.
     """
-    # An escape of the name would be wrong here: this is a sentence for a terminal, ascii() keeps it inert.
-    owner = ascii(result.path)
+    # Not `escape`: the name stands in a sentence, where ascii() marks its ends and keeps it inert.
+    value = to_object(result, ascii(result.path))
     if isinstance(result, Unreadable):
-        head = _record_to_json(result, ("path", "sha256", "bytes"), owner)
-        return {**head, "error": {"code": result.code, "message": result.message}}
-    facts = _record_to_json(result.facts, _FACTS, owner)
-    return {"path": result.path, **facts, **_record_to_json(result, _VERDICT, owner)}
+        error = {"code": result.code, "message": result.message}
+        return {**{name: value[name] for name in ("path", "sha256", "bytes")}, "error": error}
+    flat = {**value, **value["facts"], **value["judgement"], "flagged": result.flagged}
+    return {name: flat[name] for name in (*SCORED_FIELDS, *ALIASES["Scored"])}
 
 
-def select(value: Mapping[str, object], selection: Sequence[str] | None) -> dict[str, object]:
-    """The chosen fields of a result's object in the chosen order, null where the result has none; None = as it is."""
+def select(value: Mapping[str, Any], selection: Sequence[str] | None) -> dict[str, Any]:
+    """The chosen fields of a result's object in the chosen order, null where it has none; None = the whole object."""
     return dict(value) if selection is None else {name: value.get(name) for name in selection}
 
 
-def _restore(kind: type[_Record], value: Mapping[str, Any]) -> _Record:
+def _from_object(kind: type[_Record], value: object, word: str) -> _Record:
+    """The record whose `to_object` is `value`, aliases included."""
+    problem = f"the report does not hold a whole {word}"
+    if not isinstance(value, Mapping):
+        raise BadReport(problem)
     try:
-        return from_json(kind, value)
-    except (TypeError, ValueError, KeyError) as error:
-        raise BadReport(f"the report holds no whole {kind.__name__} of this version ({error})") from None
+        aliases = ALIASES.get(kind.__name__, {})
+        record = from_json(kind, {name: item for name, item in value.items() if name not in aliases})
+        if to_object(record, word) == value:
+            return record
+    except (TypeError, ValueError, KeyError, NotFinite):
+        pass
+    raise BadReport(problem)
 
 
-def run_from_json(value: Mapping[str, Any]) -> RunInfo:
-    """Inverse of `run_to_json`; BadReport where it is none."""
-    return _restore(RunInfo, value)
+def run_from_json(value: object) -> RunInfo:
+    """Inverse of `run_to_json`; BadReport where `value` is not the head of a run."""
+    return _from_object(RunInfo, value, "run")
 
 
-def detector_from_json(value: Mapping[str, Any]) -> DetectorInfo:
-    """Inverse of `detector_to_json`; BadReport where it is none."""
-    return _restore(DetectorInfo, value)
+def detector_from_json(value: object) -> DetectorInfo:
+    """Inverse of `detector_to_json`; BadReport where `value` does not describe a detector."""
+    return _from_object(DetectorInfo, value, "detector")
 
 
-def summary_from_json(value: Mapping[str, Any]) -> Summary:
-    """Inverse of `summary_to_json`; BadReport where it is none."""
-    return _restore(Summary, value)
+def summary_from_json(value: object) -> Summary:
+    """Inverse of `summary_to_json`; BadReport where `value` is not a summary."""
+    return _from_object(Summary, value, "summary")
 
 
-def result_from_json(value: Mapping[str, Any]) -> Result:
+def result_from_json(value: object) -> Result:
     """Inverse of `result_to_json`, exact to the last bit; a `type` key (jsonl) is allowed.
 
+    Derived fields and aliases must say what the record says, so that nothing in a report can be changed unseen.
+
     Raises:
-        BadReport: where the object is not a whole result of this schema.
+        BadReport: where `value` is not a whole result of this schema.
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("path"), str):
-        raise BadReport("a result without a path")
-    body = {key: item for key, item in value.items() if key != "type"}
-    return _unreadable_from(body) if "error" in body else _scored_from(body)
+        raise BadReport("the report holds a result without a path")
+    body = {name: item for name, item in value.items() if name != "type"}
+    try:
+        result: Result
+        if "error" in body:
+            rest = {name: item for name, item in body.items() if name != "error"}
+            result = from_json(Unreadable, {**rest, **body["error"]})
+        else:
+            own = ("path", "score", "column_scores", "duplicate_of")
+            facts, judgement, rest = ({name: body[name] for name in names} for names in (_FACTS, _JUDGEMENT, own))
+            result = from_json(Scored, {**rest, "facts": facts, "judgement": judgement})
+        # 0 == False: a report that holds a number there is not one that was written here.
+        if result_to_json(result) == body and isinstance(body.get("flagged", False), bool):
+            return result
+    except (TypeError, ValueError, KeyError, NotFinite):
+        pass
+    raise BadReport(f"the report does not hold a whole result for {body['path']!a}")
 
 
-def _unreadable_from(body: Mapping[str, Any]) -> Unreadable:
-    error = body["error"]
-    if not isinstance(error, Mapping) or set(error) != {"code", "message"}:
-        raise BadReport(f"the error of {body['path']!a} lacks its code or message")
-    rest = {key: item for key, item in body.items() if key != "error"}
-    return _restore(Unreadable, {**rest, **error})
-
-
-def _scored_from(body: Mapping[str, Any]) -> Scored:
-    facts = {key: item for key, item in body.items() if key in _FACTS}
-    rest = {key: item for key, item in body.items() if key not in _FACTS}
-    result = _restore(Scored, {**rest, "facts": facts})
-    result_to_json(result)  # raises NotFinite: JSON readers take 1e999 for infinity
-    return result
-
-
-def line(value: Mapping[str, object]) -> bytes:
+def line(value: Mapping[str, Any]) -> bytes:
     """One object on one line: ASCII, no spaces, a newline at the end.
 
     A byte of a path that is not UTF-8 is the escape of a lone surrogate (`\\udc80` to `\\udcff`, PEP 383), so

@@ -31,9 +31,9 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """A mark on an axis: its place in percent of the axis, and its text."""
+    """A mark on an axis: its position in percent of the axis, and its text."""
 
-    place: float
+    position: float
     label: str
 
 
@@ -48,16 +48,17 @@ class Histogram:
 
 
 def histogram(run: Sequence[float], calibration: Sequence[float]) -> Histogram | None:
-    """Histogram of two sets of finite scores over one axis; None where the run holds none.
+    """Histogram of two sets of finite scores over one axis; None where the run has no scores.
 
-    The axis spans the central 99 % of each set, and the rest where it lies within once that span: so one extreme
-    score does not hide all others.
+    The axis covers the central 99 % of each set. It is extended to the most extreme scores where they lie within
+    that span of it, so that a single outlier does not squeeze all others together.
     """
     if not run:
         return None
     sets = [np.asarray(scores, dtype=np.float64) for scores in (run, calibration)]
     low, high = _axis([scores for scores in sets if scores.size])
-    shares = [_shares(scores, low, high) for scores in sets]
+    counts = [np.histogram(np.clip(scores, low, high), bins=BINS, range=(low, high))[0] for scores in sets]
+    shares = [count / max(1, scores.size) for count, scores in zip(counts, sets, strict=True)]
     top = max(float(share.max()) for share in shares)
     series = [_series(scores, share / top, low, high) for scores, share in zip(sets, shares, strict=True)]
     return Histogram(
@@ -82,11 +83,6 @@ def _axis(sets: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _shares(scores: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    counts, _ = np.histogram(np.clip(scores, low, high), bins=BINS, range=(low, high))
-    return counts / max(1, scores.size)
-
-
 def _series(scores: NDArray[np.float64], heights: NDArray[np.float64], low: float, high: float) -> Series:
     return Series(
         heights=tuple(round(100 * float(height), 3) for height in heights),
@@ -104,6 +100,6 @@ def _ticks(low: float, high: float, about: int, unit: str) -> tuple[Tick, ...]:
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     numbers = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return tuple(
-        Tick(place=round(100 * (number - low) / (high - low), 3), label=f"{number + 0.0:.{digits}f}{unit}")
+        Tick(position=round(100 * (number - low) / (high - low), 3), label=f"{number + 0.0:.{digits}f}{unit}")
         for number in numbers
     )

@@ -1,4 +1,4 @@
-"""The HTML report of a scan: one self-contained file that needs no network and runs no script but its own."""
+"""The HTML report of a scan: one self-contained file that loads nothing and runs only its own script."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from muflow_cli.errors import NotFinite
+from muflow_cli.output.aliases import ALIASES
 from muflow_cli.output.encode import detector_to_json, result_to_json, run_to_json, summary_to_json
 from muflow_cli.output.histogram import histogram
 from muflow_cli.output.inert import escape
@@ -27,11 +28,11 @@ _LOADER: Final = PackageLoader("muflow_cli.output", "templates")
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What a report shows of one picture.
+    """What a report shows of one image.
 
     Attributes:
-        thumbnail: a small JPEG, PNG or WebP of what was scored, as bytes; None = no picture in the report.
-        heatmap: (g, g) per-position score, nats per dimension, row 0 at the top, covering the thumbnail edge to
+        thumbnail: a small JPEG, PNG or WebP of what was scored, as bytes; None = no image in the report.
+        heatmap: (g, g) score per position, nats per dimension, row 0 at the top, covering the thumbnail from edge to
             edge; None where the detector has no map.
     """
 
@@ -48,7 +49,7 @@ class ReportData:
         detector: as in the JSON report.
         summary: counts of the run.
         results: in the order of the inputs.
-        calibration_scores: of the real pictures that the rule was calibrated on, nats per dimension.
+        calibration_scores: of the real images that the rule was calibrated on, nats per dimension.
         exhibits: index of a result -> its exhibit; the caller decides how many (about 5 KB each).
     """
 
@@ -61,83 +62,58 @@ class ReportData:
 
 
 def render_report(data: ReportData) -> str:
-    """The page, ASCII where it carries data; file names are escaped, encoded and never markup.
+    """The page; file names are escaped and encoded, and never markup.
 
     Raises:
-        NotFinite: where a score or a heat map holds a number that is none.
+        NotFinite: where a score or a heat map contains NaN or infinite values.
     """
     environment = Environment(loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters.update(number=_number, count=_count, when=_when, inert=escape)
-    style, script = (_asset(environment, name) for name in ("report.css", "report.js"))
+    environment.filters.update(number=_number, count="{:,}".format, when=_when, inert=escape)
+    style, script = (_LOADER.get_source(environment, name)[0] for name in ("report.css", "report.js"))
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     scores = [result.score for result in data.results if isinstance(result, Scored)]
+    rows = [_row(result, data.exhibits.get(index)) for index, result in enumerate(data.results)]
+    text = json.dumps({"columns": data.detector.columns, "rows": rows}, allow_nan=False, separators=(",", ":"))
+    embedded = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     return environment.get_template("report.html.j2").render(
-        policy=_policy(style, script),
+        # A Content-Security-Policy that runs this style and this script, by their digests, and loads nothing.
+        policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'",
         style=Markup(style),  # noqa: S704 - a file of this package
         script=Markup(script),  # noqa: S704 - a file of this package
-        data=Markup(_embedded(data)),  # noqa: S704 - JSON whose <, > and & are escapes
+        data=Markup(embedded),  # noqa: S704 - JSON whose <, > and & are escapes, so it cannot leave its element
         histogram=histogram(scores, data.calibration_scores),
         run=run_to_json(data.run),
         command=escape(shlex.join(data.run.argv)),
         detector=detector_to_json(data.detector),
         summary=summary_to_json(data.summary),
-        has_q=any(isinstance(result, Scored) and result.q_value is not None for result in data.results),
+        has_q=any(isinstance(result, Scored) and result.judgement.q_value is not None for result in data.results),
         shown=len(data.exhibits),
-        smallest_p=_smallest_p(data.detector),
     )
-
-
-def _smallest_p(detector: DetectorInfo) -> float:
-    """The least p-value that the calibration can give: Fisher's statistic has half of it, two tails share it."""
-    n = detector.calibration_pictures
-    if detector.rule == "fisher":
-        return 1 / (n - n // 2 + 1)
-    return min(1.0, (2 if detector.tail == "both" else 1) / (n + 1))
-
-
-def _asset(environment: Environment, name: str) -> str:
-    source, _, _ = _LOADER.get_source(environment, name)
-    return source
-
-
-def _policy(style: str, script: str) -> str:
-    """A Content-Security-Policy that runs this style and this script, by their digests, and loads nothing."""
-    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
-    return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; "
-        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
-    )
-
-
-def _embedded(data: ReportData) -> str:
-    """The rows as JSON that cannot leave its script element."""
-    rows = [_row(result, data.exhibits.get(index)) for index, result in enumerate(data.results)]
-    text = json.dumps({"scales": data.detector.scales, "rows": rows}, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _row(result: Result, exhibit: Exhibit | None) -> dict[str, object]:
-    row = {key: value for key, value in result_to_json(result).items() if value not in (None, [])}
+    own = {key: value for key, value in result_to_json(result).items() if key not in ALIASES["Scored"]}
+    row = {key: value for key, value in own.items() if value not in (None, [])}
     row["path"] = escape(result.path)
     if isinstance(result, Scored):
         row |= {"duplicate_of": escape(result.duplicate_of)} if result.duplicate_of is not None else {}
     else:
         row["error"] = {"code": escape(result.code), "message": escape(result.message)}
     if exhibit is not None:
-        row |= {"thumbnail": _data_uri(exhibit.thumbnail)} if exhibit.thumbnail else {}
+        image = exhibit.thumbnail
+        if image:
+            kind = "webp" if image[:4] == b"RIFF" else "png" if image[:4] == b"\x89PNG" else "jpeg"
+            row["thumbnail"] = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
         row |= {"heat": _heat(exhibit.heatmap, result.path)} if exhibit.heatmap is not None else {}
     return row
-
-
-def _data_uri(picture: bytes) -> str:
-    kind = "webp" if picture[:4] == b"RIFF" else "png" if picture[:4] == b"\x89PNG" else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _heat(grid: NDArray[np.float32], path: str) -> dict[str, object]:
     """A map as one byte per position between its own least and greatest value, exact to 1/255 of its span."""
     low, high = float(grid.min()), float(grid.max())
     if not np.isfinite(grid).all():
-        raise NotFinite(f"the heat map of {path!a} holds a number that is none: the detector is at fault, fit it again")
+        raise NotFinite(f"the heat map for {path!a} contains NaN or infinite values", "fit the detector again")
     levels = np.rint(255 * (grid - low) / ((high - low) or 1)).astype(np.uint8)
     return {"side": grid.shape[0], "low": low, "high": high, "levels": base64.b64encode(levels.tobytes()).decode()}
 
@@ -146,12 +122,8 @@ def _number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}f}".replace("-", "\u2212")
 
 
-def _count(value: int) -> str:
-    return f"{value:,}"
-
-
 def _when(text: str | None) -> str:
-    """`2026-03-01T09:00:00Z` -> `1 March 2026, 09:00:00 UTC`; what is no such time stays as it is."""
+    """`2026-03-01T09:00:00Z` -> `1 March 2026, 09:00:00 UTC`; any other text stays as it is."""
     try:
         time = datetime.fromisoformat(text or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""SARIF 2.1.0 (OASIS): flagged pictures are results, inputs that could not be read are notifications."""
+"""SARIF 2.1.0 (OASIS): flagged images are results, unreadable inputs are notifications."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import tempfile
 from typing import BinaryIO, Final
 from urllib.parse import quote
 
-from muflow_cli.errors import BadSpec
+from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.encode import detector_to_json, line, result_to_json, run_to_json, summary_to_json
 from muflow_cli.output.inert import escape
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary, Unreadable
+from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Side, Summary, Unreadable
 
 SCHEMA_URI: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 
 _RULES: Final = {
-    "high": ("synthetic-face-high", "UnlikeTheRealFaces", "Less like the real faces fitted than the rule allows."),
-    "low": ("synthetic-face-low", "TooTypicalOfTheRealFaces", "More typical than the real faces fitted ever are."),
+    Side.HIGH: ("synthetic-face-high", "UnlikeTheRealFaces", "Less like the real training faces than the rule allows."),
+    Side.LOW: ("synthetic-face-low", "TooTypicalOfTheRealFaces", "More typical than real faces usually are."),
 }
 
 _REMOTE: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def artifact_uri(path: str) -> str:
-    """A path as found -> a URI reference (RFC 3986): remote addresses as they are, local names percent-encoded.
+    """A path -> a URI reference (RFC 3986): remote addresses as they are, local names percent-encoded.
 
     Bytes that are not UTF-8 are encoded as those bytes, so that the name is recoverable.
     """
@@ -40,12 +40,13 @@ def _location(path: str) -> dict[str, object]:
 
 
 def _finding(result: Scored) -> dict[str, object]:
-    rule = _RULES[result.tail][0]
-    text = f"{escape(result.path)}: flagged, p = {result.p_value:.4g}, score {result.score:.4f} ({result.tail} tail)"
-    properties = {key: value for key, value in result_to_json(result).items() if key not in {"path", "error"}}
+    judgement = result.judgement
+    measured = f"p = {judgement.p_value:.4g}, score {result.score:.4f}, {judgement.tail} tail"
+    text = f"{escape(result.path)}: flagged ({measured})"
+    properties = {key: value for key, value in result_to_json(result).items() if key != "path"}
     return {
-        "ruleId": rule,
-        "ruleIndex": list(_RULES).index(result.tail),
+        "ruleId": _RULES[judgement.tail][0],
+        "ruleIndex": list(_RULES).index(judgement.tail),
         "level": "warning",
         "message": {"text": text},
         "locations": [_location(result.path)],
@@ -54,29 +55,15 @@ def _finding(result: Scored) -> dict[str, object]:
     }
 
 
-def _notification(result: Unreadable) -> dict[str, object]:
-    return {
-        "level": "error",
-        "descriptor": {"id": result.code},
-        "message": {"text": f"{escape(result.path)}: {escape(result.message)}"},
-        "locations": [_location(result.path)],
-    }
-
-
-def _tool(run: RunInfo) -> dict[str, object]:
-    rules = [{"id": key, "name": name, "shortDescription": {"text": text}} for key, name, text in _RULES.values()]
-    return {"driver": {"name": run.tool, "version": run.version, "rules": rules}}
-
-
 class SarifWriter:
     """One SARIF log of one run; findings are streamed, notifications wait in a temporary file.
 
-    Scores that were not flagged are not findings: the summary in `properties` counts them.
+    Images that are not flagged are not findings; the summary in `properties` counts them.
     """
 
     def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None) -> None:
         if fields is not None:
-            raise BadSpec("--fields", ",".join(fields), "left out with sarif, whose shape is fixed by its standard")
+            raise IncompatibleOptions("--fields", "sarif", "the SARIF standard fixes what a result holds")
         self._stream = stream
         # In memory up to 256 KiB, on disk beyond it.
         self._notifications = tempfile.SpooledTemporaryFile(max_size=2**18)  # noqa: SIM115 - lives until `end`
@@ -87,13 +74,21 @@ class SarifWriter:
         """Open the log up to its findings."""
         self._detector = detector_to_json(detector)
         head = line({"$schema": SCHEMA_URI, "version": "2.1.0"}).removesuffix(b"}\n")
-        body = line({"tool": _tool(run), "columnKind": "unicodeCodePoints"}).removesuffix(b"}\n")
+        rules = [{"id": key, "name": name, "shortDescription": {"text": text}} for key, name, text in _RULES.values()]
+        tool = {"driver": {"name": run.tool, "version": run.version, "rules": rules}}
+        body = line({"tool": tool, "columnKind": "unicodeCodePoints"}).removesuffix(b"}\n")
         self._stream.write(head + b',"runs":[' + body + b',"results":[')
 
     def write(self, result: Result) -> None:
-        """Add a finding or a notification; a picture that was not flagged adds nothing."""
+        """Add a finding or a notification; an image that is not flagged adds nothing."""
         if isinstance(result, Unreadable):
-            self._notifications.write(self._notice_separator + line(_notification(result)).rstrip(b"\n"))
+            notification = {
+                "level": "error",
+                "descriptor": {"id": result.code},
+                "message": {"text": f"{escape(result.path)}: {escape(result.message)}"},
+                "locations": [_location(result.path)],
+            }
+            self._notifications.write(self._notice_separator + line(notification).rstrip(b"\n"))
             self._notice_separator = b",\n"
         elif result.flagged:
             self._stream.write(self._separator + line(_finding(result)).rstrip(b"\n"))
@@ -101,9 +96,11 @@ class SarifWriter:
             self._separator = b",\n"
 
     def end(self, run: RunInfo, summary: Summary) -> None:
-        """Close the log: when it ran, what could not be read, and the counts."""
+        """Close the log with the times, the unreadable inputs and the counts."""
         properties = {"run": run_to_json(run), "detector": self._detector, "summary": summary_to_json(summary)}
-        self._stream.write(b'\n],"invocations":[' + line(_invocation(run, summary)).removesuffix(b"}\n"))
+        times = {"startTimeUtc": run.started, **({"endTimeUtc": run.finished} if run.finished else {})}
+        invocation = {"executionSuccessful": not summary.interrupted, "arguments": list(run.argv), **times}
+        self._stream.write(b'\n],"invocations":[' + line(invocation).removesuffix(b"}\n"))
         self._stream.write(b',"toolExecutionNotifications":[')
         self._notifications.seek(0)
         while chunk := self._notifications.read(2**16):
@@ -111,8 +108,3 @@ class SarifWriter:
         self._notifications.close()
         self._stream.write(b'\n]}],"properties":' + line(properties).rstrip(b"\n") + b"}]}\n")
         self._stream.flush()
-
-
-def _invocation(run: RunInfo, summary: Summary) -> dict[str, object]:
-    times = {"startTimeUtc": run.started, **({"endTimeUtc": run.finished} if run.finished else {})}
-    return {"executionSuccessful": not summary.interrupted, "arguments": list(run.argv), **times}

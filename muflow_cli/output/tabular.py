@@ -31,15 +31,17 @@ _WIDTHS: Final = {
     "jpeg_quality": 12,
     "sharpness": 9,
     "score": 10,
-    "scale_scores": 32,
+    "column_scores": 32,
     "p_value": 8,
     "flagged": 7,
     "tail": 4,
     "verdict": 12,
+    "calibration": 12,
+    "stratum": 16,
+    "atypical_input": 16,
+    "heaviest": 16,
     "q_value": 8,
     "duplicate_of": 40,
-    "calibration": 12,
-    "atypical_input": 16,
     "error": 40,
 }
 
@@ -85,7 +87,7 @@ class CsvWriter:
         self._row([_csv_cell({**value, **parts}.get(column)) for column in self._columns])
 
     def end(self, run: RunInfo, summary: Summary) -> None:
-        """Nothing: a CSV has rows only."""
+        """Do nothing: a CSV has rows only."""
 
     def _row(self, cells: Sequence[object]) -> None:
         text = io.StringIO()
@@ -104,7 +106,7 @@ def _show(name: str, value: object) -> str:
     if isinstance(value, list):
         return " ".join(_show(name, item) for item in value) or "-"
     if isinstance(value, Mapping):
-        return escape(f"{value['code']}: {value['message']}")
+        return escape(f"{value['code']}, {value['message']}")
     return escape(str(value))
 
 
@@ -145,7 +147,7 @@ class TableWriter:
         self._put(cells, _STYLES.get(str(shown.get("verdict")), ""))
 
     def end(self, run: RunInfo, summary: Summary) -> None:
-        """Nothing: the summary goes to stderr."""
+        """Do nothing: the summary goes to stderr."""
 
     def _put(self, cells: Sequence[str], style: str) -> None:
         padded = [text.ljust(_WIDTHS[name]) for text, name in zip(cells[:-1], self._fields, strict=False)]

@@ -1,18 +1,24 @@
-"""WRITERS: a format -> the streaming writer of its results over one binary stream.
+"""WRITERS: a format -> how a scan's results are written to one binary stream.
 
-Every writer holds a bounded part of the results in memory, whatever their number.
+Every writer but the HTML page holds a bounded part of the results in memory, whatever their number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import BinaryIO, Final, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from muflow_cli.output.documents import JsonlWriter, JsonWriter
 from muflow_cli.output.sarif import SarifWriter
+from muflow_cli.output.suffixes import longest_match
 from muflow_cli.output.tabular import CsvWriter, TableWriter
 from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary
+
+if TYPE_CHECKING:
+    from muflow_cli.output.report_writer import Exhibits
 
 
 class OutputFormat(StrEnum):
@@ -23,26 +29,77 @@ class OutputFormat(StrEnum):
     JSONL = "jsonl"
     CSV = "csv"
     SARIF = "sarif"
+    HTML = "html"
 
 
 class Writer(Protocol):
-    """Receives a run's head, then each result in order, then its end. Raises OSError where the stream does."""
+    """Receives the head of a run, then each result in order, then its end. Raises OSError where the stream does."""
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:
         """Called once, before the first result."""
 
     def write(self, result: Result) -> None:
-        """Called once per result, in the order of the inputs; NotFinite where a number is none."""
+        """Called once per result, in the order of the inputs; NotFinite for NaN or infinite values."""
 
     def end(self, run: RunInfo, summary: Summary) -> None:
         """Called once, after the last result; `run.finished` is set."""
 
 
-# The second argument is the `--fields` selection (None = all); BadSpec where a name in it is unknown.
-WRITERS: Final[Mapping[OutputFormat, Callable[[BinaryIO, tuple[str, ...] | None], Writer]]] = {
-    OutputFormat.TABLE: TableWriter,
-    OutputFormat.JSON: JsonWriter,
-    OutputFormat.JSONL: JsonlWriter,
-    OutputFormat.CSV: CsvWriter,
-    OutputFormat.SARIF: SarifWriter,
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WriterContext:
+    """What writers may need beside the results.
+
+    Attributes:
+        fields: the `--fields` selection; None = all.
+        calibration_scores: of the calibration reals, nats per dimension; for the HTML page.
+        exhibits: images of the HTML page, filled while the results come; None = a page without images.
+    """
+
+    fields: tuple[str, ...] | None = None
+    calibration_scores: Sequence[float] = ()
+    exhibits: Exhibits | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format:
+    """How one format is written.
+
+    Attributes:
+        suffixes: of its files, lower case; none for a format that `-o` never picks.
+        make: the writer over an open stream; BadSpec for a field that does not exist.
+        grows: the file is useful line by line, and is written in place.
+        shows_images: the writer wants thumbnails and heat maps in `WriterContext.exhibits`.
+    """
+
+    suffixes: tuple[str, ...]
+    make: Callable[[BinaryIO, WriterContext], Writer]
+    grows: bool = False
+    shows_images: bool = False
+
+
+def _html(stream: BinaryIO, context: WriterContext) -> Writer:
+    from muflow_cli.output.report_writer import ReportWriter  # NumPy and Jinja load only for a page
+
+    return ReportWriter(stream, context.exhibits, context.calibration_scores)
+
+
+# A new format is a row here.
+WRITERS: Final[Mapping[OutputFormat, Format]] = {
+    OutputFormat.TABLE: Format(suffixes=(".txt",), make=lambda stream, context: TableWriter(stream, context.fields)),
+    OutputFormat.JSON: Format(suffixes=(".json",), make=lambda stream, context: JsonWriter(stream, context.fields)),
+    OutputFormat.JSONL: Format(
+        suffixes=(".jsonl", ".ndjson"),
+        make=lambda stream, context: JsonlWriter(stream, context.fields),
+        grows=True,
+    ),
+    OutputFormat.CSV: Format(suffixes=(".csv",), make=lambda stream, context: CsvWriter(stream, context.fields)),
+    OutputFormat.SARIF: Format(
+        suffixes=(".sarif", ".sarif.json"), make=lambda stream, context: SarifWriter(stream, context.fields)
+    ),
+    OutputFormat.HTML: Format(suffixes=(".html", ".htm"), make=_html, shows_images=True),
 }
+
+
+def format_of(path: Path) -> OutputFormat:
+    """The format that the suffix of a file's name stands for, in any case; BadSpec if no row has it."""
+    return longest_match(path, {format_: row.suffixes for format_, row in WRITERS.items()})

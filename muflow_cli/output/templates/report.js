@@ -1,16 +1,16 @@
 "use strict";
 (() => {
-  const { rows, scales } = JSON.parse(document.getElementById("data").textContent);
+  const { rows, columns } = JSON.parse(document.getElementById("data").textContent);
   const by = (id) => document.getElementById(id);
   const state = { key: "index", order: "ascending", text: "", verdict: "", tail: "", page: 0, size: 50 };
   const collator = new Intl.Collator("en", { numeric: true });
 
-  // Rows carry only what is known: what a cell, a filter or the sorting asks for is settled here once.
+  // Rows hold only known values; what cells, filters and sorting need besides is added here once.
   rows.forEach((row, index) => {
     row.index = index + 1;
     row.verdict = row.error ? "unreadable" : row.verdict;
-    row.found = row.path.toLowerCase();
-    (row.scale_scores || []).forEach((score, scale) => { row[`scale-${scale}`] = score; });
+    row.lowerPath = row.path.toLowerCase();
+    (row.column_scores || []).forEach((score, at) => { row[`column-${at}`] = score; });
   });
 
   function element(name, properties = {}, ...children) {
@@ -35,21 +35,21 @@
   }
 
   function chosen() {
-    const kept = rows.filter((row) => row.found.includes(state.text)
+    const passing = rows.filter((row) => row.lowerPath.includes(state.text)
       && (!state.verdict || row.verdict === state.verdict) && (!state.tail || row.tail === state.tail));
-    return kept.sort(compare); // stable: ties stay in the order of the inputs
+    return passing.sort(compare); // stable: ties stay in the order of the inputs
   }
 
   function show(everything = false) {
-    const kept = chosen();
-    const pages = Math.max(1, Math.ceil(kept.length / state.size));
+    const passing = chosen();
+    const pages = Math.max(1, Math.ceil(passing.length / state.size));
     state.page = Math.min(state.page, pages - 1);
     const first = state.page * state.size;
-    const part = everything ? kept : kept.slice(first, first + state.size);
+    const part = everything ? passing : passing.slice(first, first + state.size);
     by("rows").replaceChildren(...part.map(tableRow));
-    by("found").textContent = `${kept.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} inputs`
-      + (kept.length > part.length ? `, rows ${first + 1}–${first + part.length} shown` : "");
-    by("page-place").textContent = `Page ${state.page + 1} of ${pages}`;
+    by("row-count").textContent = `${passing.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} inputs`
+      + (passing.length > part.length ? `, rows ${first + 1}–${first + part.length} shown` : "");
+    by("page-number").textContent = `Page ${state.page + 1} of ${pages}`;
     for (const id of ["page-first", "page-previous"]) by(id).disabled = state.page === 0;
     for (const id of ["page-next", "page-last"]) by(id).disabled = state.page === pages - 1;
     for (const head of document.querySelectorAll("th[data-key]")) {
@@ -57,6 +57,10 @@
     }
     by("sort-key").value = state.key;
     by("sort-order").value = state.order;
+  }
+
+  function words(verdict) {
+    return verdict.replace("_", " ");
   }
 
   function change(changes) {
@@ -67,7 +71,7 @@
   function turn(page) {
     state.page = page;
     show();
-    by("pictures").scrollIntoView();
+    by("images").scrollIntoView();
   }
 
   // ---- one row
@@ -84,7 +88,7 @@
       : row.error ? "why" : "details";
     const button = element("button", { type: "button", className: "thumbnail" }, inside);
     const what = row.heat ? "heat map and details" : "details";
-    button.setAttribute("aria-label", `Show ${what} of ${row.path}`);
+    button.setAttribute("aria-label", `Show ${what} for ${row.path}`);
     button.addEventListener("click", () => open(row));
     return button;
   }
@@ -93,7 +97,7 @@
     const parts = [];
     if (row.error) parts.push(`${row.error.code}: ${row.error.message}`);
     if (row.calibration && row.calibration !== "matched") parts.push(`calibration: ${row.calibration}`);
-    if (row.atypical_input) parts.push(`atypical ${row.atypical_input.join(", ")}`);
+    if (row.atypical_input) parts.push(`atypical: ${row.atypical_input.join(", ")}`);
     if (row.duplicate_of !== undefined) parts.push("duplicate");
     return parts.map((part) => element("div", { className: "detail", textContent: part }));
   }
@@ -105,17 +109,17 @@
   function tableRow(row) {
     const name = element("div", {}, element("bdi", { className: "path", textContent: row.path }),
       element("div", { className: "detail", textContent: size(row) }));
-    const verdict = element("span", { className: `verdict is-${row.verdict.replace(" ", "-")}`, textContent: row.verdict });
+    const verdict = element("span", { className: `verdict is-${row.verdict.replace("_", "-")}`, textContent: words(row.verdict) });
     const cells = [
       cell("", "number", String(row.index)),
-      cell("", "", element("div", { className: "picture" }, thumbnail(row), name)),
+      cell("", "", element("div", { className: "image" }, thumbnail(row), name)),
       cell("Verdict", "", verdict, ...remarks(row)),
       cell("Tail", "tail", tail(row)),
       cell("p-value", "number", decimal(row.p_value)),
     ];
     if (document.querySelector('th[data-key="q_value"]')) cells.push(cell("q-value", "number", decimal(row.q_value)));
     cells.push(cell("Score", "number", decimal(row.score)));
-    scales.forEach((scale, at) => cells.push(cell(scale, "number", decimal(row[`scale-${at}`]))));
+    columns.forEach((column, at) => cells.push(cell(column, "number", decimal(row[`column-${at}`]))));
     return element("tr", { className: row.verdict === "flagged" ? "flagged" : "" }, ...cells);
   }
 
@@ -123,7 +127,7 @@
     return row.tail ? { high: "▲ high", low: "▼ low" }[row.tail] : "–";
   }
 
-  // ---- the exhibit: picture, heat map, facts
+  // ---- the exhibit: image, heat map, facts
 
   // Magma (Smith & van der Walt, 2015): lightness rises evenly, so that it reads without colour vision too.
   const RAMP = ["#000004", "#3b0f70", "#8c2981", "#de4968", "#fe9f6d", "#fcfdbf"]
@@ -131,12 +135,12 @@
   const maps = rows.filter((row) => row.heat).map((row) => row.heat);
   const whole = { low: Math.min(...maps.map((map) => map.low)), high: Math.max(...maps.map((map) => map.high)) };
   let shown = null;
-  let span = "picture";
+  let span = "image";
 
   function colour(share) {
-    const place = Math.min(Math.max(share, 0), 1) * (RAMP.length - 1);
-    const [from, to] = [RAMP[Math.floor(place)], RAMP[Math.ceil(place)]];
-    const part = place - Math.floor(place);
+    const position = Math.min(Math.max(share, 0), 1) * (RAMP.length - 1);
+    const [from, to] = [RAMP[Math.floor(position)], RAMP[Math.ceil(position)]];
+    const part = position - Math.floor(position);
     return `rgb(${from.map((value, at) => Math.round(value + part * (to[at] - value))).join(" ")})`;
   }
 
@@ -149,7 +153,7 @@
 
   function paint() {
     const { side, low, high, levels } = shown.heat;
-    const range = span === "picture" ? { low, high } : whole;
+    const range = span === "image" ? { low, high } : whole;
     const cells = Array.from(atob(levels), (letter, at) => {
       const value = low + (letter.charCodeAt(0) / 255) * (high - low);
       return rectangle(at % side, Math.floor(at / side), colour((value - range.low) / (range.high - range.low || 1)));
@@ -158,17 +162,17 @@
     by("exhibit-heat").replaceChildren(...cells);
     by("heat-low").textContent = decimal(range.low, 2);
     by("heat-high").textContent = decimal(range.high, 2);
-    by("span-picture").setAttribute("aria-pressed", String(span === "picture"));
+    by("span-image").setAttribute("aria-pressed", String(span === "image"));
     by("span-report").setAttribute("aria-pressed", String(span === "report"));
   }
 
   function facts(row) {
-    const parts = [["Verdict", row.verdict], ["Tail", row.tail && tail(row)], ["p-value", row.p_value !== undefined && decimal(row.p_value, 6)],
+    const parts = [["Verdict", words(row.verdict)], ["Tail", row.tail && tail(row)], ["p-value", row.p_value !== undefined && decimal(row.p_value, 6)],
       ["q-value", row.q_value !== undefined && decimal(row.q_value, 6)], ["Score", row.score !== undefined && decimal(row.score, 6)]];
-    (row.scale_scores || []).forEach((score, at) => parts.push([`Score, ${scales[at] || at + 1}`, decimal(score, 6)]));
-    parts.push(["Heaviest scale", row.heaviest], ["Calibration", row.calibration],
+    (row.column_scores || []).forEach((score, at) => parts.push([`Score, ${columns[at] || at + 1}`, decimal(score, 6)]));
+    parts.push(["Heaviest column", row.heaviest], ["Calibration", row.calibration], ["Stratum", row.stratum],
       ["Atypical", row.atypical_input && row.atypical_input.join(", ")], ["Duplicate of", row.duplicate_of],
-      ["Reason", row.error && `${row.error.code}: ${row.error.message}`], ["Format", size(row)],
+      ["Unreadable because", row.error && `${row.error.code}: ${row.error.message}`], ["Format", size(row)],
       ["Bytes", row.bytes !== undefined && row.bytes.toLocaleString("en")], ["JPEG quality", row.jpeg_quality],
       ["Sharpness", row.sharpness !== undefined && decimal(row.sharpness, 2)], ["SHA-256", row.sha256]);
     return parts.filter(([, value]) => value !== undefined && value !== false && value !== "").flatMap(([name, value]) => [
@@ -178,9 +182,9 @@
   function open(row) {
     shown = row;
     by("exhibit-title").replaceChildren(element("bdi", { textContent: row.path }));
-    by("exhibit-picture").hidden = !row.thumbnail;
-    if (row.thumbnail) by("exhibit-picture").src = row.thumbnail;
-    by("exhibit-picture").alt = `Thumbnail of ${row.path}`;
+    by("exhibit-image").hidden = !row.thumbnail;
+    if (row.thumbnail) by("exhibit-image").src = row.thumbnail;
+    by("exhibit-image").alt = `Thumbnail of ${row.path}`;
     document.querySelector(".stage").classList.toggle("bare", !row.thumbnail);
     document.querySelector(".view").hidden = !row.thumbnail && !row.heat;
     document.querySelector(".exhibit-body").classList.toggle("alone", !row.thumbnail && !row.heat);
@@ -218,7 +222,7 @@
   by("exhibit-close").addEventListener("click", () => by("exhibit").close());
   by("exhibit").addEventListener("click", (event) => { if (event.target === by("exhibit")) by("exhibit").close(); });
   by("heat-strength").addEventListener("input", strength);
-  by("span-picture").addEventListener("click", () => { span = "picture"; paint(); });
+  by("span-image").addEventListener("click", () => { span = "image"; paint(); });
   by("span-report").addEventListener("click", () => { span = "report"; paint(); });
   by("heat-ramp").append(...Array.from({ length: 50 }, (_, at) => {
     const made = rectangle(at / 10, 0, colour(at / 49));

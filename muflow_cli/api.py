@@ -1,0 +1,222 @@
+"""The workflows as functions: what the command line does, for programs. Re-exported by `muflow_cli`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from muflow_cli.bundle import load
+from muflow_cli.calibrate.workflow import CalibrateRequest, CalibrateSummary
+from muflow_cli.calibrate.workflow import calibrate as run_calibrate
+from muflow_cli.default_detector import embedded_detector
+from muflow_cli.detector import Detector
+from muflow_cli.environment import begin_run
+from muflow_cli.errors import BadSpec, IncompatibleOptions
+from muflow_cli.fit.workflow import FitRequest, FitSummary
+from muflow_cli.fit.workflow import fit as run_fit
+from muflow_cli.images.find import find
+from muflow_cli.progress import ProgressListener
+from muflow_cli.records import Result
+from muflow_cli.scan.fdr import with_q_values
+from muflow_cli.scan.resume import resumable
+from muflow_cli.scan.workflow import Scan, ScanRequest
+from muflow_cli.settings import override, with_branches
+from muflow_cli.specs import PRESETS, InputSpec, Runtime
+
+if TYPE_CHECKING:
+    from muflow_cli.bench.workflow import BenchResult
+
+StrPath = str | os.PathLike[str]
+StrPaths = StrPath | Iterable[StrPath]
+
+_RUNTIME = Runtime()
+_INPUTS = InputSpec()
+
+
+def fit(
+    reals: StrPaths,
+    output: StrPath,
+    *,
+    preset: str = "light",
+    settings: Iterable[str] = (),
+    branches: Iterable[str] = (),
+    weights: Mapping[str, StrPath] | None = None,
+    runtime: Runtime = _RUNTIME,
+    inputs: InputSpec = _INPUTS,
+    resume: bool = False,
+    force: bool = False,
+    progress: ProgressListener | None = None,
+) -> FitSummary:
+    """Fit a detector to real faces and write its bundle; no synthetic image is ever read.
+
+    Args:
+        reals: files, folders, globs or archives of real face images.
+        output: the bundle to write.
+        preset: "light" or "paper".
+        settings: as `--set` takes them, such as "flow.steps=0".
+        branches: as `--branch` takes them, such as "traces=forensic,view.kind=crops"; none = one branch, `main`.
+        weights: branch name -> local weights of its encoder; torchvision downloads the others.
+        runtime: device, precision, workers.
+        inputs: which files are read.
+        resume: continue a run that was killed.
+        force: replace an existing output.
+        progress: told of the stages.
+
+    Raises:
+        MuflowError: with `.problem` and `.remedy`.
+    """
+    if preset not in PRESETS:
+        raise BadSpec("preset", preset, "one of " + ", ".join(PRESETS))
+    request = FitRequest(
+        reals=_texts(reals),
+        output=Path(output),
+        spec=override(with_branches(PRESETS[preset], tuple(branches)), settings),
+        weights={name: Path(path) for name, path in (weights or {}).items()},
+        inputs=inputs,
+        runtime=runtime,
+        resume=resume,
+        force=force,
+    )
+    return run_fit(request, progress)
+
+
+def calibrate(
+    detector: StrPath,
+    reals: StrPaths = (),
+    *,
+    output: StrPath | None = None,
+    append: bool = False,
+    runtime: Runtime = _RUNTIME,
+    inputs: InputSpec = _INPUTS,
+    force: bool = False,
+    progress: ProgressListener | None = None,
+    **rule: Any,
+) -> CalibrateSummary:
+    """Give a detector other calibration reals, another rule, or both, and write its bundle.
+
+    Args:
+        detector: the bundle.
+        reals: real face images that the detector was not fitted on; none = the stored scores.
+        output: the bundle to write; None = `detector` itself, which needs `force`.
+        append: add to the stored scores instead of replacing them.
+        runtime: device, precision, workers.
+        inputs: which files are read.
+        force: replace an existing output.
+        progress: told of the stages.
+        **rule: fields of RuleSpec (method, alpha, tail, band, by) to change.
+
+    Raises:
+        MuflowError: with `.problem` and `.remedy`; nothing is written then.
+    """
+    request = CalibrateRequest(
+        detector=Path(detector),
+        reals=_texts(reals),
+        output=None if output is None else Path(output),
+        rule=rule,
+        append=append,
+        inputs=inputs,
+        runtime=runtime,
+        force=force,
+    )
+    return run_calibrate(request, progress)
+
+
+def scan(
+    paths: StrPaths,
+    detector: Detector | StrPath | None = None,
+    *,
+    fdr: float | None = None,
+    resume: StrPath | None = None,
+    runtime: Runtime = _RUNTIME,
+    inputs: InputSpec = _INPUTS,
+) -> Iterator[Result]:
+    """One result per input, in the order of the inputs, as soon as it is known.
+
+    Args:
+        paths: images, folders, globs, archives or addresses.
+        detector: or its bundle; None = the built-in demo detector, which rarely flags anything.
+        fdr: flag by q-values at this false discovery rate instead of the rule's alpha; results then come at the end.
+        resume: a JSON-lines report of the same detector; what it holds is not scored again. It is only read.
+        runtime: device, precision, batch size, workers.
+        inputs: which files are read.
+
+    Raises:
+        MuflowError: with `.problem` and `.remedy`.
+    """
+    if fdr is not None and resume is not None:
+        raise IncompatibleOptions("resume", "fdr", "q-values depend on all results")
+    if fdr is not None and not 0 < fdr < 1:
+        raise BadSpec("fdr", fdr, "a rate between 0 and 1, both excluded")
+    if not isinstance(detector, Detector):
+        detector = load(embedded_detector() if detector is None else Path(detector))
+    request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs)
+    pass_ = Scan(request)
+    if resume is not None:
+        run = begin_run(str(pass_.placement.device), pass_.placement.precision)
+        pass_ = Scan(request, earlier=resumable(Path(resume), run, detector.info("")))
+    results = pass_.results(find(_texts(paths), inputs))
+    return results if fdr is None else iter(with_q_values(list(results), fdr))
+
+
+def bench(
+    detector: StrPath,
+    *,
+    real: Iterable[str] = (),
+    fake: Iterable[str] = (),
+    data: Iterable[str] = (),
+    overlap: str = "refuse",
+    gates: Iterable[str] = (),
+    limit: int = 0,
+    resamples: int = 1000,
+    seed: int = 0,
+    runtime: Runtime = _RUNTIME,
+    inputs: InputSpec = _INPUTS,
+    progress: ProgressListener | None = None,
+) -> BenchResult:
+    """Measure a detector on labelled images; the headline of the report is the worst real source.
+
+    Args:
+        detector: the bundle.
+        real: folders of real images, each `DIR` or `NAME=DIR`.
+        fake: folders of synthetic images, likewise.
+        data: labelled trees or CSV manifests, likewise.
+        overlap: what happens to images that the detector knows, "refuse", "drop" or "allow".
+        gates: conditions such as "macro_auc>=0.8"; `failed_gates` of the result counts those that do not hold.
+        limit: most images per label and group; 0 = all.
+        resamples: of the bootstrap.
+        seed: of the bootstrap, the limit and the folds.
+        runtime: device, precision, batch size, workers.
+        inputs: which files are read.
+        progress: told of the stages.
+
+    Raises:
+        MuflowError: with `.problem` and `.remedy`.
+    """
+    # SciPy and scikit-learn take seconds to load, and only this function needs them.
+    from muflow_cli.bench.data import OverlapPolicy
+    from muflow_cli.bench.datasets import data_arguments
+    from muflow_cli.bench.gates import parse_gate
+    from muflow_cli.bench.intervals import BootstrapSpec
+    from muflow_cli.bench.workflow import BenchRequest
+    from muflow_cli.bench.workflow import bench as run_bench
+
+    if overlap not in set(OverlapPolicy):
+        raise BadSpec("overlap", overlap, "one of " + ", ".join(OverlapPolicy))
+    request = BenchRequest(
+        detector=Path(detector),
+        data=data_arguments(real, fake, data),
+        inputs=inputs,
+        runtime=runtime,
+        overlap=OverlapPolicy(overlap),
+        limit=limit,
+        bootstrap=BootstrapSpec(resamples=resamples, seed=seed),
+        gates=tuple(parse_gate(text) for text in gates),
+    )
+    return run_bench(request, progress)
+
+
+def _texts(paths: StrPaths) -> tuple[str, ...]:
+    """Paths as find takes them: one alone, or several."""
+    return (os.fspath(paths),) if isinstance(paths, str | os.PathLike) else tuple(os.fspath(path) for path in paths)

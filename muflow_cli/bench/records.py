@@ -1,0 +1,250 @@
+"""What the report of a benchmark holds (schema "muflow.bench/2"), from which its JSON schema is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from muflow_cli.bench.data import OverlapPolicy
+from muflow_cli.bench.evaluate import Evaluation
+from muflow_cli.bench.gates import Checked
+from muflow_cli.bench.manifest import Label
+from muflow_cli.bench.nulls import NullAgainst
+from muflow_cli.bench.robustness import Curve, On
+from muflow_cli.records import DetectorInfo
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Images of one label, group and real source.
+
+    Attributes:
+        label: real or fake.
+        group: the generator of a fake, the folder or set of a real.
+        source: the real source that the images count for.
+        family: of the generator; None for reals.
+        images: number of them.
+    """
+
+    label: Label
+    group: str
+    source: str
+    family: str | None
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overlap:
+    """Images that the detector knows.
+
+    Attributes:
+        policy: what happened to them.
+        groups: group -> how the detector knows them -> number of images.
+    """
+
+    policy: OverlapPolicy
+    groups: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """An image that could not be scored: a stable word for programs and a sentence for people."""
+
+    path: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """What was scored and what was left out.
+
+    Attributes:
+        digest: SHA-256 that names this labelled set of images.
+        images: scored.
+        reals: number of real images among them.
+        fakes: number of synthetic images among them.
+        groups: in the order of the data.
+        duplicates: images left out because their bytes occurred before.
+        limit: most images per group; None = all.
+        beyond_limit: images left out by it.
+        overlap: images that the detector knows from fitting or calibration.
+        unreadable: images that could not be scored.
+    """
+
+    digest: str
+    images: int
+    reals: int
+    fakes: int
+    groups: tuple[Group, ...]
+    duplicates: int
+    limit: int | None
+    beyond_limit: int
+    overlap: Overlap
+    unreadable: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bootstrap:
+    """The settings behind the intervals.
+
+    Attributes:
+        seed: of all random draws.
+        resamples: number of bootstrap resamples.
+        level: of the intervals.
+        centre: median score of the calibration reals, for the folded ranking; None where it is not known.
+    """
+
+    seed: int
+    resamples: int
+    level: float
+    centre: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuleHeadline:
+    """Macro AUC as the rule ranks, at the real source where it is lowest."""
+
+    metric: Literal["macro_rule_auc"] = "macro_rule_auc"
+    source: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Headline:
+    """Macro AUC by the score, at the real source where it is lowest.
+
+    Attributes:
+        source: that real source.
+        rule: the same as the rule ranks, at its own worst source; None for scores without p-values.
+    """
+
+    metric: Literal["macro_auc"] = "macro_auc"
+    source: str
+    value: float
+    low: float
+    high: float
+    rule: RuleHeadline | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Perturbed:
+    """Figures under one perturbation of reals, fakes or both."""
+
+    perturbation: str
+    on: On
+    headline: Headline
+    results: Evaluation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Robustness:
+    """Figures of perturbed images.
+
+    Attributes:
+        conditions: one for each perturbation and side.
+        curves: one for each operation that was measured at two intensities or more.
+    """
+
+    conditions: tuple[Perturbed, ...]
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """Figures of another detector's scores of the same images.
+
+    Attributes:
+        name: of the file.
+        scored: images that it has scores for.
+        missing: images that it has no scores for.
+        headline: of these scores.
+        results: of these scores.
+    """
+
+    name: str
+    scored: int
+    missing: int
+    headline: Headline
+    results: Evaluation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Throughput:
+    """Speed, memory and size of a detector: medians of several rounds over one set of images."""
+
+    images: int
+    views: int
+    rounds: int
+    device: str
+    precision: str
+    threads: int
+    workers: int
+    end_to_end_per_second: float
+    read_decode_cut_per_second: float
+    encode_per_second: float
+    encode_flow_target_per_second: float
+    first_result_seconds: float
+    peak_memory_bytes: int
+    bundle_bytes: int
+    flops_per_view: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchRun:
+    """The run that measured.
+
+    Attributes:
+        argv: the command.
+        started: UTC, ISO 8601.
+        finished: UTC, ISO 8601.
+        versions: of the programs that compute.
+        stages: seconds of each stage.
+        throughput: speed and size; None where they were not measured.
+        device: None where scores were read from a file.
+        precision: None where scores were read from a file.
+    """
+
+    tool: str = "muflow"
+    version: str = ""
+    argv: tuple[str, ...] = ()
+    started: str = ""
+    finished: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    stages: Mapping[str, float] = field(default_factory=dict)
+    throughput: Throughput | None = None
+    device: str | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchDocument:
+    """The whole report.
+
+    Attributes:
+        detector: None where scores were read from a file.
+        data: what was scored and what was left out.
+        settings: behind the intervals.
+        headline: one figure for the whole benchmark.
+        results: all figures of the clean images.
+        nulls: baseline -> real source -> AUC of detectors that see the container or the sharpness only.
+        robustness: figures of perturbed images.
+        comparisons: figures of other detectors.
+        gates: outcomes of the gates and of the comparison with an earlier report.
+        run: times, machine, command.
+    """
+
+    schema: Literal["muflow.bench/2"] = "muflow.bench/2"
+    detector: DetectorInfo | None
+    data: Data
+    settings: Bootstrap
+    headline: Headline
+    results: Evaluation
+    nulls: Mapping[str, Mapping[str, NullAgainst]]
+    robustness: Robustness
+    comparisons: tuple[Compared, ...]
+    gates: tuple[Checked, ...]
+    run: BenchRun

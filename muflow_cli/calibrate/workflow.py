@@ -1,0 +1,187 @@
+"""The workflow of `calibrate`: reals that the flows never saw -> scores -> rule -> bundle; the flows do not change."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from muflow_cli.bundle import load, save
+from muflow_cli.calibration.calibration import Calibration, Judge
+from muflow_cli.calibration.coverage import Description
+from muflow_cli.calibration.rules import rule_class
+from muflow_cli.detector import Detector
+from muflow_cli.engine.devices import place
+from muflow_cli.engine.scoring import ScoredUnit, score_stream
+from muflow_cli.environment import utc_now
+from muflow_cli.errors import NothingToDo
+from muflow_cli.files import check_outputs
+from muflow_cli.images.find import find
+from muflow_cli.images.loader import Loaded, LoadSpec, look_ahead
+from muflow_cli.images.loader import load as load_images
+from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
+from muflow_cli.records import Unreadable
+from muflow_cli.specs import InputSpec, Runtime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrateRequest:
+    """A detector to calibrate, with reals and a rule.
+
+    Attributes:
+        detector: the bundle to calibrate.
+        reals: files, folders, globs, archives of real face images; none = the stored scores.
+        output: the bundle to write; None = the detector's own file, which needs `force`.
+        rule: fields of RuleSpec to change; the others stay as the detector has them.
+        append: add to the stored scores instead of replacing them.
+        inputs: which files are read.
+        runtime: device, precision, workers.
+        force: replace an existing output.
+    """
+
+    detector: Path
+    reals: tuple[str, ...] = ()
+    output: Path | None = None
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    append: bool = False
+    inputs: InputSpec = field(default_factory=InputSpec)
+    runtime: Runtime = field(default_factory=Runtime)
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.reals and self.append:
+            raise NothingToDo("nothing to append", "give files or folders of real face images")
+        if not self.reals and not self.rule:
+            raise NothingToDo("nothing to calibrate", "give real face images, or a rule for the stored scores")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrateSummary:
+    """What `calibrate` did.
+
+    Attributes:
+        output: the bundle written.
+        scored: number of images scored now.
+        kept: number of calibration images whose stored scores are still in use.
+        left_out: readable images not scored, by reason: "seen_in_fit" (the detector was fitted on these bytes),
+            "duplicate" (given twice), "calibrated" (appended before).
+        unreadable: inputs that could not be read, by code.
+        description: of the calibration.
+        seconds: per stage.
+        fingerprint: of the detector, which calibrating does not change.
+        calibration_fingerprint: of scores and rule together.
+    """
+
+    output: str
+    scored: int
+    kept: int
+    left_out: dict[str, int]
+    unreadable: dict[str, int]
+    description: Description
+    seconds: dict[str, float]
+    fingerprint: str
+    calibration_fingerprint: str
+
+
+def calibrate(request: CalibrateRequest, progress: ProgressListener | None = None) -> CalibrateSummary:
+    """Give a detector other calibration reals, another rule, or both, and write its bundle.
+
+    Raises:
+        MuflowError: one sentence; nothing is written then.
+    """
+    timer = StageTimer(progress or NoProgress())
+    detector = load(request.detector)
+    output = request.output or request.detector
+    check_outputs([output], force=request.force)
+    intake = Intake(detector, append=request.append)
+    if request.reals:
+        calibration = _measured(request, detector, intake, timer)
+    else:  # the stored scores under another rule; they keep their date, since nothing was measured
+        calibration = replace(detector.calibration, rule=replace(detector.calibration.rule, **request.rule))
+    # This refuses a rule that needs more reals, before anything is written.
+    description = Judge(calibration).describe()
+    timer.close()
+    save(replace(detector, calibration=calibration), output, force=request.force)
+    return CalibrateSummary(
+        output=str(output),
+        scored=intake.used,
+        kept=len(calibration) - intake.used,
+        left_out=dict(sorted(intake.left_out.items())),
+        unreadable=dict(sorted(intake.unreadable.items())),
+        description=description,
+        seconds=dict(timer.seconds),
+        fingerprint=detector.fingerprint,
+        calibration_fingerprint=calibration.fingerprint(),
+    )
+
+
+def _measured(request: CalibrateRequest, detector: Detector, intake: Intake, timer: StageTimer) -> Calibration:
+    """A calibration of the given images, with the stored scores before them if `append`."""
+    rule = replace(detector.calibration.rule, **request.rule)
+    earlier = detector.calibration if request.append else None
+    inputs = sum(not isinstance(item, Unreadable) for item in find(request.reals, request.inputs))
+    if inputs:
+        # Refuse now, not after hours of scoring, if there are too few files.
+        rule_class(rule.method).require_images(rule, inputs + (len(earlier) if earlier else 0))
+    placement, workers = place(request.runtime), request.runtime.threads
+    timer.stage("score", inputs)
+    ahead = look_ahead(placement.batch_size, workers)
+    spec = LoadSpec(views=detector.views, inputs=request.inputs, workers=workers, ahead=ahead)
+
+    def loaded() -> Iterator[Loaded | Unreadable]:
+        for item in load_images(find(request.reals, request.inputs), spec):
+            yield item
+            timer.advance()
+
+    rows, facts = [], []
+    for scored in score_stream(intake.usable(loaded()), detector.scorer(placement)):
+        if isinstance(scored, ScoredUnit):
+            rows.append(scored.columns)
+            facts.append(scored.unit.facts)
+    if not rows:
+        raise NothingToDo(
+            f"no image to calibrate on in {', '.join(request.reals)} ({intake.reasons()})",
+            "give files or folders of real face images that the detector was not fitted on",
+        )
+    scores = np.stack(rows)
+    if earlier is not None:
+        scores, facts = np.concatenate([earlier.scores, scores]), [*earlier.facts, *facts]
+    return Calibration(scores=scores, columns=detector.columns, facts=tuple(facts), rule=rule, created=utc_now())
+
+
+class Intake:
+    """Passes each readable image that may calibrate, once, and counts the others.
+
+    Args:
+        detector: to calibrate; images that it was fitted on must not calibrate it.
+        append: whether the images that already calibrate it stay in use.
+    """
+
+    def __init__(self, detector: Detector, *, append: bool) -> None:
+        self._why = dict.fromkeys((bytes(row).hex() for row in detector.fitted_on), "seen_in_fit")
+        if append:
+            self._why |= dict.fromkeys((facts.sha256 for facts in detector.calibration.facts), "calibrated")
+        self.used = 0
+        self.left_out: Counter[str] = Counter()
+        self.unreadable: Counter[str] = Counter()
+
+    def usable(self, items: Iterable[Loaded | Unreadable]) -> Iterator[Loaded]:
+        """The images among `items` that may calibrate, in order."""
+        for item in items:
+            if isinstance(item, Unreadable):
+                self.unreadable[item.code] += 1
+            elif item.facts.sha256 in self._why:
+                self.left_out[self._why[item.facts.sha256]] += 1
+            else:
+                self._why[item.facts.sha256] = "duplicate"
+                self.used += 1
+                yield item
+
+    def reasons(self) -> str:
+        """The counts in words."""
+        counts = sorted((self.unreadable + self.left_out).items())
+        return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts) or "no file"

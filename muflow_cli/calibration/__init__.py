@@ -1,0 +1,1 @@
+"""What held-out reals say about a score: rules, p-values, rates, strata."""

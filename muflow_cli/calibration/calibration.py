@@ -1,0 +1,337 @@
+"""Scores of held-out reals as a detector stores them, and the judge that they make."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muflow_cli.calibration.coverage import Description, Stratum
+from muflow_cli.calibration.pvalues import Scores, mean_scores
+from muflow_cli.calibration.rule import Rule
+from muflow_cli.calibration.rules import rule_class
+from muflow_cli.calibration.strata import ranges_of, stratum_name
+from muflow_cli.canonical import canonical_json, from_json, to_json
+from muflow_cli.errors import BadCalibration, BadSpec, NotFinite, TooFewScores
+from muflow_cli.records import CalibrationMatch, Facts, Judgement, Side, Verdict
+from muflow_cli.specs import RuleSpec
+
+_COUNTS: Final = ("bytes", "width", "height")
+_NO_QUALITY: Final = -1
+_SHA256: Final = re.compile("[0-9a-f]{64}")
+
+
+def source_digest(sha256: Sequence[str]) -> str:
+    """SHA-256 over the sorted content hashes, lower-case hexadecimal: names a set of images whatever their order."""
+    return hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in sorted(sha256))).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibration:
+    """The reals that a verdict is measured against; one row per distinct image, ascending by content hash.
+
+    Rows may be given in any order and images more than once: identical bytes count once.
+
+    Attributes:
+        scores: (n, S) one score per column, nats per dimension, n >= 1, of reals that the flow never saw.
+        columns: (S,) names of the columns, `branch/layer`, all different.
+        facts: (n,) what was read of each image.
+        rule: how the scores become a verdict.
+        created: UTC, ISO 8601.
+        source_digest: of the content hashes, see `source_digest`; computed where empty, else checked.
+
+    Raises:
+        BadCalibration: when the parts do not belong together.
+        BadSpec: for a rule that does not exist or cannot use its settings.
+        TooFewScores: without any image.
+    """
+
+    scores: Scores
+    columns: tuple[str, ...]
+    facts: tuple[Facts, ...]
+    rule: RuleSpec
+    created: str
+    source_digest: str = ""
+
+    def __post_init__(self) -> None:
+        rule_class(self.rule.method).check(self.rule)
+        scores = np.asarray(self.scores, dtype=np.float64)
+        if scores.ndim != 2 or scores.shape[1] == 0 or len(scores) != len(self.facts):
+            raise BadCalibration(f"holds scores of shape {scores.shape} for {len(self.facts)} images")
+        count = scores.shape[1]
+        if len(self.columns) != count:
+            raise BadCalibration(f"names {len(self.columns)} columns and holds scores of {count}")
+        if not all(isinstance(name, str) and name for name in self.columns) or len(set(self.columns)) < count:
+            raise BadCalibration("has column names that are empty, repeated or not text")
+        if len(scores) == 0:
+            raise TooFewScores("calibration", 0, 1)
+        if not np.isfinite(scores).all():
+            raise BadCalibration("holds scores that are NaN or infinite")
+        rows = _first_rows_by_hash(self.facts)
+        facts = tuple(self.facts[row] for row in rows)
+        digest = source_digest([image.sha256 for image in facts])
+        if self.source_digest not in ("", digest):
+            raise BadCalibration("names another set of images than it holds")
+        object.__setattr__(self, "scores", np.ascontiguousarray(scores[rows]))
+        object.__setattr__(self, "columns", tuple(self.columns))
+        object.__setattr__(self, "facts", facts)
+        object.__setattr__(self, "source_digest", digest)
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    @property
+    def mean_scores(self) -> Scores:
+        """(n,) the mean of each image's columns."""
+        return mean_scores(self.scores)
+
+    @property
+    def median_score(self) -> float:
+        """Median of the mean scores."""
+        return float(np.median(self.mean_scores))
+
+    @property
+    def smallest_p_value(self) -> float:
+        """Smallest p-value that the rule can give with all these reals."""
+        return rule_class(self.rule.method).smallest_p_value(self.rule, len(self))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What a safetensors file holds: scores, their mean, content hashes (n, 32), and one array (n,) for each fact.
+
+        A missing quality is -1, a missing sharpness NaN; `format` counts into the names listed in `meta`.
+        """
+        formats = self._formats()
+        quality = [_NO_QUALITY if image.jpeg_quality is None else image.jpeg_quality for image in self.facts]
+        sharpness = [np.nan if image.sharpness is None else image.sharpness for image in self.facts]
+        digests = b"".join(bytes.fromhex(image.sha256) for image in self.facts)
+        return {
+            "scores": self.scores,
+            "score": self.mean_scores,
+            "sha256": np.frombuffer(digests, dtype=np.uint8).reshape(len(self), 32).copy(),
+            "format": np.array([formats.index(image.format) for image in self.facts], dtype=np.int64),
+            "jpeg_quality": np.array(quality, dtype=np.int64),
+            "sharpness": np.array(sharpness, dtype=np.float64),
+            **{name: np.array([getattr(image, name) for image in self.facts], dtype=np.int64) for name in _COUNTS},
+        }
+
+    def meta(self) -> dict[str, object]:
+        """What the arrays do not say, for JSON: rule, date, source_digest, names of formats and columns, images."""
+        return {
+            "rule": to_json(self.rule),
+            "created": self.created,
+            "source_digest": self.source_digest,
+            "formats": list(self._formats()),
+            "columns": list(self.columns),
+            "images": len(self),
+        }
+
+    @classmethod
+    def load(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Calibration:
+        """The calibration that `arrays` and `meta` describe.
+
+        Raises:
+            BadCalibration: where they do not describe one.
+        """
+        try:
+            datetime.fromisoformat(meta["created"])
+            _check_arrays(arrays, meta["images"], len(meta["columns"]))
+            calibration = cls(
+                scores=arrays["scores"],
+                columns=tuple(meta["columns"]),
+                facts=_facts_from(arrays, meta["formats"]),
+                rule=from_json(RuleSpec, meta["rule"]),
+                created=meta["created"],
+                source_digest=meta["source_digest"],
+            )
+            stored = calibration.arrays()
+        except BadSpec as error:
+            raise BadCalibration(f"has a rule that cannot be used ({error.problem})") from error
+        except (LookupError, ValueError, TypeError, OverflowError, TooFewScores) as error:
+            raise BadCalibration("does not have the form that muflow writes") from error
+        if calibration.meta() != dict(meta) or any(arrays[name].tobytes() != stored[name].tobytes() for name in stored):
+            raise BadCalibration("contradicts itself")
+        return calibration
+
+    def fingerprint(self) -> str:
+        """SHA-256 over rule, formats, columns, and names, dtypes, shapes and bytes of the arrays; not over the date."""
+        head = {"rule": to_json(self.rule), "formats": list(self._formats()), "columns": list(self.columns)}
+        digest = hashlib.sha256(canonical_json(head))
+        for name, array in sorted(self.arrays().items()):
+            digest.update(canonical_json([name, array.dtype.str, list(array.shape)]))
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def _formats(self) -> tuple[str, ...]:
+        return tuple(sorted({image.format for image in self.facts}))
+
+
+def _first_rows_by_hash(facts: Sequence[Facts]) -> list[int]:
+    """Row of the first image of each content hash, ascending by hash."""
+    first: dict[str, int] = {}
+    for row, image in enumerate(facts):
+        if not _SHA256.fullmatch(image.sha256):
+            raise BadCalibration(f"holds an image whose content hash {image.sha256!r} is not a SHA-256")
+        first.setdefault(image.sha256, row)
+    return [first[sha256] for sha256 in sorted(first)]
+
+
+def _check_arrays(arrays: Mapping[str, NDArray[Any]], images: int, columns: int) -> None:
+    """Raise BadCalibration for stored arrays whose names, types, shapes or values no calibration has."""
+    whole, real = (np.dtype(np.int64), (images,)), (np.dtype(np.float64), (images,))
+    layout = {
+        "scores": (np.dtype(np.float64), (images, columns)),
+        "score": real,
+        "sha256": (np.dtype(np.uint8), (images, 32)),
+        "format": whole,
+        "jpeg_quality": whole,
+        "sharpness": real,
+        **dict.fromkeys(_COUNTS, whole),
+    }
+    if {name: (array.dtype, array.shape) for name, array in arrays.items()} != layout:
+        raise BadCalibration("holds arrays of other names, types or shapes than muflow writes")
+    quality, sharpness = arrays["jpeg_quality"], arrays["sharpness"]
+    plausible = (
+        all((arrays[name] > 0).all() for name in _COUNTS)
+        and ((quality == _NO_QUALITY) | ((quality >= 1) & (quality <= 100))).all()
+        and (np.isnan(sharpness) | ((sharpness >= 0) & (sharpness < np.inf))).all()
+    )
+    if not plausible:
+        raise BadCalibration("holds facts that no image has, such as a negative size")
+
+
+def _facts_from(arrays: Mapping[str, NDArray[Any]], formats: Sequence[str]) -> tuple[Facts, ...]:
+    digests = [bytes(row).hex() for row in arrays["sha256"]]
+    names = [formats[index] for index in arrays["format"].tolist()]
+    quality = [None if value == _NO_QUALITY else value for value in arrays["jpeg_quality"].tolist()]
+    sharpness = [None if np.isnan(value) else value for value in arrays["sharpness"].tolist()]
+    counts = (arrays[name].tolist() for name in _COUNTS)
+    rows = zip(digests, names, quality, sharpness, *counts, strict=True)
+    return tuple(
+        Facts(sha256=s, format=f, jpeg_quality=q, sharpness=sharp, bytes=size, width=width, height=height)
+        for s, f, q, sharp, size, width, height in rows
+    )
+
+
+class Judge:
+    """Turns scores into judgements; the rules are fitted once, when made.
+
+    A stratum with fewer reals than the rule's `stratum_minimum` has no rule of its own.
+
+    Raises:
+        BadSpec: for a rule that does not exist or cannot use its settings.
+        TooFewScores: when the rule's alpha needs more reals than there are.
+        BadCalibration: where the rule cannot use these scores.
+    """
+
+    def __init__(self, calibration: Calibration) -> None:
+        spec = calibration.rule
+        self._calibration, self._spec = calibration, spec
+        self._class = rule_class(spec.method)
+        self._ranges = ranges_of(calibration.facts)
+        self._pooled = self._class.fit(calibration.scores, spec)
+        self._members = _rows_by_stratum(calibration.facts, spec.by) if spec.by else {}
+        self._rules = {
+            name: self._class.fit(calibration.scores[rows], spec)
+            for name, rows in self._members.items()
+            if len(rows) >= self._class.stratum_minimum(spec)
+        }
+
+    def judge(self, scores: Scores, facts: Sequence[Facts]) -> list[Judgement]:
+        """One judgement for each of B images.
+
+        Args:
+            scores: (B, S) one score per column, nats per dimension.
+            facts: (B,) what was read of each image.
+
+        Raises:
+            NotFinite: for a score that is NaN or infinite.
+        """
+        scores = _finite(scores)
+        judgements: dict[int, Judgement] = {}
+        band = self._spec.band
+        for name, rows in _rows_by_stratum(facts, self._spec.by).items():
+            rule, match = self._rule_for(name)
+            judged = rule.judge(scores[rows])
+            for index, row in enumerate(rows):
+                p_value, heaviest = float(judged.p_value[index]), judged.heaviest
+                verdict = Verdict.FLAGGED if judged.flagged[index] else Verdict.NOT_FLAGGED
+                if band is not None and band[0] <= p_value <= band[1]:
+                    verdict = Verdict.INCONCLUSIVE
+                judgements[row] = Judgement(
+                    p_value=p_value,
+                    verdict=verdict,
+                    tail=Side.HIGH if judged.high[index] else Side.LOW,
+                    calibration=match,
+                    stratum=name if name in self._rules else None,
+                    atypical_input=self._ranges.atypical(facts[row]),
+                    heaviest=None if heaviest is None else self._calibration.columns[heaviest[index]],
+                )
+        return [judgements[row] for row in range(len(facts))]
+
+    def ranking(self, scores: Scores, facts: Sequence[Facts]) -> Scores:
+        """How suspicious each of B images is, (B,), by the rule of its stratum; higher = more.
+
+        Images of different strata are comparable only where the rule ranks by p-values.
+
+        Args:
+            scores: (B, S) one score per column, nats per dimension.
+            facts: (B,) what was read of each image.
+
+        Raises:
+            NotFinite: for a score that is NaN or infinite.
+        """
+        scores = _finite(scores)
+        ranking = np.empty(len(scores))
+        for name, rows in _rows_by_stratum(facts, self._spec.by).items():
+            rule, _ = self._rule_for(name)
+            ranking[rows] = rule.ranking(scores[rows])
+        return ranking
+
+    def describe(self) -> Description:
+        """What may be said of these reals and this rule, for a summary."""
+        calibration, spec = self._calibration, self._spec
+        strata = []
+        for name in sorted(self._members):
+            images, calibrated = len(self._members[name]), name in self._rules
+            true_rate = self._class.rate_bounds(spec, images) if calibrated else None
+            strata.append(Stratum(name=name, images=images, calibrated=calibrated, true_rate=true_rate))
+        return Description(
+            images=len(calibration),
+            rule=spec,
+            created=calibration.created,
+            source_digest=calibration.source_digest,
+            smallest_p_value=calibration.smallest_p_value,
+            true_rate=self._class.rate_bounds(spec, len(calibration)),
+            details=self._pooled.details(),
+            stratum_minimum=self._class.stratum_minimum(spec),
+            strata=tuple(strata),
+            ranges=self._ranges,
+        )
+
+    def _rule_for(self, stratum: str) -> tuple[Rule, CalibrationMatch]:
+        if not self._spec.by:
+            return self._pooled, CalibrationMatch.MATCHED
+        if stratum in self._rules:
+            return self._rules[stratum], CalibrationMatch.MATCHED
+        known = stratum in self._members
+        return self._pooled, CalibrationMatch.FALLBACK if known else CalibrationMatch.EXTRAPOLATED
+
+
+def _finite(scores: Scores) -> Scores:
+    scores = np.ascontiguousarray(scores, dtype=np.float64)
+    if not np.isfinite(scores).all():
+        raise NotFinite("a score is NaN or infinite, so the image cannot be judged")
+    return scores
+
+
+def _rows_by_stratum(facts: Sequence[Facts], by: Sequence[str]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, image in enumerate(facts):
+        rows.setdefault(stratum_name(image, by), []).append(row)
+    return rows

@@ -1,0 +1,40 @@
+"""What may be said of a calibration, for people: rows of a name and a text, for `calibrate` and `info`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from muflow_cli.calibration.coverage import Description, RateBounds
+
+
+def description_rows(description: Description) -> Iterator[tuple[str, str]]:
+    """Rule, smallest p-value, bounds of the true rate, strata, and what is typical of the calibration images."""
+    rule, images = description.rule, description.images
+    band = f"p from {rule.band[0]:g} to {rule.band[1]:g} inconclusive" if rule.band else "no band"
+    by = f"by {', '.join(rule.by)}" if rule.by else "one stratum"
+    yield "rule", f"{rule.method}, alpha {rule.alpha:g}, tail {rule.tail}; {band}; {by}"
+    yield "p-values", f"{images} real images can give p-values down to {description.smallest_p_value:.3g}"
+    if description.true_rate is None:
+        yield "true rate", f"method {rule.method} promises none"
+    else:
+        bounds = _bounds(description.true_rate)
+        yield "true rate", f"{bounds} at alpha {rule.alpha:g}, for images of the same kind as these {images}"
+    for sentence in description.details:
+        yield "fit", sentence
+    for stratum in description.strata:
+        text = f"{stratum.name}: {stratum.images} real images"
+        if not stratum.calibrated:
+            text += f", fewer than {description.stratum_minimum}, so all {images} judge it"
+        elif stratum.true_rate is not None:
+            text += f", true rate {_bounds(stratum.true_rate)}"
+        yield "stratum", text
+    limits = description.ranges.limits.items()
+    spans = [f"{name.replace('_', ' ')} {span[0]:.4g} to {span[1]:.4g}" for name, span in limits if span]
+    formats = ", ".join(description.ranges.formats)
+    yield "typical", f"{'; '.join([formats, *spans])}; a scan marks images outside these ranges as atypical"
+
+
+def _bounds(rate: RateBounds) -> str:
+    return f"at most {rate.at_most:.3g} with 95 % confidence (95 % interval {rate.low:.3g} to {rate.high:.3g})"

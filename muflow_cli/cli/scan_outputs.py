@@ -1,0 +1,70 @@
+"""The output options of `muflow scan`: what `-o`, `--format` and their older spellings mean together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from muflow_cli.errors import IncompatibleOptions
+from muflow_cli.output.writers import OutputFormat, format_of
+
+STDOUT: Final = Path("-")
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenOutputs:
+    """Where the results go.
+
+    Attributes:
+        stdout: format on stdout; None = nothing goes there.
+        files: path and format of each file.
+    """
+
+    stdout: OutputFormat | None
+    files: tuple[tuple[Path, OutputFormat], ...]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of the files."""
+        return [path for path, _ in self.files]
+
+    def resumable(self) -> Path:
+        """The one JSON-lines file; IncompatibleOptions where there is none, or more than one."""
+        lines = [path for path, format_ in self.files if format_ is OutputFormat.JSONL]
+        if len(lines) != 1:
+            raise IncompatibleOptions("--resume", "one -o FILE.jsonl", "that is the report it continues", needs=True)
+        return lines[0]
+
+
+def choose_outputs(
+    output: Sequence[Path] | None,
+    aliases: Mapping[OutputFormat, Path | None],
+    format_: OutputFormat | None,
+    *,
+    as_json: bool,
+) -> ChosenOutputs:
+    """Files by the suffixes of `output`; stdout as well if an option names it, or if `output` names no file.
+
+    Args:
+        output: values of -o; `-` is stdout.
+        aliases: values of the older options, whose format does not depend on a suffix.
+        format_: on stdout; else a table on a terminal, JSON lines in a pipe.
+        as_json: the same as the format json.
+
+    Raises:
+        BadSpec: for a suffix that no format has.
+        IncompatibleOptions: where two formats are given for stdout.
+    """
+    if as_json and format_ not in (None, OutputFormat.JSON):
+        raise IncompatibleOptions("--json", f"--format {format_}", "stdout has one format")
+    on_stdout = OutputFormat.JSON if as_json else format_
+    given = [path for path in output or () if path != STDOUT]
+    files = [(path, format_of(path)) for path in given]
+    files += [(path, kind) for kind, path in aliases.items() if path is not None]
+    if given and on_stdout is None and STDOUT not in (output or ()):
+        return ChosenOutputs(None, tuple(files))
+    own = OutputFormat.TABLE if sys.stdout.isatty() else OutputFormat.JSONL
+    return ChosenOutputs(on_stdout or own, tuple(files))

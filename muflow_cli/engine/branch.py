@@ -1,0 +1,125 @@
+"""One family of evidence as a module: views -> encoder -> projection, flow and density of each layer -> columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from muflow_cli.engine.encoders import build_backbone, chosen_layers, encoder_row, load_backbone
+from muflow_cli.engine.flow import PlainFlow
+from muflow_cli.engine.likelihood import mahalanobis, nll
+from muflow_cli.engine.mixture import Mixture
+from muflow_cli.engine.normalise import Normalise
+from muflow_cli.engine.projection import Projection, pool
+from muflow_cli.specs import BranchSpec, FeatureSpec, ScoreKind
+
+
+class Encoder(nn.Module):
+    """Normalisation, frozen backbone and pooling: images -> one pooled map per layer.
+
+    Args:
+        feature: which encoder, layers, grid.
+        backbone: maps normalised images to a dict of one map per layer, in order.
+    """
+
+    def __init__(self, feature: FeatureSpec, backbone: nn.Module) -> None:
+        super().__init__()
+        row = encoder_row(feature.encoder)
+        self.feature = feature
+        self.normalise = Normalise(row.mean, row.std)
+        self.backbone = backbone
+
+    @classmethod
+    def load(cls, feature: FeatureSpec, weights: Mapping[str, Tensor]) -> Encoder:
+        """The encoder with `weights` by torchvision's names; BadWeights where they do not fit."""
+        layers = chosen_layers(feature.encoder, feature.layers)
+        return cls(feature, load_backbone(feature.encoder, layers, weights))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Pooled maps, float32, one (B, C, g, g) per layer.
+
+        Args:
+            images: (B, 3, H, W) grey levels 0..255, uint8, or float32 for averages.
+        """
+        return [pool(map_, self.feature) for map_ in self.backbone(self.normalise(images)).values()]
+
+
+class Head(nn.Module):
+    """The fitted parts of one layer: projection, flow and density.
+
+    Args:
+        projection: C channels to D dimensions.
+        flow: maps (B, D, g, g) to latents and log-determinants (B, g, g).
+        density: in D dimensions, of the flow's latents.
+        score_kind: negative log-likelihood, or the latent Mahalanobis distance.
+    """
+
+    def __init__(self, projection: Projection, flow: nn.Module, density: Mixture, score_kind: ScoreKind) -> None:
+        super().__init__()
+        self.projection, self.flow, self.density = projection, flow, density
+        self._measure = mahalanobis if score_kind is ScoreKind.MAHALANOBIS else nll
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Score of each position (B, g, g), nats per dimension, of pooled maps (B, C, g, g)."""
+        return self._measure(self.flow, self.density, self.projection(pooled)) / self.projection.dimensions
+
+
+class Branch(nn.Module):
+    """One family of evidence. Its `state_dict` is what a bundle stores and what the fingerprint hashes.
+
+    Args:
+        spec: view, encoder, flow and target.
+        encoder: of `spec.feature`.
+        heads: one per layer, in the layers' order.
+
+    Attributes:
+        columns: (S,) names of the scores, `branch/layer`.
+    """
+
+    def __init__(self, spec: BranchSpec, encoder: Encoder, heads: Sequence[Head]) -> None:
+        super().__init__()
+        layers = chosen_layers(spec.feature.encoder, spec.feature.layers)
+        self.spec = spec
+        self.columns = tuple(f"{spec.name}/{layer.name}" for layer in layers)
+        self.encoder = encoder
+        # By index and not by name: a layer's name may hold a dot or be that of a method of nn.Module.
+        self.heads = nn.ModuleList(heads)
+
+    @classmethod
+    def empty(cls, spec: BranchSpec, components: Sequence[int]) -> Branch:
+        """The branch of `spec`: tensors of the right shapes without values (meta device).
+
+        Args:
+            spec: of the branch.
+            components: of each layer's density.
+        """
+        feature = spec.feature
+        layers = chosen_layers(feature.encoder, feature.layers)
+        heads = []
+        for layer, count in zip(layers, components, strict=True):
+            dimensions = min(feature.dimensions, layer.channels)
+            projection = Projection.empty(layer.channels, dimensions)
+            flow = PlainFlow.empty(projection.dimensions, spec.flow)
+            density = Mixture.empty(count, projection.dimensions)
+            heads.append(Head(projection, flow, density, spec.target.score_kind))
+        return cls(spec, Encoder(feature, build_backbone(feature.encoder, layers)), heads)
+
+    def layer_heads(self) -> list[Head]:
+        """The heads in the order of the columns."""
+        return [cast("Head", head) for head in self.heads]
+
+    def forward(self, views: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Columns (B, S) in nats per dimension, the mean over positions, and the position scores (B, g, g) of each.
+
+        Args:
+            views: (B, H, W, 3) uint8.
+        """
+        maps = self.maps(views.permute(0, 3, 1, 2))
+        return torch.stack([map_.mean(dim=(1, 2)) for map_ in maps], dim=1), maps
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Position scores, one (B, g, g) per layer, of images (B, 3, H, W)."""
+        return [head(pooled) for head, pooled in zip(self.layer_heads(), self.encoder(images), strict=True)]

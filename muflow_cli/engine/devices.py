@@ -1,0 +1,55 @@
+"""Where and how to compute. The only file that knows devices and precisions by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from muflow_cli.errors import BadSpec
+from muflow_cli.specs import Precision, Runtime
+
+# Views in a piece of work. On processors, small pieces, one per core, stay in the caches (see benchmarks/README.md).
+CPU_PIECE: Final = 4
+GPU_PIECE: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Device, arithmetic of the convolutions, and views per batch (shared between the cores); nothing is `auto`."""
+
+    device: torch.device
+    precision: Precision
+    batch_size: int
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device, else the CPU; BadSpec where the device is not available."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadSpec("device", name, "auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadSpec("device", name, "cpu or auto, since no CUDA device is available")
+    return device
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 in hardware (AVX-512 BF16 or AMX; CUDA compute capability 8)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def place(runtime: Runtime | None = None) -> Placement:
+    """The placement of a runtime with every `auto` decided; raises BadSpec as `choose_device`."""
+    runtime = runtime or Runtime()
+    device, precision = choose_device(runtime.device), runtime.precision
+    if precision is Precision.AUTO:
+        precision = Precision.BF16 if has_native_bf16(device) else Precision.FP32
+    own_batch = CPU_PIECE * torch.get_num_threads() if device.type == "cpu" else GPU_PIECE
+    return Placement(device, precision, runtime.batch_size or own_batch)

@@ -1,0 +1,142 @@
+"""Encoder maps -> standardised, projected, pooled vectors on a grid: the same for averages, flow and target.
+
+A flow over single vectors is the case grid = 1; it needs no second code path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from muflow_cli.errors import NotFinite, TooFewImages
+from muflow_cli.specs import FeatureSpec, Normalisation
+
+# Standard deviation of a channel that never varies among the training reals, in place of 0.
+_LEAST_STD = 1e-6
+
+
+def pool(map_: Tensor, spec: FeatureSpec) -> Tensor:
+    """Pooled map (B, C, g, g) in float32 of an encoder map (B, C, H, W); the map's own grid if `spec.grid` is 0.
+
+    Averaging commutes with the affine maps that follow, so it comes first, where it saves the most work.
+    """
+    if spec.normalisation is Normalisation.LAYERNORM:
+        map_ = functional.layer_norm(map_.float(), map_.shape[1:])
+    if spec.grid == 0:
+        return map_.float()
+    if map_.shape[-2] % spec.grid == 0 and map_.shape[-1] % spec.grid == 0:
+        if map_.is_contiguous(memory_format=torch.channels_last):
+            return _pool_rows(map_, spec.grid)
+        batch, channels, height, width = map_.shape
+        cells = map_.reshape(batch, channels, spec.grid, height // spec.grid, spec.grid, width // spec.grid)
+        return cells.mean(dim=(3, 5), dtype=torch.float32)
+    return functional.adaptive_avg_pool2d(map_.float(), spec.grid)
+
+
+def _pool_rows(map_: Tensor, grid: int) -> Tensor:
+    """The same for a channels-last map, row by row: torch's own means take ten times as long."""
+    batch, channels, height, width = map_.shape
+    rows = map_.permute(0, 2, 3, 1).reshape(batch * grid, height // grid, width * channels)
+    sums = rows[:, 0].float()
+    for row in rows.unbind(dim=1)[1:]:
+        sums = sums + row
+    cells = sums.reshape(batch, grid, grid, width // grid, channels).sum(dim=3)
+    return cells.div(height * width // grid**2).permute(0, 3, 1, 2).contiguous()
+
+
+class Projection(nn.Module):
+    """The fixed affine map of one layer, from C channels to D dimensions at every grid position.
+
+    Args:
+        mean: (C,) of the training reals.
+        std: (C,) of the training reals.
+        axes: (C, D) orthonormal principal axes of the standardised channels; (C, 0) = no PCA, D = C.
+    """
+
+    mean: Tensor
+    std: Tensor
+    axes: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor, axes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.register_buffer("axes", axes)
+
+    @classmethod
+    def empty(cls, channels: int, dimensions: int) -> Projection:
+        """A projection of `channels` channels to `dimensions` (0 = no PCA) without values (meta device)."""
+        return cls(*(torch.empty(shape, device="meta") for shape in ((channels,), (channels,), (channels, dimensions))))
+
+    @property
+    def dimensions(self) -> int:
+        """D."""
+        return self.axes.shape[1] or self.mean.shape[0]
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(B, D, g, g) of pooled maps (B, C, g, g)."""
+        standard = (pooled - self.mean[:, None, None]) / self.std[:, None, None]
+        if self.axes.shape[1] == 0:
+            return standard
+        return functional.conv2d(standard, self.axes.T[:, :, None, None])
+
+
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    count: int
+    mean: Tensor
+    covariance: Tensor
+
+
+def _moments(chunks: Iterable[Tensor]) -> _Moments:
+    """Mean and covariance of all position vectors of pooled maps (b, C, g, g), one pass, float64, chunk-merged."""
+    count, mean, scatter = 0, torch.zeros(()), torch.zeros(())
+    for chunk in chunks:
+        vectors = chunk.movedim(1, -1).reshape(-1, chunk.shape[1]).double()
+        chunk_mean = vectors.mean(dim=0)
+        centred = vectors - chunk_mean
+        gap, total = chunk_mean - mean, count + len(vectors)
+        # Chan, Golub & LeVeque 1979: merge the moments of two sets without cancellation.
+        scatter = (
+            scatter + centred.T @ centred + torch.outer(gap, gap) * (count * len(vectors) / total)
+            if count
+            else (centred.T @ centred)
+        )
+        mean = mean + gap * (len(vectors) / total) if count else chunk_mean
+        count = total
+    if count < 2:
+        raise TooFewImages("feature statistics", count, 2, "a deviation needs two values")
+    return _Moments(count, mean, scatter / (count - 1))
+
+
+def fit_projection(chunks: Iterable[Tensor], spec: FeatureSpec) -> Projection:
+    """Statistics and principal axes of training reals.
+
+    Args:
+        chunks: pooled maps (b, C, g, g), each image once.
+        spec: dimensions above C are reduced to C.
+
+    Raises:
+        NotFinite: if the encoder gave NaN or infinite values.
+
+    The sign of an axis is fixed (its entry of largest magnitude is positive), so that two fits agree.
+    """
+    moments = _moments(chunks)
+    if not bool(moments.covariance.isfinite().all()):
+        raise NotFinite("the encoder gave NaN or infinite values", "use --precision fp32, or other weights")
+    variance = moments.covariance.diagonal()
+    std = variance.sqrt().clamp_min(_LEAST_STD)
+    channels = len(std)
+    if spec.normalisation is Normalisation.LAYERNORM:
+        moments = _Moments(moments.count, torch.zeros_like(std), moments.covariance)
+        std = torch.ones_like(std)
+    if spec.dimensions == 0:
+        return Projection(moments.mean.float(), std.float(), torch.zeros(channels, 0))
+    correlation = moments.covariance / torch.outer(std, std)
+    axes = torch.linalg.eigh(correlation).eigenvectors.flip(1)[:, : min(spec.dimensions, channels)]
+    signs = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    return Projection(moments.mean.float(), std.float(), (axes * signs).float().contiguous())

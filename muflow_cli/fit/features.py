@@ -1,0 +1,119 @@
+"""Features of every image, encoded once: pooled maps and the vectors that the flow sees, memory-mapped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from muflow_cli.engine.encoders import chosen_layers
+from muflow_cli.engine.encoding import PlacedEncoder
+from muflow_cli.engine.executor import one_thread, pipelined
+from muflow_cli.engine.flow import count_parameters
+from muflow_cli.engine.projection import Projection
+from muflow_cli.fit.work import Work
+from muflow_cli.progress import ProgressListener
+from muflow_cli.specs import BranchSpec, DetectorSpec, FeatureSpec, Normalisation, View
+
+_CHUNK = 256
+_VIEWS = 64
+# Bytes of an image's entry in the store's index, including its path.
+_INDEX_ENTRY = 1024
+
+
+def map_shapes(feature: FeatureSpec, view_size: int) -> list[tuple[int, int, int]]:
+    """(C, g, g) of each layer's pooled map, for square views of `view_size` pixels."""
+    layers = chosen_layers(feature.encoder, feature.layers)
+    sides = [feature.grid or view_size // layer.stride for layer in layers]
+    return [(layer.channels, side, side) for layer, side in zip(layers, sides, strict=True)]
+
+
+def cache_dtype(feature: FeatureSpec) -> np.dtype[np.generic]:
+    """float32 for pooled grids; float16 for maps at their own size, which take more disk space."""
+    return np.dtype(np.float32 if feature.grid else np.float16)
+
+
+def work_bytes(spec: DetectorSpec, images: int) -> int:
+    """Largest size of the work folder of a fit to `images` images."""
+    return images * _INDEX_ENTRY + sum(
+        _branch_bytes(branch, images, spec.train.calibration_share) for branch in spec.branches
+    )
+
+
+def _branch_bytes(branch: BranchSpec, images: int, calibration_share: float) -> int:
+    """Largest size of one branch's files.
+
+    These are the views of all images; the pooled maps and the flow's input vectors of images that do not calibrate;
+    and the training checkpoint, which exists twice while a new one replaces the old.
+    """
+    feature, view = branch.feature, branch.view
+    views = images * (view.fit_count if view.kind is View.CROPS else 1)
+    shapes = map_shapes(feature, view.size)
+    numbers = sum(c * h * w for c, h, w in shapes)
+    if not _sees_maps(feature):
+        numbers += sum(min(feature.dimensions or c, c) * h * w for c, h, w in shapes)
+    encoded = math.ceil(views * (1 - calibration_share))
+    vectors = encoded * numbers * cache_dtype(feature).itemsize
+    trained = sum(count_parameters(min(feature.dimensions or c, c), branch.flow) for c, _, _ in shapes)
+    checkpoint = 2 * 4 * 4 * trained  # float32: the flows now, at their best, and two moments of each parameter
+    return views * view.size**2 * 3 + vectors + checkpoint
+
+
+def encode(
+    encoder: PlacedEncoder, views: NDArray[np.uint8], rows: Sequence[int], work: Work, progress: ProgressListener
+) -> list[NDArray[np.generic]]:
+    """Pooled maps of the views at `rows`, one (n, C, g, g) memory map per layer, stored for a resumed run."""
+    shapes = map_shapes(encoder.feature, views.shape[1])
+    dtype = cache_dtype(encoder.feature)
+    paths = [work.file(f"pooled.{i}") for i in range(len(shapes))]
+    full = [(len(rows), *shape) for shape in shapes]
+    progress.stage(work.stage("encode"), len(rows))
+    if not work.done("encode"):
+        maps = [np.memmap(p, dtype, "w+", shape=s) for p, s in zip(paths, full, strict=True)]
+        step = encoder.placement.batch_size
+
+        def begin(start: int) -> Future[list[Tensor]]:
+            return encoder.submit(torch.from_numpy(views[list(rows[start : start + step])]).permute(0, 3, 1, 2))
+
+        for start, pooled in pipelined(range(0, len(rows), step), begin):
+            for map_, values in zip(maps, pooled, strict=True):
+                map_[start : start + len(values)] = values.numpy()
+            progress.advance(len(pooled[0]))
+        work.finish("encode")
+    return [np.memmap(p, dtype, "c", shape=s) for p, s in zip(paths, full, strict=True)]
+
+
+def view_chunks(views: NDArray[np.uint8], rows: Sequence[int]) -> Iterator[Tensor]:
+    """The views (n, H, W, 3) at `rows` as uint8 images (b, 3, H, W), a few at a time."""
+    for start in range(0, len(rows), _VIEWS):
+        yield torch.from_numpy(views[list(rows[start : start + _VIEWS])]).permute(0, 3, 1, 2)
+
+
+def chunks(pooled: NDArray[np.generic]) -> Iterator[Tensor]:
+    """The maps in float32, a few at a time."""
+    for start in range(0, len(pooled), _CHUNK):
+        yield torch.from_numpy(np.array(pooled[start : start + _CHUNK], dtype=np.float32))
+
+
+def _sees_maps(feature: FeatureSpec) -> bool:
+    """Whether the flow's input is the pooled maps themselves."""
+    return feature.normalisation is Normalisation.LAYERNORM and feature.dimensions == 0
+
+
+def project(pooled: NDArray[np.generic], projection: Projection, feature: FeatureSpec, path: Path) -> Tensor:
+    """(n, D, g, g) vectors of pooled maps, memory-mapped at `path`; the maps themselves without a projection."""
+    if _sees_maps(feature):
+        return torch.from_numpy(pooled)
+    shape = (len(pooled), projection.dimensions, *pooled.shape[2:])
+    out = np.memmap(path, pooled.dtype, "w+", shape=shape)
+    # On one core, because the last digits of a product depend on how many cores share it.
+    with one_thread():
+        for start, chunk in zip(range(0, len(pooled), _CHUNK), chunks(pooled), strict=True):
+            out[start : start + len(chunk)] = projection(chunk).numpy()
+    return torch.from_numpy(out)

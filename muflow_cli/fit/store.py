@@ -1,0 +1,149 @@
+"""The uint8 store of a fit: every view of every usable real, read once, on disk, memory-mapped.
+
+One file of raw views per branch and one JSON index, which is written last: without it, the store is incomplete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muflow_cli.canonical import canonical_json, from_json, to_json
+from muflow_cli.errors import CannotWrite
+from muflow_cli.files import OutputFile, write_whole
+from muflow_cli.fit.split import perceptual_hash
+from muflow_cli.fit.work import UnfinishedFit
+from muflow_cli.images.loader import Loaded
+from muflow_cli.records import Facts, Unreadable
+
+_INDEX = "index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One usable image in the index.
+
+    Attributes:
+        path: as given.
+        facts: of its bytes.
+        near_hash: perceptual hash of its first view.
+        first: branch -> row of its first view in the branch's file.
+        views: branch -> number of its views.
+    """
+
+    path: str
+    facts: Facts
+    near_hash: int
+    first: dict[str, int]
+    views: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image that can be scored: its facts and its views of each branch."""
+
+    facts: Facts
+    views: dict[str, NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Usable images and their views.
+
+    Attributes:
+        entries: one per distinct image, in the order of the inputs.
+        skipped: reason -> number of inputs.
+        views: branch -> (total views, size, size, 3) uint8, memory-mapped.
+    """
+
+    entries: tuple[Entry, ...]
+    skipped: dict[str, int]
+    views: dict[str, NDArray[np.uint8]]
+
+    def image(self, index: int) -> StoredImage:
+        """The image at `index`."""
+        entry = self.entries[index]
+        own = {name: v[entry.first[name] : entry.first[name] + entry.views[name]] for name, v in self.views.items()}
+        return StoredImage(entry.facts, own)
+
+    def rows(self, branch: str, indices: Iterable[int]) -> list[int]:
+        """Rows of all views of the images at `indices` for one branch."""
+        entries = (self.entries[index] for index in indices)
+        return [row for e in entries for row in range(e.first[branch], e.first[branch] + e.views[branch])]
+
+
+def build_store(loaded: Iterable[Loaded | Unreadable], folder: Path, sizes: Mapping[str, int]) -> Store:
+    """Write the images of `loaded` to `folder`; identical bytes are stored once, unreadable inputs are counted.
+
+    Args:
+        loaded: images with the views of every branch.
+        folder: exists.
+        sizes: branch -> side of its views, pixels.
+
+    Raises:
+        CannotWrite: if the disk is full or the folder cannot be written.
+    """
+    entries: list[Entry] = []
+    skipped: Counter[str] = Counter()
+    rows = dict.fromkeys(sizes, 0)
+    known: set[str] = set()
+    with ExitStack() as stack:
+        try:
+            files = {name: stack.enter_context(OutputFile(_views_path(folder, name), "wb")) for name in sizes}
+        except OSError as error:
+            raise CannotWrite(str(folder), error.strerror or str(error)) from None
+        for item in loaded:
+            if isinstance(item, Unreadable):
+                skipped[item.code] += 1
+            elif item.facts.sha256 in known:
+                skipped["duplicate"] += 1
+            else:
+                known.add(item.facts.sha256)
+                first_views = next(iter(item.views.values()))
+                counts = {name: len(views) for name, views in item.views.items()}
+                entries.append(Entry(item.path, item.facts, perceptual_hash(first_views[0]), dict(rows), counts))
+                for name, views in item.views.items():
+                    files[name].write(views.tobytes())
+                    rows[name] += len(views)
+    index = {"entries": to_json(entries), "skipped": dict(skipped), "sizes": dict(sizes)}
+    write_whole(folder / _INDEX, canonical_json(index))
+    return open_store(folder)
+
+
+def _views_path(folder: Path, branch: str) -> Path:
+    return folder / f"views.{branch}.u8"
+
+
+def has_store(folder: Path) -> bool:
+    """Whether `folder` holds a complete store."""
+    return (folder / _INDEX).is_file()
+
+
+def open_store(folder: Path) -> Store:
+    """The store in `folder`, its views memory-mapped.
+
+    Raises:
+        UnfinishedFit: if its index or its views are damaged.
+    """
+    try:
+        index: dict[str, Any] = json.loads((folder / _INDEX).read_bytes())
+        entries = tuple(from_json(Entry, entry) for entry in index["entries"])
+        views: dict[str, NDArray[np.uint8]] = {}
+        for name, side in index["sizes"].items():
+            path = _views_path(folder, name)
+            shape = (path.stat().st_size // (side * side * 3), side, side, 3)
+            views[name] = np.memmap(path, np.uint8, "r", shape=shape) if shape[0] else np.zeros(shape, np.uint8)
+        whole = all(e.first[n] + e.views[n] <= len(v) for e in entries[-1:] for n, v in views.items())
+        if not whole:
+            raise ValueError("views are missing")
+        return Store(entries, dict(index["skipped"]), views)
+    except (ValueError, KeyError, TypeError, OSError):
+        raise UnfinishedFit(f"the stored images in {folder} are damaged", "fit again with --force") from None

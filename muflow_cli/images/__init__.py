@@ -1,0 +1,1 @@
+"""From bytes on a disk, in an archive or at an address to 8-bit images and their views."""

@@ -1,0 +1,138 @@
+"""Arguments -> an ordered stream of inputs: files, folders, globs, archives, addresses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from muflow_cli.images import archives, globs, remote
+from muflow_cli.images.inputs import Input, entries, has_image_name, is_skipped, sniff
+from muflow_cli.records import Unreadable
+from muflow_cli.specs import InputSpec
+
+_READ_BYTES = 2**16
+
+
+def find(arguments: Iterable[str], spec: InputSpec) -> Iterator[Input | Unreadable]:
+    """Inputs in the order of the arguments; the entries of a folder ordered by the bytes of their names.
+
+    An argument is a file, a folder (walked recursively), an archive or one of its members (`faces.zip!a/b.jpg`), an
+    address (http, https, s3) or, if no such file exists, a glob (`**` = any number of folders). A file that is an
+    argument is always an input. A file in a folder, a glob or an archive is an input if it has the extension or the
+    signature of an image and is neither hidden nor excluded. Symbolic links in a folder are followed only with
+    `follow_links`, and then each folder is entered once. A path that comes up twice is listed once, the first time.
+    An input that does not exist or cannot be read becomes a record.
+    """
+    finder = _Finder(spec)
+    for argument in arguments:
+        yield from finder.inputs(argument)
+
+
+def read_list(stream: BinaryIO, null: bool) -> Iterator[str]:  # noqa: FBT001  the two formats of --files-from
+    """Paths of a list, one per line (LF or CRLF) or, with `null`, each ended by a NUL byte; empty ones are left out."""
+    rest = b""
+    end = b"\0" if null else b"\n"
+    while block := stream.read(_READ_BYTES):
+        *names, rest = (rest + block).split(end)
+        yield from _decoded(names, null)
+    yield from _decoded([rest], null)
+
+
+def _decoded(names: Iterable[bytes], null: bool) -> Iterator[str]:  # noqa: FBT001  as read_list
+    for name in names:
+        if path := name if null else name.removesuffix(b"\r"):
+            yield os.fsdecode(path)
+
+
+@dataclass(slots=True)
+class _Finder:
+    spec: InputSpec
+    listed: set[str] = field(default_factory=set)  # absolute paths
+    entered: set[tuple[int, int]] = field(default_factory=set)  # device and inode; filled only if links are followed
+
+    def inputs(self, argument: str) -> Iterator[Input | Unreadable]:
+        archive, member = archives.split(argument)
+        if remote.is_remote(argument):
+            yield from remote.find_remote(argument, self.spec) if self._is_new(argument) else ()
+        elif "\0" not in argument and os.path.lexists(argument):
+            yield from self._present(argument)
+        elif archive:
+            yield from archives.members(archive, self.spec, member) if self._is_new(argument) else ()
+        elif globs.is_glob(argument):
+            yield from self._matches(argument)
+        else:
+            yield from self._once(_record(argument, "not_found", "no such file or folder"))
+
+    def _present(self, path: str) -> Iterator[Input | Unreadable]:
+        if os.path.isdir(path):
+            yield from self._walk(path)
+        elif not os.path.exists(path):
+            yield from self._once(_dangling(path))
+        elif archives.is_archive(path) and os.path.isfile(path):
+            yield from archives.members(path, self.spec) if self._is_new(path) else ()
+        else:
+            yield from self._once(Input(path))
+
+    def _matches(self, pattern: str) -> Iterator[Input | Unreadable]:
+        any_match = False
+        for match in globs.expand(pattern, self.spec):
+            any_match = True
+            if isinstance(match, Unreadable):
+                yield from self._once(match)
+            elif not os.path.isfile(match) or archives.is_archive(match) or _is_input(match):
+                yield from self._present(match)
+        if not any_match:
+            yield from self._once(_record(pattern, "not_found", "no file matches this pattern"))
+
+    def _walk(self, folder: str) -> Iterator[Input | Unreadable]:
+        # A stack, not recursion: folders may be nested deeper than Python calls.
+        stack = self._entries(folder)
+        while stack:
+            entry = stack.pop()
+            if isinstance(entry, Unreadable):
+                yield from self._once(entry)
+            elif is_skipped(entry.path, entry.name, self.spec):
+                continue
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                yield from self._once(_dangling(entry.path))
+            elif entry.is_dir(follow_symlinks=self.spec.follow_links):
+                stack.extend(self._entries(entry.path))
+            elif entry.is_file(follow_symlinks=self.spec.follow_links) and _is_input(entry.path):
+                yield from self._once(Input(entry.path))
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str] | Unreadable]:
+        """The entries of a folder, last first; none if a chain of links led back to it."""
+        if self.spec.follow_links:
+            try:
+                status = os.stat(folder)
+            except OSError:
+                return entries(folder)  # a record that says why it cannot be listed
+            if (status.st_dev, status.st_ino) in self.entered:
+                return []
+            self.entered.add((status.st_dev, status.st_ino))
+        return entries(folder)[::-1]
+
+    def _once(self, item: Input | Unreadable) -> Iterator[Input | Unreadable]:
+        if self._is_new(item.path):
+            yield item
+
+    def _is_new(self, path: str) -> bool:
+        key = path if remote.is_remote(path) else os.path.abspath(path)
+        if key in self.listed:
+            return False
+        self.listed.add(key)
+        return True
+
+
+def _is_input(path: str) -> bool:
+    return has_image_name(path) or sniff(path)
+
+
+def _dangling(path: str) -> Unreadable:
+    return _record(path, "dangling_link", "the symbolic link points to nothing")
+
+
+def _record(path: str, code: str, message: str) -> Unreadable:
+    return Unreadable(path=path, code=code, message=message)

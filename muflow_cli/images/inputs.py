@@ -1,0 +1,182 @@
+"""What an input is, which names count as inputs, and how a file is read without changing it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from io import FileIO
+from typing import Final
+
+from muflow_cli.images.decode import SIGNATURE_BYTES, ImageError, is_image
+from muflow_cli.records import Unreadable
+from muflow_cli.specs import InputSpec
+
+# O_NONBLOCK: a fifo put in a file's place must not stop a run. O_NOATIME: reading leaves no trace, where permitted.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NO_TRACE = _FLAGS | getattr(os, "O_NOATIME", 0)
+
+# A file with such a name is meant to be an image, so whatever is wrong with it deserves a record.
+_EXTENSIONS: Final = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".heic", ".heif", ".hif", ".avif", ".avifs", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".jp2", ".j2k", ".jpf", ".jpx", ".j2c"),
+)
+
+_CODES = {
+    errno.ENOENT: ("not_found", "no such file"),
+    errno.ENOTDIR: ("not_found", "no such file"),
+    errno.ELOOP: ("dangling_link", "the symbolic link points to nothing"),
+    errno.EACCES: ("permission", "no permission to read it"),
+    errno.EPERM: ("permission", "no permission to read it"),
+}
+
+
+class InputKind(StrEnum):
+    """Where the bytes of an input lie."""
+
+    FILE = "file"
+    ZIP_MEMBER = "zip_member"
+    TAR_MEMBER = "tar_member"
+    REMOTE = "remote"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input: plain data that can be pickled and read again in another process; `read.read_input` gives its bytes.
+
+    Attributes:
+        path: as reported; a file name that is not UTF-8 keeps its bytes (surrogateescape).
+        kind: where the bytes lie.
+        location: path of the archive, or the address as fsspec opens it; empty for a file, which lies at `path`.
+        member: name of the archive's member.
+        index: position of a zip member in the archive's directory; an archive may repeat a name.
+        offset: first byte of a tar member's data.
+        size: length of a tar member's data, in bytes.
+        content: the bytes of a tar member that cannot be read again in place, because its archive is compressed or
+            the member is sparse.
+    """
+
+    path: str
+    kind: InputKind = InputKind.FILE
+    location: str = ""
+    member: str = ""
+    index: int = 0
+    offset: int = 0
+    size: int = 0
+    content: bytes | None = None
+
+
+def read_file(path: str, max_bytes: int) -> bytes:
+    """The content of a regular file, at most `max_bytes`; anything else is refused without blocking.
+
+    Raises:
+        ImageError: not_found, dangling_link, permission, not_a_file, too_large, read_error.
+    """
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > max_bytes:
+                raise too_large(size, max_bytes)
+            return read_all(file.read, size, max_bytes)
+    except OSError as error:
+        raise file_error(error) from error
+
+
+def read_all(read: Callable[[int], bytes | None], expected: int, max_bytes: int) -> bytes:
+    """Everything that `read(n)` returns, in as few calls as possible if that is `expected` bytes.
+
+    Raises:
+        ImageError: too_large, as soon as more than `max_bytes` have come.
+    """
+    data = read(min(expected, max_bytes) + 1) or b""
+    if len(data) == expected:  # one read reached the end, the usual case
+        return data
+    parts = [data]
+    total = len(data)
+    while data and total <= max_bytes:
+        data = read(min(max_bytes + 1 - total, 2**20)) or b""
+        parts.append(data)
+        total += len(data)
+    if total > max_bytes:
+        raise too_large(None, max_bytes)
+    return b"".join(parts)
+
+
+def open_regular(path: str) -> FileIO:
+    """Open a regular file without changing anything, not even its access time if the user owns it.
+
+    Raises:
+        ImageError: not_a_file, without blocking, if the path is a folder, pipe, socket or device.
+        OSError: as the operating system reports it.
+    """
+    try:
+        descriptor = os.open(path, _NO_TRACE)
+    except PermissionError:  # only the owner may use O_NOATIME
+        descriptor = os.open(path, _FLAGS)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ImageError("not_a_file", "it is neither a regular file nor a folder")
+    return FileIO(descriptor)
+
+
+def too_large(size: int | None, max_bytes: int) -> ImageError:
+    """The error for an input larger than `max_bytes`; `size` is None if it was not read to its end."""
+    subject = "it has" if size is None else f"its {size} bytes are"
+    return ImageError("too_large", f"{subject} more than the {max_bytes} bytes allowed", size=size)
+
+
+def file_error(error: OSError) -> ImageError:
+    """The error for a file that the operating system cannot open or read."""
+    code, message = _CODES.get(error.errno or 0, ("read_error", error.strerror or str(error)))
+    return ImageError(code, message)
+
+
+def unreadable(path: str, error: ImageError) -> Unreadable:
+    """The record of an input that cannot be scored."""
+    return Unreadable(path=path, code=error.code, message=error.message, sha256=error.sha256, bytes=error.bytes)
+
+
+def has_image_name(name: str) -> bool:
+    """Whether a file name has the extension of an image."""
+    return name.lower().endswith(_EXTENSIONS)
+
+
+def sniff(path: str) -> bool:
+    """Whether a file begins like an image; True if it cannot be read, so that it becomes one error record."""
+    try:
+        with open_regular(path) as file:
+            return is_image(file.read(SIGNATURE_BYTES) or b"")
+    except (OSError, ImageError):
+        return True
+
+
+def is_skipped(path: str, name: str, spec: InputSpec, pattern: str = "") -> bool:
+    """Whether an entry of a folder or an archive is hidden or excluded.
+
+    Args:
+        path: as reported; matched against the patterns of `spec.exclude`.
+        name: of the entry alone; matched likewise, and hidden if it begins with a dot.
+        spec: what is hidden and excluded.
+        pattern: the glob that led to the entry; one that begins with a dot shows hidden names.
+    """
+    if name.startswith(".") and not (spec.hidden or pattern.startswith(".")):
+        return True
+    return any(fnmatchcase(name, excluded) or fnmatchcase(path, excluded) for excluded in spec.exclude)
+
+
+def entries(folder: str) -> list[os.DirEntry[str] | Unreadable]:
+    """What a folder holds, ordered by the bytes of the names; one record if it cannot be listed.
+
+    The order of a directory differs between file systems; two scans of a folder must list it alike.
+    """
+    try:
+        with os.scandir(folder) as listing:
+            return [*sorted(listing, key=lambda entry: os.fsencode(entry.name))]
+    except OSError as error:
+        message = f"the folder cannot be listed ({file_error(error).message})"
+        return [Unreadable(path=folder, code="unreadable_folder", message=message)]

@@ -1,0 +1,112 @@
+"""The HTML report as a writer: it collects results and images while they come, and writes the page at the end."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muflow_cli.output.report import Exhibit, ReportData, render_report
+from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary
+
+THUMBNAIL: Final = 128
+SHOWN: Final = 2000
+# With about 700 bytes per row, a browser opens a page of this many rows without a pause.
+COMFORTABLE_ROWS: Final = 20_000
+
+
+class Exhibits:
+    """The images of a report: at most `shown` different ones, the flagged ones first, then by p-value.
+
+    Attributes:
+        thumbnail: longer side in pixels of the thumbnails that it wants.
+    """
+
+    thumbnail: Final = THUMBNAIL
+
+    def __init__(self, shown: int = SHOWN) -> None:
+        self._shown = shown
+        self._by_content: dict[str, Exhibit] = {}
+        self._ranking: list[tuple[bool, float, int, str]] = []  # a heap, the least worth showing first
+        self._order = 0
+
+    def wants(self, result: Scored) -> bool:
+        """Whether there is room for this image, or one that is less worth showing."""
+        worth = (result.flagged, -result.judgement.p_value)
+        return len(self._ranking) < self._shown or worth > self._ranking[0][:2]
+
+    def add(self, result: Scored, thumbnail: bytes | None, heatmap: NDArray[np.float32] | None) -> None:
+        """Keep an image; where there is no room, drop the one least worth showing.
+
+        Args:
+            result: the first one of its content.
+            thumbnail: a small JPEG.
+            heatmap: (g, g), as in Exhibit.
+        """
+        entry = (result.flagged, -result.judgement.p_value, -self._order, result.facts.sha256)
+        self._order += 1
+        self._by_content[result.facts.sha256] = Exhibit(thumbnail, heatmap)
+        if len(self._ranking) < self._shown:
+            heapq.heappush(self._ranking, entry)
+        else:
+            del self._by_content[heapq.heappushpop(self._ranking, entry)[3]]
+
+    def of(self, results: Sequence[Result]) -> dict[int, Exhibit]:
+        """Index of a result -> its exhibit; a duplicate has none, since its row names the image that it repeats."""
+        exhibits = {}
+        for index, result in enumerate(results):
+            if isinstance(result, Scored) and result.duplicate_of is None and result.facts.sha256 in self._by_content:
+                exhibits[index] = self._by_content[result.facts.sha256]
+        return exhibits
+
+
+class ReportWriter:
+    """Collects the results and writes the page after the last one.
+
+    Args:
+        stream: of the page.
+        exhibits: filled while the results come; None = a page without images.
+        calibration_scores: of the reals that the rule was calibrated on, nats per dimension.
+    """
+
+    def __init__(self, stream: BinaryIO, exhibits: Exhibits | None, calibration_scores: Sequence[float]) -> None:
+        self._stream, self._exhibits, self._calibration_scores = stream, exhibits, calibration_scores
+        self._results: list[Result] = []
+        self._detector: DetectorInfo | None = None
+
+    def begin(self, run: RunInfo, detector: DetectorInfo) -> None:  # noqa: ARG002 - the run is shown when it ended
+        """Remember the detector."""
+        self._detector = detector
+
+    def write(self, result: Result) -> None:
+        """Remember a result."""
+        self._results.append(result)
+
+    def end(self, run: RunInfo, summary: Summary) -> None:
+        """Write the page."""
+        assert self._detector is not None  # noqa: S101 - `begin` comes first
+        page = render_report(
+            ReportData(
+                run=run,
+                detector=self._detector,
+                summary=summary,
+                results=self._results,
+                calibration_scores=self._calibration_scores,
+                exhibits={} if self._exhibits is None else self._exhibits.of(self._results),
+            )
+        )
+        self._stream.write(page.encode())
+        self._stream.flush()
+
+
+def page_limits(summary: Summary, *, earlier: int) -> Iterator[str]:
+    """What the page of a run does not show, one sentence each; `earlier` results came from a resumed report."""
+    if earlier:
+        yield "the page shows no images for results of earlier runs; scan without --resume to see them"
+    if summary.scored - summary.duplicates - earlier > SHOWN:
+        yield f"the page shows the images of {SHOWN} results, flagged ones first, then by p-value"
+    if summary.inputs > COMFORTABLE_ROWS:
+        yield f"the page has {summary.inputs} rows; browsers become slow above {COMFORTABLE_ROWS}"

@@ -1,1 +1,0 @@
-"""From disk to uint8 pictures."""

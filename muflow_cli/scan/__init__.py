@@ -1,0 +1,1 @@
+"""`scan`: inputs -> results in every format, resumable."""

@@ -1,0 +1,139 @@
+"""`--resume`: inputs that an earlier run scored are not scored again, and its JSON-lines report is continued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from muflow_cli.errors import BadReport, CannotResume
+from muflow_cli.files import replacing
+from muflow_cli.output.encode import result_line, run_line, summary_line
+from muflow_cli.output.report_reader import Head, UnusableReport, read_head, read_results
+from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary
+
+
+def resumable(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Scored]:
+    """Scored results by content hash that a resumed run need not compute again; empty without a report.
+
+    Args:
+        path: the JSON-lines report that an earlier run began.
+        run: of this run.
+        detector: of this run.
+
+    Raises:
+        CannotResume: if the file is not such a report, or its results were computed differently.
+    """
+    try:
+        head = read_head(path)
+    except UnusableReport as error:
+        raise CannotResume(str(path), f"it {error.why}") from None
+    except BadReport as error:
+        raise CannotResume(str(path), error.problem) from None
+    if head is None:
+        return {}
+    differing = _differing(head, run, detector)
+    if differing:
+        raise CannotResume(str(path), f"it was written with another {', '.join(differing)}")
+    return _set_aside(path, run, detector) | _scored_by_content(path)
+
+
+def _set_aside(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Scored]:
+    """Results that a resumed run had put aside before it was killed."""
+    prior = prior_path(path)
+    try:
+        head = read_head(prior)
+    except BadReport:
+        return {}
+    # The copy may be a leftover of other work under the same name.
+    return {} if head is None or _differing(head, run, detector) else _scored_by_content(prior)
+
+
+def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
+    """Names of the settings and versions that affect scores and differ from those of the report."""
+    pairs = {
+        "detector": (head.detector.fingerprint, detector.fingerprint),
+        "calibration": (head.detector.calibration_fingerprint, detector.calibration_fingerprint),
+        "device": (head.run.device, run.device),
+        "precision": (head.run.precision, run.precision),
+        **{name: (head.run.versions.get(name), number) for name, number in run.versions.items()},
+    }
+    return [name for name, (before, now) in pairs.items() if before != now]
+
+
+def _scored_by_content(path: Path) -> dict[str, Scored]:
+    with path.open("rb") as file:
+        return {r.facts.sha256: r for _, r in read_results(file) if isinstance(r, Scored)}
+
+
+class ResumedWriter:
+    """A JSON-lines writer that keeps the lines of an earlier run as long as this run would write the same lines.
+
+    At the first difference the rest of the old file is cut off and this run's lines follow. The old results are first
+    copied to `PATH.prior`, so that a second kill loses none of them; that file is removed at the end.
+
+    Args:
+        stream: the report, open for reading and writing.
+        path: its name.
+    """
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self._stream, self._path = stream, path
+        self._old: Iterator[tuple[int, Result]] | None = None
+        self._end = 0
+        self._earlier: Callable[[], dict[str, Scored]] = dict
+
+    def begin(self, run: RunInfo, detector: DetectorInfo) -> None:
+        """Keep the old head if it is complete."""
+        self._stream.seek(0)
+        first = self._stream.readline()
+        if first.endswith(b"\n"):
+            self._end = len(first)
+            self._old = self._lines()
+            self._earlier = lambda: _set_aside(self._path, run, detector)
+        else:
+            self._cut()
+            self._put(run_line(run, detector))
+
+    def _lines(self) -> Iterator[tuple[int, Result]]:
+        with self._path.open("rb") as file:
+            yield from read_results(file)
+
+    def write(self, result: Result) -> None:
+        """Write one result, or skip it if it is already in the file."""
+        if self._old is not None:
+            end, old = next(self._old, (0, None))
+            if old == result:
+                self._end = end
+                return
+            if old is not None:
+                # Every result known so far, those put aside before included.
+                known = self._earlier() | _scored_by_content(self._path)
+                with replacing(prior_path(self._path)) as file, self._path.open("rb") as report:
+                    file.write(report.readline())
+                    for scored in known.values():
+                        file.write(result_line(scored))
+            self._cut()
+        self._put(result_line(result))
+
+    def end(self, run: RunInfo, summary: Summary) -> None:
+        """Write the last line, and remove the results that were put aside."""
+        if self._old is not None:
+            self._cut()
+        self._put(summary_line(run, summary))
+        prior_path(self._path).unlink(missing_ok=True)
+
+    def _cut(self) -> None:
+        """Cut off the rest of the old file; this run's lines follow."""
+        self._old = None
+        self._stream.truncate(self._end)
+        self._stream.seek(self._end)
+
+    def _put(self, written: bytes) -> None:
+        self._stream.write(written)
+        self._stream.flush()
+
+
+def prior_path(path: Path) -> Path:
+    """The file in which a resumed run keeps the results of the earlier one."""
+    return path.with_name(path.name + ".prior")

@@ -1,0 +1,179 @@
+"""The workflow of `scan`: one pass over the inputs, every output in step, counts and a digest at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from muflow_cli.detector import Detector
+from muflow_cli.engine.devices import place
+from muflow_cli.environment import begin_run, utc_now
+from muflow_cli.errors import NothingToDo
+from muflow_cli.images.find import find
+from muflow_cli.output.report_reader import ResultsDigest
+from muflow_cli.output.writers import WRITERS, WriterContext
+from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary
+from muflow_cli.scan.fdr import with_q_values
+from muflow_cli.scan.outputs import Destination, Outputs, open_outputs
+from muflow_cli.scan.resume import resumable
+from muflow_cli.scan.tally import Tally
+from muflow_cli.scan.workflow import Scan, ScanRequest
+from muflow_cli.specs import InputSpec, Runtime
+
+
+class ScanListener(Protocol):
+    """Listens to a scan while it runs."""
+
+    def result(self, result: Result, tally: Tally) -> None:
+        """Called with every result; `tally` counts it and those before it."""
+
+    def writing(self) -> AbstractContextManager[None]:
+        """A context that is held while a result is written."""
+
+    def note(self, text: str) -> None:
+        """Called with a sentence for the user."""
+
+
+class NoListener:
+    """A listener that ignores everything."""
+
+    def result(self, result: Result, tally: Tally) -> None:
+        """Ignore the result."""
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold nothing."""
+        return nullcontext()
+
+    def note(self, text: str) -> None:
+        """Ignore the note."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What to scan with which detector, and where the results go.
+
+    Attributes:
+        detector: decides the verdicts.
+        detector_path: path of its bundle, as the user gave it and the report names it.
+        arguments: files, folders, globs, archives and addresses, iterated once.
+        destinations: outputs, at most one of them resumed.
+        inputs: limits on what is read.
+        runtime: device, precision, batch size, workers.
+        fields: only these fields of each result, in this order; None = all.
+        fdr: false discovery rate to flag at instead of the rule's alpha, in (0, 1).
+        argv: the command line, for the report.
+    """
+
+    detector: Detector
+    detector_path: str
+    arguments: Iterable[str]
+    destinations: Sequence[Destination]
+    inputs: InputSpec = field(default_factory=InputSpec)
+    runtime: Runtime = field(default_factory=Runtime)
+    fields: tuple[str, ...] | None = None
+    fdr: float | None = None
+    argv: tuple[str, ...] = ()
+
+    @property
+    def resumed(self) -> Path | None:
+        """The JSON-lines report to continue, if there is one."""
+        return next((destination.file for destination in self.destinations if destination.resumed), None)
+
+
+def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool] = lambda: False) -> Summary:
+    """Scan, and write every result to every destination.
+
+    Args:
+        job: what to scan, and where the results go.
+        listener: told of every result.
+        stop: called after each input; once it returns true, the scan finishes what it has begun and ends.
+
+    Raises:
+        MuflowError: for problems that a user can solve; before the first result, no existing output is touched.
+    """
+    heard = listener or NoListener()
+    exhibits = None
+    if any(WRITERS[destination.format].shows_images for destination in job.destinations):
+        from muflow_cli.output.report_writer import Exhibits  # Jinja loads only for a page
+
+        exhibits = Exhibits()
+    context = WriterContext(
+        fields=job.fields,
+        calibration_scores=job.detector.calibration.mean_scores.tolist(),
+        exhibits=exhibits,
+    )
+    request = ScanRequest(
+        detector=job.detector,
+        runtime=job.runtime,
+        inputs=job.inputs,
+        thumbnail=0 if exhibits is None else exhibits.thumbnail,
+    )
+    placement = place(job.runtime)
+    head = begin_run(str(placement.device), placement.precision, job.argv)
+    info = job.detector.info(job.detector_path)
+    with open_outputs(job.destinations, context) as outputs:
+        # Only now is the report locked against a second run.
+        earlier = {} if job.resumed is None else resumable(job.resumed, head, info)
+        scan = Scan(request, earlier=earlier, stop=stop, gallery=exhibits)
+        summary = _pass(job, scan, heard, _Recording(outputs, head, info))
+    if exhibits is not None:
+        from muflow_cli.output.report_writer import page_limits
+
+        for sentence in page_limits(summary, earlier=len(earlier)):
+            heard.note(sentence)
+    return summary
+
+
+def _pass(job: Job, scan: Scan, listener: ScanListener, recording: _Recording) -> Summary:
+    def heard() -> Iterator[Result]:
+        # Every result is reported as it passes; with q-values, writing begins only when all have passed.
+        tally = Tally()
+        for result in scan.results(find(job.arguments, job.inputs)):
+            tally.add(result)
+            listener.result(result, tally)
+            yield result
+
+    results: Iterable[Result] = heard()
+    if job.fdr is not None:
+        results = with_q_values(list(results), job.fdr)
+    for result in results:
+        with listener.writing():
+            recording.write(result)
+    if recording.tally.inputs == 0 and not scan.interrupted:
+        raise NothingToDo("no image was found", "give image files, or folders that contain images")
+    return recording.end(
+        interrupted=scan.interrupted,
+        fdr=job.fdr,
+        stages={name: round(seconds, 3) for name, seconds in scan.seconds.items()},
+        bottleneck=scan.bottleneck,
+    )
+
+
+class _Recording:
+    """Writes and counts results; the outputs begin with the first result."""
+
+    def __init__(self, outputs: Outputs, head: RunInfo, info: DetectorInfo) -> None:
+        self._outputs, self._head, self._info = outputs, head, info
+        self.tally = Tally()
+        self._digest = ResultsDigest()
+        self._begun = False
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._outputs.begin(self._head, self._info)
+            self._begun = True
+
+    def write(self, result: Result) -> None:
+        self._begin()
+        self.tally.add(result)
+        self._digest.add(result)
+        self._outputs.write(result)
+
+    def end(self, **fields: object) -> Summary:
+        self._begin()
+        summary = self.tally.summary(results_sha256=self._digest.hexdigest(), **fields)
+        self._outputs.end(replace(self._head, finished=utc_now()), summary)
+        return summary

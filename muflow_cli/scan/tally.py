@@ -1,0 +1,58 @@
+"""Counts of a run, kept while its results pass."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import replace
+
+from muflow_cli.records import Result, Summary, Unreadable, Verdict
+
+
+class Tally:
+    """Counts results; the clock starts when it is made."""
+
+    def __init__(self) -> None:
+        self.scored = self.flagged = self.duplicates = self.inconclusive = 0
+        self.codes: Counter[str] = Counter()
+        self.tails: Counter[str] = Counter()
+        self._since = time.monotonic()
+
+    @property
+    def unreadable(self) -> int:
+        """Number of inputs that could not be scored."""
+        return sum(self.codes.values())
+
+    @property
+    def inputs(self) -> int:
+        """Number of results."""
+        return self.scored + self.unreadable
+
+    def add(self, result: Result) -> None:
+        """Count one result."""
+        if isinstance(result, Unreadable):
+            self.codes[result.code] += 1
+            return
+        self.scored += 1
+        self.duplicates += result.duplicate_of is not None
+        self.inconclusive += result.judgement.verdict is Verdict.INCONCLUSIVE
+        if result.flagged:
+            self.flagged += 1
+            self.tails[result.judgement.tail.value] += 1
+
+    def summary(self, **fields: object) -> Summary:
+        """The counts, with the other `fields` of Summary."""
+        seconds = time.monotonic() - self._since
+        counted = Summary(
+            inputs=self.inputs,
+            scored=self.scored,
+            flagged=self.flagged,
+            unreadable=self.unreadable,
+            duplicates=self.duplicates,
+            seconds=round(seconds, 3),
+            images_per_second=round(self.scored / seconds, 3) if seconds > 0 else 0.0,
+            inconclusive=self.inconclusive,
+            unreadable_by_code=dict(sorted(self.codes.items())),
+            flagged_by_tail=dict(sorted(self.tails.items())),
+        )
+        return replace(counted, **fields)  # type: ignore[arg-type] # names are Summary's own, checked by `replace`

@@ -1,0 +1,172 @@
+"""The pass of `scan`: inputs -> read once -> views -> score_stream -> judgements, in input order."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muflow_cli.calibration.calibration import Judge
+from muflow_cli.detector import Detector, scored_result
+from muflow_cli.engine.devices import place
+from muflow_cli.engine.scoring import ScoredUnit, score_stream
+from muflow_cli.images.inputs import Input
+from muflow_cli.images.loader import Loaded, LoadSpec, Seen, load_unknown, look_ahead
+from muflow_cli.records import Result, Scored, Unreadable
+from muflow_cli.specs import InputSpec, Runtime, View
+
+_Item = Loaded | Seen | Unreadable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScanRequest:
+    """What to scan with.
+
+    Attributes:
+        detector: decides the verdicts.
+        runtime: device, precision, batch size, workers.
+        inputs: limits on what is read.
+        thumbnail: longer side in pixels of the thumbnails for a gallery; 0 = none.
+    """
+
+    detector: Detector
+    runtime: Runtime = field(default_factory=Runtime)
+    inputs: InputSpec = field(default_factory=InputSpec)
+    thumbnail: int = 0
+
+
+class Gallery(Protocol):
+    """Collects what a report shows."""
+
+    def wants(self, result: Scored) -> bool:
+        """Whether the report would show this image."""
+
+    def add(self, result: Scored, thumbnail: bytes | None, heatmap: NDArray[np.float32] | None) -> None:
+        """Add an image that `wants` accepted.
+
+        Args:
+            result: the first result with this content.
+            thumbnail: a small JPEG, if a size was given.
+            heatmap: (g, g) scores by position over the whole image; None if no branch has one.
+        """
+
+
+class Scan:
+    """One pass over inputs with one detector.
+
+    Args:
+        request: what to scan with.
+        earlier: results of an earlier run with the same detector, by content hash: not scored again.
+        stop: called after each input; once it returns true, the scan finishes what it has begun and ends.
+        gallery: offered every scored image.
+
+    Attributes:
+        interrupted: whether `stop` ended the pass.
+        seconds: the scoring thread's time: waiting for images ("read"), computing ("score"), handing out results
+            ("write"). Reading overlaps scoring, so the largest is the bottleneck.
+    """
+
+    def __init__(
+        self,
+        request: ScanRequest,
+        *,
+        earlier: Mapping[str, Scored] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        gallery: Gallery | None = None,
+    ) -> None:
+        self.placement = place(request.runtime)
+        self._request, self._stop, self._gallery = request, stop, gallery
+        self._scorer = request.detector.scorer(self.placement)
+        self._judge = Judge(request.detector.calibration)
+        self._earlier = dict(earlier or {})
+        self._first: dict[str, Scored] = {}  # the first result of each content in this run
+        self._begun: set[str] = set()  # contents that are being scored
+        self.interrupted = False
+        self.seconds = {"read": 0.0, "score": 0.0, "write": 0.0}
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that took most of the time."""
+        return max(self.seconds, key=lambda stage: self.seconds[stage])
+
+    def results(self, inputs: Iterable[Input | Unreadable]) -> Iterator[Result]:
+        """One result per input, in their order; each distinct content is decoded and scored once."""
+        workers = self._request.runtime.threads
+        spec = LoadSpec(
+            views=self._request.detector.views,
+            inputs=self._request.inputs,
+            workers=workers,
+            ahead=look_ahead(self.placement.batch_size, workers),
+            thumbnail=self._request.thumbnail,
+        )
+        with contextlib.closing(load_unknown(inputs, spec, self._is_known)) as items:
+            stream = score_stream(self._units(items), self._scorer, maps=self._gallery is not None)
+            begun, read_before = time.monotonic(), self.seconds["read"]
+            for item in stream:
+                result = self._result(item)
+                scored = time.monotonic()
+                self.seconds["score"] += scored - begun - (self.seconds["read"] - read_before)
+                yield result
+                begun, read_before = time.monotonic(), self.seconds["read"]
+                self.seconds["write"] += begun - scored
+
+    def _is_known(self, sha256: str) -> bool:
+        return sha256 in self._first or sha256 in self._begun or sha256 in self._earlier
+
+    def _units(self, items: Iterator[_Item]) -> Iterator[_Item]:
+        """The items until `stop` is true; content that is already being scored is not scored a second time."""
+        while True:
+            begun = time.monotonic()
+            item = next(items, None)
+            self.seconds["read"] += time.monotonic() - begun
+            if item is None:
+                return
+            if isinstance(item, Loaded):
+                if self._is_known(item.facts.sha256):
+                    item = Seen(item.path, item.facts.sha256)
+                else:
+                    self._begun.add(item.facts.sha256)
+            yield item
+            if self._stop():
+                self.interrupted = True
+                return
+
+    def _result(self, item: ScoredUnit[_Item] | _Item) -> Result:
+        if isinstance(item, Unreadable):
+            return item
+        if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded):
+            image = item.unit
+            (judgement,) = self._judge.judge(item.columns[None], [image.facts])
+            result = scored_result(image.path, image.facts, item.columns, judgement)
+            self._first[image.facts.sha256] = result
+            self._begun.discard(image.facts.sha256)
+            if self._gallery is not None and self._gallery.wants(result):
+                heatmap = whole_image_map(self._request.detector, item.maps)
+                self._gallery.add(result, image.thumbnail, heatmap)
+            return result
+        assert isinstance(item, Seen)  # noqa: S101 - the loader gives nothing else
+        first = self._first.get(item.sha256)
+        if first is None:  # scored by an earlier run, perhaps under another name
+            first = replace(self._earlier.pop(item.sha256), path=item.path, duplicate_of=None)
+            self._first[item.sha256] = first
+        return first if first.path == item.path else replace(first, path=item.path, duplicate_of=first.path)
+
+
+def whole_image_map(detector: Detector, maps: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32] | None:
+    """(g, g) map of the first branch that views the whole image on a grid of several cells; None if there is none.
+
+    Args:
+        detector: the detector that gave the maps.
+        maps: branch -> (V, g, g), from score_stream.
+    """
+    for name, view in detector.views.items():
+        # Crops lie anywhere in an image, and a single cell adds nothing to the score.
+        if view.kind is View.RESIZE and name in maps and maps[name].shape[-1] > 1:
+            heatmap: NDArray[np.float32] = maps[name][0]
+            return heatmap
+    return None
