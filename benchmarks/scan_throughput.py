@@ -18,15 +18,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, ClassVar, cast
+from typing import BinaryIO, cast
 
 from muflow_cli.bundle import load
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import Placement, place
 from muflow_cli.engine.executor import pipelined
-from muflow_cli.engine.scoring import Scorer, Views
+from muflow_cli.engine.scoring import Views
 from muflow_cli.files import growing
 from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
@@ -52,17 +52,6 @@ def views_of(inputs: list[Input], detector: Detector) -> list[Views]:
     """The views of the images, in memory."""
     spec = LoadSpec(views=detector.views, inputs=InputSpec(), workers=len(os.sched_getaffinity(0)), ahead=64)
     return [item.views for item in load_images(inputs, spec) if isinstance(item, Loaded)]
-
-
-class Ready(Detector):
-    """A detector that makes its scorer for a placement once and keeps it, so that every round finds it warm."""
-
-    made: ClassVar[dict[Placement, Scorer]] = {}
-
-    def scorer(self, placement: Placement) -> Scorer:
-        if placement not in self.made:
-            self.made[placement] = Scorer(self.branches, placement)
-        return self.made[placement]
 
 
 def bare(detector: Detector, placement: Placement, views: list[Views]) -> Callable[[], float]:
@@ -104,8 +93,7 @@ def scan(detector: Detector, request: ScanRequest, inputs: list[Input]) -> Calla
 
 def measure(options: argparse.Namespace) -> list[dict[str, object]]:
     """One row for the bare scorer, one for each number of workers."""
-    loaded = load(options.detector)
-    detector = Ready(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})
+    detector = load(options.detector)
     runtime = Runtime(device=options.device, precision=options.precision, batch_size=options.batch_size)
     placement = place(runtime)
     inputs = first_inputs(options.folder, options.limit)

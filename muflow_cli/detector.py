@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -102,6 +102,7 @@ class Detector:
     provenance: Provenance
     fitted_on: NDArray[np.uint8]
     calibration: Calibration
+    _scorers: dict[Placement, Scorer] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.calibration.columns != self.columns:
@@ -120,8 +121,10 @@ class Detector:
         return {branch.name: branch.view for branch in self.spec.branches}
 
     def scorer(self, placement: Placement) -> Scorer:
-        """This detector's branches on a device."""
-        return Scorer(self.branches, placement)
+        """This detector's branches on a device, prepared once for each placement."""
+        if placement not in self._scorers:
+            self._scorers[placement] = Scorer(self.branches, placement)
+        return self._scorers[placement]
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that decides a score, by name; the calibration is not among it."""

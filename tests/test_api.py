@@ -62,6 +62,16 @@ def test_what_cannot_be_scored_is_a_record_and_a_wrong_array_an_error(tiny_bundl
     assert error.value.remedy
 
 
+def test_a_detector_prepares_its_branches_once_for_each_placement(tiny_bundle: Path) -> None:
+    from muflow_cli.engine.devices import place
+
+    detector = muflow.load(tiny_bundle)
+    runtime = muflow.Runtime(precision=muflow.Precision.FP32)
+    assert detector.scorer(place(runtime)) is detector.scorer(place(runtime))
+    other = muflow.Runtime(precision=muflow.Precision.FP32, batch_size=3)
+    assert detector.scorer(place(runtime)) is not detector.scorer(place(other))
+
+
 def test_scan_yields_one_result_per_input_as_score_does(tiny_bundle: Path, photos: Path) -> None:
     results = list(muflow.scan(photos, tiny_bundle))
     assert [Path(result.path).name for result in results] == sorted(path.name for path in photos.iterdir())

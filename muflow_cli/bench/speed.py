@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -96,7 +97,8 @@ def _stacked(loaded: Sequence[Loaded], branch: str) -> Tensor:
 
 def _scan_seconds(request: ScanRequest, inputs: Sequence[Input], first: list[float]) -> float:
     """Seconds of a scan; those to its first result are added to `first`."""
-    # A scan scores each content once, so that every round takes a new one.
+    # A scan scores each content once, and a detector prepares its branches once, so every round takes new ones.
+    request = replace(request, detector=replace(request.detector))
     made = time.perf_counter()
     results = Scan(request).results(inputs)
     begun = time.perf_counter()
