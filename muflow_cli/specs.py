@@ -158,7 +158,7 @@ class TargetSpec:
         n_averages: M.
         components: K of the mixture; 0 = chosen by BIC among 1, 2, 4, 8.
         reg_covar: added to the covariance's diagonal; raised x100 (at most to 1) when a fit fails.
-        max_vectors: at most so many position vectors enter the mixture of one layer.
+        max_vectors: largest number of position vectors that the mixture of one layer is fitted to.
         score_kind: what an image's score is.
     """
 

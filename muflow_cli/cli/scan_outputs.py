@@ -28,7 +28,7 @@ class ChosenOutputs:
 
     @property
     def paths(self) -> list[Path]:
-        """Of the files."""
+        """Paths of the files."""
         return [path for path, _ in self.files]
 
     def resumable(self) -> Path:
