@@ -135,7 +135,8 @@ def _device() -> Iterator[Finding]:
     if device.type != "cpu":
         name = f"{device}: {torch.cuda.get_device_name(device)}"
     else:
-        name = f"cpu, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        name = f"cpu, {threads} thread{'' if threads == 1 else 's'}"
         if torch.version.cuda is not None:
             name += f" (torch was built for CUDA {torch.version.cuda} but found no usable device)"
     yield _ok("device", name)

@@ -103,6 +103,16 @@ def check_scores_alone(muflow: Run, scores: Path, page: Path, whole: dict[str, A
     jsonschema.validate(found, SCHEMA)
 
 
+def test_with_json_on_stdout_stderr_names_the_gates_that_failed(muflow: Run, tiny_bundle: Path, data: Path) -> None:
+    gates = ["--gate", "macro_auc>=0.9999", "--gate", "fpr<=1"]
+    done = muflow(*arguments(tiny_bundle, data), *gates, "--limit", "4", "--json")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count(b"gate failed: ") == 1
+    assert b"gate failed: macro_auc>=0.9999 (" in done.stderr
+    silent = muflow(*arguments(tiny_bundle, data), *gates, "--limit", "4", "--json", "--quiet")
+    assert (silent.returncode, silent.stderr) == (1, b"")
+
+
 def test_a_gate_that_fails_is_status_1_and_speed_and_page_are_measured(
     muflow: Run, tiny_bundle: Path, data: Path, tmp_path: Path
 ) -> None:

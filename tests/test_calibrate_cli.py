@@ -99,7 +99,7 @@ def test_a_gaussian_that_fits_badly_is_a_warning(tmp_path, calibrated):
     skewed = replace(detector.calibration, scores=detector.calibration.scores**9)
     save(replace(detector, calibration=skewed), tmp_path / "skewed")
     said = here(tmp_path / "skewed", "--method", "gaussian", "-o", tmp_path / "out").stderr
-    assert "warning, the Gaussian fits badly" in said
+    assert "warning: the Gaussian fits badly" in said
 
 
 def test_strata_and_subsample_are_in_the_summary(calibrated, tmp_path):

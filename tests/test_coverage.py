@@ -77,7 +77,7 @@ def test_normality_accepts_a_gaussian_and_warns_of_a_skew_law():
     assert skew.poor_fit
     assert skew.skew > 1
     assert skew.anderson_darling > gaussian.anderson_darling
-    assert "warning, the Gaussian fits badly" in str(skew)
+    assert "warning: the Gaussian fits badly" in str(skew)
 
 
 def test_the_gaussian_states_the_share_that_its_threshold_flags_with_its_exact_interval():

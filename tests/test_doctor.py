@@ -66,6 +66,14 @@ def test_a_damaged_detector_is_a_problem_in_words(muflow: Muflow, tiny_bundle: P
     assert found["remedy"] == "get the file again"
 
 
+def test_long_findings_fill_lines_of_equal_width(muflow: Muflow, tiny_bundle: Path) -> None:
+    lines = muflow("doctor", "--detector", tiny_bundle).stdout.splitlines()
+    packages = lines[: next(i for i, line in enumerate(lines) if " torch  " in line)]
+    assert len(packages) > 1
+    assert all(len(line) <= 96 for line in packages)
+    assert all(len(line) > 75 for line in packages[:-1])
+
+
 def test_a_cache_that_cannot_be_written_is_optional(muflow: Muflow, tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     environment = {"MUFLOW_DETECTOR": str(tiny_bundle), "TORCH_HOME": str(tmp_path / "file" / "torch")}

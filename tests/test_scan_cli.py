@@ -133,7 +133,7 @@ def test_the_digest_is_over_the_result_lines(hostile_run: Any) -> None:
 def test_stderr_names_reasons_counts_and_the_bottleneck(hostile_run: Any) -> None:
     said = hostile_run[0].stderr.decode()
     assert "in/zero.png: the file is empty" in said
-    assert "1 duplicates" in said
+    assert "1 duplicate\n" in said
     assert "1 empty" in said
     assert "the bottleneck is" in said
     assert "\x1b" not in said

@@ -62,7 +62,7 @@ class Normality:
         p_value = (
             "at most 0.01" if self.poor_fit else "at least 0.15" if self.p_value >= 0.15 else f"{self.p_value:.2f}"
         )
-        verdict = "warning, the Gaussian fits badly" if self.poor_fit else "the Gaussian fits"
+        verdict = "warning: the Gaussian fits badly" if self.poor_fit else "the Gaussian fits"
         return f"skew {self.skew:.2f}, Anderson-Darling {self.anderson_darling:.2f} (p {p_value}), {verdict}"
 
 

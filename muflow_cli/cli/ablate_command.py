@@ -27,7 +27,11 @@ def ablate_command(
     ] = None,
     axes: Annotated[
         str,
-        typer.Option("--axes", metavar="AXES", help="What to vary: target,classifier,alpha,images-per-average."),
+        typer.Option(
+            "--axes",
+            metavar="AXES",
+            help="What to vary: one or several of target, classifier, alpha and images-per-average, separated by commas.",
+        ),
     ] = "target,classifier,alpha",
     branch: Annotated[
         str | None, typer.Option("--branch", metavar="NAME", help="Branch to ablate; the first by default.")

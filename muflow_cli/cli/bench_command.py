@@ -253,6 +253,8 @@ def bench_command(
     with StageProgress(stderr_console(quiet)) as progress:
         result = bench(request, progress)
     _write(result, files, as_json=as_json, force=force)
+    if as_json:
+        _name_failed_gates(result, quiet=quiet)
     raise typer.Exit(1 if result.failed_gates else 0)
 
 
@@ -312,6 +314,16 @@ def _write(result: BenchResult, files: Sequence[tuple[Path, BenchFormat]], *, as
         sys.stdout.buffer.write(bench_text.to_bytes(result.document))
     else:
         bench_text.print_tables(result.document, table_console())
+
+
+def _name_failed_gates(result: BenchResult, *, quiet: bool) -> None:
+    """On stderr: stdout holds JSON, not the table of gates."""
+    from muflow_cli.output.bench_text import gate_rows
+
+    console = stderr_console(quiet)
+    for held, gate, where, value, _ in gate_rows(result.document):
+        if held == "FAILED":
+            console.print(f"gate failed: {gate} ({where} has {value})")
 
 
 def table_console() -> Console:

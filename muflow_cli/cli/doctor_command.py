@@ -56,4 +56,9 @@ def doctor_command(
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 96, subsequent_indent=" " * 23, break_long_words=False, break_on_hyphens=False)
+    """The text in lines of at most 96 columns, to be printed behind the two columns of a finding."""
+    margin = " " * 23
+    filled = textwrap.fill(
+        text, 96, initial_indent=margin, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False
+    )
+    return filled.removeprefix(margin)

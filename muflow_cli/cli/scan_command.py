@@ -235,9 +235,9 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
     inconclusive = f", {summary.inconclusive} inconclusive" if summary.inconclusive else ""
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.stages.items())
     yield (
-        f"{summary.inputs} inputs, {summary.scored} scored, {summary.flagged} flagged{by}"
+        f"{summary.inputs} input{_s(summary.inputs)}, {summary.scored} scored, {summary.flagged} flagged{by}"
         f"{f' ({tails})' if tails else ''}{inconclusive}, {summary.unreadable} unreadable"
-        f"{f' ({codes})' if codes else ''}, {summary.duplicates} duplicates"
+        f"{f' ({codes})' if codes else ''}, {summary.duplicates} duplicate{_s(summary.duplicates)}"
     )
     yield (
         f"{summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s ({stages}; "
@@ -245,6 +245,10 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
     )
     if summary.interrupted:
         yield "interrupted; all results up to here are complete"
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
 def _verify(report: Path, paths: Sequence[str] | None, outputs: object, console: Console) -> int:
