@@ -30,7 +30,7 @@ def ablate_command(
         typer.Option(
             "--axes",
             metavar="AXES",
-            help="What to vary: one or several of target, classifier, alpha and images-per-average, separated by commas.",
+            help="What to vary, of target, classifier, alpha and images-per-average, separated by commas.",
         ),
     ] = "target,classifier,alpha",
     branch: Annotated[
