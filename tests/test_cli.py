@@ -181,6 +181,54 @@ def test_an_interruption_while_libraries_load_is_one_line() -> None:
         )
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_that_a_loading_library_swallows_still_ends_the_run(number: signal.Signals) -> None:
+    code = (
+        "import os, sys\n"
+        "from muflow_cli.cli import main\n"
+        "class Library:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'muflow_cli.bundle':\n"
+        f"            try: os.kill(os.getpid(), {number.value})\n"
+        "            except BaseException: pass\n"
+        "sys.meta_path.insert(0, Library())\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "info", "none"], capture_output=True, env=environment(), timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"muflow: interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_signal_interrupts_a_calibration(number: signal.Signals, tiny_bundle: Path, tmp_path: Path) -> None:
+    code = (
+        "import os\n"
+        "from muflow_cli.cli import main\n"
+        "def fsync(_):\n"
+        f"    os.kill(os.getpid(), {number.value})\n"
+        "os.fsync = fsync\n"
+        "main()\n"
+    )
+    words = [sys.executable, "-c", code, "calibrate", tiny_bundle, "--alpha", "0.2", "-o", "out", "-q"]
+    done = subprocess.run(words, capture_output=True, env=environment(), cwd=tmp_path, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"muflow: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bug_has_a_traceback_and_a_status_that_does_not_mean_flagged() -> None:
+    code = (
+        "import muflow_cli.cli.app as app\n"
+        "from muflow_cli.cli import main\n"
+        "def broken(**_): raise RuntimeError('a bug')\n"
+        "app.app = broken\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment(), timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.endswith(b"RuntimeError: a bug\n")
+
+
 def test_a_user_without_a_home_gets_the_built_in_detector() -> None:
     code = (
         "import os; os.environ.pop('HOME', None); os.environ.pop('XDG_CONFIG_HOME', None)\n"

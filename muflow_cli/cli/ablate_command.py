@@ -10,6 +10,7 @@ import typer
 
 from muflow_cli.cli import bench_command as shared
 from muflow_cli.cli import options
+from muflow_cli.cli.interruption import raise_from_now_on
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import NothingToDo
 from muflow_cli.files import check_outputs, write_whole
@@ -97,6 +98,7 @@ def ablate_command(
         bootstrap=BootstrapSpec(resamples=resamples, seed=seed),
         argv=tuple(sys.argv),
     )
+    raise_from_now_on()
     with StageProgress(stderr_console(quiet)) as progress:
         report = ablate(request, progress).document
     for path, suffix in suffixes.items():

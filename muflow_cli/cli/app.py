@@ -17,16 +17,23 @@ from muflow_cli.cli.calibrate_command import calibrate_command
 from muflow_cli.cli.doctor_command import doctor_command
 from muflow_cli.cli.fit_command import fit_command
 from muflow_cli.cli.info_command import info_command
+from muflow_cli.cli.interruption import INTERRUPTED
 from muflow_cli.cli.scan_command import scan_command
 from muflow_cli.errors import CannotWrite, MuflowError
 
 OK: Final = 0
 BAD: Final = 2
-INTERRUPTED: Final = 130
 
 
 class _Group(TyperGroup):
     """The commands; an interruption comes out of them as `typer.Abort`, which Typer passes on in silence."""
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Read the command line."""
+        try:
+            return super().make_context(*args, **extra)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""

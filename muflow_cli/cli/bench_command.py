@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from muflow_cli.cli import options
+from muflow_cli.cli.interruption import raise_from_now_on
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec, IncompatibleOptions, MuflowError, NothingToDo
 from muflow_cli.files import check_outputs, write_whole
@@ -250,11 +251,10 @@ def bench_command(
         exhibits=_EXHIBITS if any(BENCH_WRITERS[kind].shows_images for _, kind in files) else 0,
         argv=tuple(sys.argv),
     )
+    raise_from_now_on()
     with StageProgress(stderr_console(quiet)) as progress:
         result = bench(request, progress)
-    _write(result, files, as_json=as_json, force=force)
-    if as_json:
-        _name_failed_gates(result, quiet=quiet)
+    _write(result, files, as_json=as_json, force=force, quiet=quiet)
     raise typer.Exit(1 if result.failed_gates else 0)
 
 
@@ -300,8 +300,10 @@ def _conditions(texts: Sequence[str], suites: Sequence[str], sides: Sequence[str
     return tuple(dict.fromkeys(Condition(perturbation, On(side)) for perturbation in perturbations for side in sides))
 
 
-def _write(result: BenchResult, files: Sequence[tuple[Path, BenchFormat]], *, as_json: bool, force: bool) -> None:
-    """Every file, then stdout."""
+def _write(
+    result: BenchResult, files: Sequence[tuple[Path, BenchFormat]], *, as_json: bool, force: bool, quiet: bool
+) -> None:
+    """Every file, then stdout; where stdout holds JSON and not the table of gates, stderr names those that failed."""
     from muflow_cli.bench.page import page_of
     from muflow_cli.bench.scores import scores_csv
     from muflow_cli.output import bench_text
@@ -310,18 +312,12 @@ def _write(result: BenchResult, files: Sequence[tuple[Path, BenchFormat]], *, as
     context = BenchContext(report=result.document, page=lambda: page_of(result), scores=lambda: scores_csv(result.rows))
     for path, kind in files:
         write_whole(path, BENCH_WRITERS[kind].write(context), force=force)
-    if as_json:
-        sys.stdout.buffer.write(bench_text.to_bytes(result.document))
-    else:
+    if not as_json:
         bench_text.print_tables(result.document, table_console())
-
-
-def _name_failed_gates(result: BenchResult, *, quiet: bool) -> None:
-    """On stderr: stdout holds JSON, not the table of gates."""
-    from muflow_cli.output.bench_text import gate_rows
-
+        return
+    sys.stdout.buffer.write(bench_text.to_bytes(result.document))
     console = stderr_console(quiet)
-    for held, gate, where, value, _ in gate_rows(result.document):
+    for held, gate, where, value, _ in bench_text.gate_rows(result.document):
         if held == "FAILED":
             console.print(f"gate failed: {gate} ({where} has {value})")
 

@@ -11,6 +11,7 @@ import typer
 
 from muflow_cli.cli import options
 from muflow_cli.cli.fit_spec import branch_weights, fit_spec
+from muflow_cli.cli.interruption import raise_from_now_on
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
 from muflow_cli.specs import Precision, Tail, TargetKind, View
@@ -174,6 +175,7 @@ def fit_command(
         force=force,
     )
     console = stderr_console(quiet)
+    raise_from_now_on()
     with StageProgress(console) as progress:
         summary = fit(request, progress)
     if as_json:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from muflow_cli.cli import options
+from muflow_cli.cli.interruption import raise_from_now_on
 from muflow_cli.cli.progress import ScanProgress, stderr_console
 from muflow_cli.cli.scan_outputs import choose_outputs
 from muflow_cli.cli.startup import quick_start
@@ -215,6 +216,7 @@ def _run(job: Job, console: Console, *, verbose: bool) -> Summary:
     from muflow_cli.scan.run import run
     from muflow_cli.scan.signals import Stop
 
+    raise_from_now_on()
     arguments = job.arguments
     # A list can be read only once, and a server is not asked twice to learn a number.
     countable = isinstance(arguments, list) and not any("://" in argument for argument in arguments)
