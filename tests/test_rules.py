@@ -345,3 +345,11 @@ def test_gaussian_refuses_scores_without_spread():
     with pytest.raises(BadCalibration, match="all equal"):
         fitted("gaussian", np.ones((50, 2)))
     assert isinstance(fitted("gaussian", dependent_scores(0, 2)), Gaussian)
+
+
+@given(st.integers(2, 2000), st.integers(1, 8))
+def test_no_number_of_typical_columns_outweighs_one_that_stands_out(n: int, typical: int) -> None:
+    least = 1 / (n + 1)
+    extreme = np.array([[least, *[1.0] * typical]])
+    unsuspicious = np.full((1, typical + 1), 0.5)
+    assert Cauchy.statistic(extreme) > Cauchy.statistic(unsuspicious)

@@ -19,7 +19,8 @@ from muflow_cli.calibration.rule import Rule, RuleJudgement
 from muflow_cli.specs import RuleSpec, Tail
 
 TIE_BREAK: Final = 1e-6
-CAUCHY_TRUNCATION: Final = 0.99
+# A column without evidence adds nothing; it takes nothing away from the others.
+CAUCHY_TRUNCATION: Final = 0.5
 
 
 class Combined(Rule):
@@ -109,8 +110,8 @@ class Cauchy(Combined):
     """Cauchy combination (ACAT): strong where one column is very unusual.
 
     Even without joint calibration its small p-values hold approximately for dependent columns. P-values above
-    CAUCHY_TRUNCATION count as that: the tangent falls to minus infinity at 1, which conformal p-values reach, and one
-    perfectly typical column would outweigh any evidence in the others (Fang et al. 2023).
+    CAUCHY_TRUNCATION count as that: the tangent falls to minus infinity at 1, which conformal p-values reach, and a
+    perfectly typical column would outweigh all that few hundred reals can say against another.
 
     Source: Liu and Xie 2020, "Cauchy combination test".
     """
