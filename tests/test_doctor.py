@@ -67,7 +67,7 @@ def test_a_damaged_detector_is_a_problem_in_words(muflow: Muflow, tiny_bundle: P
 
 
 def test_long_findings_fill_lines_of_equal_width(muflow: Muflow, tiny_bundle: Path) -> None:
-    lines = muflow("doctor", "--detector", tiny_bundle).stdout.splitlines()
+    lines = muflow("doctor", "--detector", tiny_bundle).stdout.decode().splitlines()
     packages = lines[: next(i for i, line in enumerate(lines) if " torch  " in line)]
     assert len(packages) > 1
     assert all(len(line) <= 96 for line in packages)

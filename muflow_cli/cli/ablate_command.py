@@ -31,7 +31,7 @@ def ablate_command(
         typer.Option(
             "--axes",
             metavar="AXES",
-            help="What to vary, of target, classifier, alpha and images-per-average, separated by commas.",
+            help="What to vary, separated by commas: target, classifier, alpha, images-per-average.",
         ),
     ] = "target,classifier,alpha",
     branch: Annotated[
