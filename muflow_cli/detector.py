@@ -18,7 +18,7 @@ from muflow_cli.canonical import canonical_json, to_json
 from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place
 from muflow_cli.engine.scoring import ScoredUnit, Scorer, score_stream
-from muflow_cli.errors import BadCalibration
+from muflow_cli.errors import BadCalibration, BadSpec
 from muflow_cli.images.decode import ImageError
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, from_pixels, load, look_ahead
@@ -149,9 +149,11 @@ class Detector:
             runtime: device, precision, batch size, workers.
 
         Raises:
-            BadSpec: for an array of another shape or type.
+            BadSpec: for an array of another shape or type, or for one image in place of several.
             NotFinite: where a score is not finite.
         """
+        if isinstance(images, str | bytes | os.PathLike | Image.Image):
+            raise BadSpec("images", f"a single {type(images).__name__}", "a list, as in score([image])")
         runtime = runtime or Runtime()
         placement = place(runtime)
         ahead = look_ahead(placement.batch_size, runtime.threads)

@@ -16,6 +16,16 @@ class MuflowError(Exception):
         self.problem = problem
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the two texts, since a subclass is made from other arguments; a pool of processes needs it."""
+        return _unpickled, (type(self), self.problem, self.remedy)
+
+
+def _unpickled(kind: type[MuflowError], problem: str, remedy: str) -> MuflowError:
+    error = kind.__new__(kind)
+    MuflowError.__init__(error, problem, remedy)
+    return error
+
 
 class BadSpec(MuflowError):
     """A setting outside its range; `needed` completes "use ...", as in "at least 1"."""

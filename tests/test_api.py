@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY_SETTINGS, draw_face, write_faces
-from PIL import Image
+from PIL import ExifTags, Image
 from scan_runs import run
 
 import muflow_cli as muflow
+from muflow_cli.errors import BadSpec, CannotWrite
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +74,59 @@ def test_a_detector_prepares_its_branches_once_for_each_placement(tiny_bundle: P
     assert detector.scorer(place(runtime)) is not detector.scorer(place(other))
 
 
+def test_a_lying_photo_scores_alike_by_its_path_and_opened(tiny_bundle: Path, tmp_path: Path) -> None:
+    path, exif = tmp_path / "lying.png", Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    draw_face(np.random.default_rng(6)).save(path, exif=exif)
+    with Image.open(path) as opened:
+        by_path, by_image = muflow.load(tiny_bundle).score([path, opened])
+    assert isinstance(by_path, muflow.Scored)
+    assert isinstance(by_image, muflow.Scored)
+    assert by_path.column_scores == by_image.column_scores
+
+
+def test_an_opened_image_that_cannot_be_read_is_a_record(tiny_bundle: Path, photos: Path) -> None:
+    with Image.open(photos / "cut.jpg") as opened:
+        (cut,) = muflow.load(tiny_bundle).score([opened])
+    assert isinstance(cut, muflow.Unreadable)
+    assert (cut.path, cut.code) == ("[0]", "corrupt")
+
+
+def test_a_name_that_no_file_can_have_is_a_record(tiny_bundle: Path) -> None:
+    results = muflow.load(tiny_bundle).score(["a\0b.jpg", "\ud800.jpg"])
+    assert [isinstance(result, muflow.Unreadable) and result.code for result in results] == ["not_found"] * 2
+
+
+@pytest.mark.parametrize(
+    "image", [[[1, 2, 3]], 5, None, b"a.jpg", Image.new("RGB", (0, 5)), np.zeros((0, 5, 3), np.uint8)], ids=repr
+)
+def test_what_is_no_image_is_a_bad_argument(tiny_bundle: Path, image: object) -> None:
+    with pytest.raises(BadSpec, match=r"\[0\]"):
+        muflow.load(tiny_bundle).score([image])  # type: ignore[list-item]  # what a program may give
+
+
+@pytest.mark.parametrize("images", ["a.jpg", b"a.jpg", Path("a.jpg"), Image.new("RGB", (9, 9))], ids=repr)
+def test_one_image_in_place_of_several_is_a_bad_argument(tiny_bundle: Path, images: object) -> None:
+    with pytest.raises(BadSpec, match="images is a single"):
+        muflow.load(tiny_bundle).score(images)  # type: ignore[arg-type]  # what a program may give
+
+
+def test_errors_survive_a_copy_and_so_a_pool_of_processes() -> None:
+    for error in (BadSpec("a", 1, "b"), CannotWrite("a", "b"), muflow.MuflowError("a")):
+        twin = copy.copy(error)
+        assert type(twin) is type(error)
+        assert (str(twin), twin.problem, twin.remedy) == (str(error), error.problem, error.remedy)
+
+
 def test_scan_yields_one_result_per_input_as_score_does(tiny_bundle: Path, photos: Path) -> None:
     results = list(muflow.scan(photos, tiny_bundle))
     assert [Path(result.path).name for result in results] == sorted(path.name for path in photos.iterdir())
     scored = [result for result in results if isinstance(result, muflow.Scored)]
     again = muflow.load(tiny_bundle).score([result.path for result in scored])
     assert [r.judgement for r in again if isinstance(r, muflow.Scored)] == [r.judgement for r in scored]
-    (copy,) = [result for result in scored if result.path.endswith("copy.jpg")]
-    assert copy.duplicate_of is not None
-    assert Path(copy.duplicate_of).name == "0000.jpg"  # the first of both by name
+    (again_first,) = [result for result in scored if result.path.endswith("copy.jpg")]
+    assert again_first.duplicate_of is not None
+    assert Path(again_first.duplicate_of).name == "0000.jpg"  # the first of both by name
     assert sum(result.duplicate_of is not None for result in scored) == 1
 
 

@@ -224,11 +224,27 @@ def _decode(data: bytes, sha256: str, max_pixels: int, draft_side: int) -> Decod
         )
         if draft_side:
             image.draft("RGB", (draft_side, draft_side))
-        image.load()
-        upright = to_rgb(image)
-        if (turn := _TURNS.get(_orientation(image))) is not None:  # FLIP_LEFT_RIGHT is 0
-            upright = upright.transpose(turn)
-        return DecodedImage(facts, upright)
+        return DecodedImage(facts, _upright(image))
+
+
+def pixels_of(image: Image.Image) -> Image.Image:
+    """8-bit RGB of a PIL image, turned upright by its EXIF orientation, as `decode` gives it.
+
+    Raises:
+        ImageError: unsupported_pixels, or corrupt where Pillow opened a file lazily and cannot read its pixels.
+    """
+    try:
+        return _upright(image)
+    except _BROKEN as error:
+        reason = "".join(c if c.isprintable() else "?" for c in str(error))[:160]
+        raise ImageError("corrupt", f"the PIL image cannot be read ({reason})") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    upright = to_rgb(image)
+    turn = _TURNS.get(_orientation(image))
+    return upright if turn is None else upright.transpose(turn)  # FLIP_LEFT_RIGHT is 0
 
 
 def _register_heif() -> None:

@@ -85,6 +85,8 @@ def read_file(path: str, max_bytes: int) -> bytes:
             return read_all(file.read, size, max_bytes)
     except OSError as error:
         raise file_error(error) from error
+    except ValueError as error:  # no file system has a name with a NUL
+        raise ImageError("not_found", "no such file") from error
 
 
 def read_all(read: Callable[[int], bytes | None], expected: int, max_bytes: int) -> bytes:

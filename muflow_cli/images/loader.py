@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muflow_cli.errors import BadSpec
-from muflow_cli.images.decode import ImageError, decode, to_rgb
+from muflow_cli.images.decode import ImageError, decode, pixels_of
 from muflow_cli.images.inputs import Input, unreadable
 from muflow_cli.images.read import read_input
 from muflow_cli.images.views import cut_views
@@ -212,14 +212,17 @@ def from_pixels(label: str, pixels: Image.Image | NDArray[np.uint8], spec: LoadS
         spec: views and thumbnail.
 
     Raises:
-        BadSpec: for an array of another shape or type.
-        ImageError: for a mode whose white is not defined.
+        BadSpec: for an array of another shape or type, for an image without pixels, or for anything else.
+        ImageError: for a mode whose white is not defined, or a file that Pillow opened but cannot read.
     """
-    if not isinstance(pixels, Image.Image):
+    if isinstance(pixels, np.ndarray):
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise BadSpec(f"the array {label}", f"{pixels.dtype} {pixels.shape}", "RGB grey levels, uint8 (H, W, 3)")
         pixels = Image.fromarray(pixels)
-    image = to_rgb(pixels)
+    if not isinstance(pixels, Image.Image) or 0 in pixels.size:
+        what = f"empty {pixels.size}" if isinstance(pixels, Image.Image) else f"a {type(pixels).__name__}"
+        raise BadSpec(f"the image {label}", what, "a path, a PIL image with pixels, or an RGB array, uint8 (H, W, 3)")
+    image = pixels_of(pixels)
     data = image.tobytes()
     facts = Facts(
         sha256=hashlib.sha256(data).hexdigest(),
