@@ -98,14 +98,18 @@ def test_a_name_that_no_file_can_have_is_a_record(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "image", [[[1, 2, 3]], 5, None, b"a.jpg", Image.new("RGB", (0, 5)), np.zeros((0, 5, 3), np.uint8)], ids=repr
+    "image",
+    [[[1, 2, 3]], 5, None, b"a.jpg", Image.new("RGB", (0, 5)), np.zeros((0, 5, 3), np.uint8)],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_image_is_a_bad_argument(tiny_bundle: Path, image: object) -> None:
     with pytest.raises(BadSpec, match=r"\[0\]"):
         muflow.load(tiny_bundle).score([image])  # type: ignore[list-item]  # what a program may give
 
 
-@pytest.mark.parametrize("images", ["a.jpg", b"a.jpg", Path("a.jpg"), Image.new("RGB", (9, 9))], ids=repr)
+@pytest.mark.parametrize(
+    "images", ["a.jpg", b"a.jpg", Path("a.jpg"), Image.new("RGB", (9, 9))], ids=lambda value: type(value).__name__
+)
 def test_one_image_in_place_of_several_is_a_bad_argument(tiny_bundle: Path, images: object) -> None:
     with pytest.raises(BadSpec, match="images is a single"):
         muflow.load(tiny_bundle).score(images)  # type: ignore[arg-type]  # what a program may give
