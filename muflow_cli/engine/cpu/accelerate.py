@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from muflow_cli.engine.cpu.allocator import keep_memory
 from muflow_cli.engine.cpu.fused import fuse_convolutions
 from muflow_cli.engine.cpu.winograd import WinogradFlow
 from muflow_cli.engine.devices import Placement
@@ -22,7 +21,6 @@ def accelerate(module: nn.Module, placement: Placement) -> nn.Module:
     """
     if placement.device.type != "cpu":
         return module
-    keep_memory()
     if isinstance(module, fx.GraphModule) and placement.precision is Precision.BF16:
         return fuse_convolutions(module)
     if isinstance(module, PlainFlow) and WinogradFlow.can(module):
