@@ -318,7 +318,7 @@ def test_auto_takes_bf16_only_where_it_is_native() -> None:
     assert place(Runtime(device="cpu")).precision is (Precision.BF16 if native else Precision.FP32)
 
 
-@pytest.mark.parametrize("name", ["tpu9", "cuda:99" if torch.cuda.is_available() else "cuda"])
+@pytest.mark.parametrize("name", ["tpu9", "meta", "mps", "cuda:99"])
 def test_a_device_that_is_not_there_is_one_sentence(name: str) -> None:
     with pytest.raises(BadSpec, match=f"device is {name}: use "):
         choose_device(name)

@@ -32,8 +32,13 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise BadSpec("device", name, "auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+    devices = torch.cuda.device_count()
+    if device.type == "cuda" and not devices:
         raise BadSpec("device", name, "cpu or auto, since no CUDA device is available")
+    if device.type == "cuda" and (device.index or 0) >= devices:
+        raise BadSpec("device", name, f"cuda:0 to cuda:{devices - 1}, the CUDA devices of this machine")
+    if device.type not in ("cpu", "cuda"):
+        raise BadSpec("device", name, "auto, cpu, cuda or cuda:N")
     return device
 
 
