@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fork_server import executable
 from PIL import Image
 
 from muflow_cli.settings import override
@@ -126,7 +126,7 @@ def muflow(tmp_path: Path) -> Muflow:
     """Run the real command in a process of its own, one thread, with an empty home; returns what it printed."""
 
     def run(*arguments: str | Path, **more: object) -> subprocess.CompletedProcess[bytes]:
-        words: Sequence[str] = [sys.executable, "-m", "muflow_cli", *map(str, arguments)]
+        words: Sequence[str] = [str(executable()), *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "COLUMNS": "200"}
         environment.pop("MUFLOW_DETECTOR", None)
         environment |= more.pop("env", {})  # type: ignore[arg-type] # a mapping of strings

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from conftest import draw_face
+from fork_server import executable
 from PIL import Image
 
 
@@ -29,7 +30,7 @@ def environment(**more: str) -> dict[str, str]:
 def run(*arguments: object, **more: Any) -> subprocess.CompletedProcess[bytes]:
     """One run of the command to its end."""
     given = {"capture_output": True, "env": environment(), "timeout": 240} | more
-    return subprocess.run(command(*arguments), **given)  # noqa: PLW1510 # the status is what tests look at
+    return subprocess.run([executable(), *map(str, arguments)], **given)  # noqa: PLW1510 # the status is what tests look at
 
 
 def lines(data: bytes) -> list[dict[str, Any]]:

@@ -6,13 +6,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from conftest import write_faces
+from fork_server import executable
 
 WORKFLOW = Path(__file__).parents[1] / "examples" / "ci" / "detector.yml"
 
@@ -29,17 +29,13 @@ def checkout(tmp_path: Path, tiny_bundle: Path) -> Path:
     for seed, name in enumerate(("real/first", "real/second", "fake/stylegan", "fake/sdxl")):
         write_faces(tmp_path / "data" / name, 8, seed=60 + seed)
     (tmp_path / "detector.safetensors").symlink_to(tiny_bundle)
-    command = tmp_path / "bin" / "muflow"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m muflow_cli "$@"\n')
-    command.chmod(0o755)
     return tmp_path
 
 
 def run(step: str, folder: Path, **more: str) -> subprocess.CompletedProcess[bytes]:
     """One step as the runner starts it: bash, stop at the first error, the workflow's variables."""
     variables = dict(re.findall(r"^ {6}([A-Z]+): (\S+)", WORKFLOW.read_text(), re.MULTILINE))
-    own = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    own = {"PATH": f"{executable().parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
     own["GITHUB_STEP_SUMMARY"] = str(folder / "summary.md")
     environment = {**os.environ, **variables, **own, **more}
     shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", steps()[step]]

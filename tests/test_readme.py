@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import draw_face
+from fork_server import executable
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +37,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def environment(home: Path) -> dict[str, str]:
     """The test's own `muflow`, one thread, an empty home."""
-    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    binaries = os.pathsep.join((str(executable().parent), str(Path(sys.executable).parent), os.environ["PATH"]))
     variables = {**os.environ, "PATH": binaries, "HOME": str(home), "OMP_NUM_THREADS": "1"}
     variables.pop("MUFLOW_DETECTOR", None)
     variables.pop("XDG_CONFIG_HOME", None)
