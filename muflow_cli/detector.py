@@ -19,7 +19,7 @@ from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place
 from muflow_cli.engine.scoring import ScoredUnit, Scorer, score_stream
 from muflow_cli.errors import BadCalibration, BadSpec
-from muflow_cli.images.decode import ImageError
+from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, from_pixels, load, look_ahead
 from muflow_cli.records import DetectorInfo, Facts, Judgement, Result, Scored, Unreadable

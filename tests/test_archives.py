@@ -18,7 +18,7 @@ from PIL import Image
 
 from muflow_cli.images import archives
 from muflow_cli.images.archives import split
-from muflow_cli.images.decode import ImageError
+from muflow_cli.images.error import ImageError
 from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.read import read_input

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from muflow_cli.images.decode import DecodedImage, ImageError, decode, is_image
+from muflow_cli.images.decode import DecodedImage, decode
+from muflow_cli.images.error import ImageError
+from muflow_cli.images.formats import is_image
 
 MANY = 10_000_000
 

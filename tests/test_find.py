@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from muflow_cli.images import remote
-from muflow_cli.images.decode import ImageError
+from muflow_cli.images.error import ImageError
 from muflow_cli.images.find import find, read_list
 from muflow_cli.images.inputs import Input, InputKind
 from muflow_cli.images.read import read_input

@@ -12,7 +12,7 @@ from muflow_cli.bench.datasets import Dataset, Sample
 from muflow_cli.bench.manifest import Label
 from muflow_cli.detector import Detector
 from muflow_cli.errors import BadData, BadScores
-from muflow_cli.images.decode import ImageError
+from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import unreadable
 from muflow_cli.images.read import read_input
 from muflow_cli.records import Unreadable

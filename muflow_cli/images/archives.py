@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Final, Protocol
 
-from muflow_cli.images.decode import SIGNATURE_BYTES, ImageError, is_image
+from muflow_cli.images.error import ImageError
+from muflow_cli.images.formats import SIGNATURE_BYTES, is_image
 from muflow_cli.images.inputs import (
     Input,
     InputKind,

@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from io import FileIO
 from typing import Final
 
-from muflow_cli.images.decode import SIGNATURE_BYTES, ImageError, is_image
+from muflow_cli.images.error import ImageError
+from muflow_cli.images.formats import SIGNATURE_BYTES, is_image
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import InputSpec
 

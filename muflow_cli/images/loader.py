@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muflow_cli.errors import BadSpec
-from muflow_cli.images.decode import ImageError, decode, pixels_of
+from muflow_cli.images.decode import decode, pixels_of
+from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input, unreadable
 from muflow_cli.images.read import read_input
 from muflow_cli.images.views import cut_views

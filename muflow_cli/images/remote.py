@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Final
 
-from muflow_cli.images.decode import ImageError
+from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input, InputKind, has_image_name, is_skipped, read_all
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import InputSpec
