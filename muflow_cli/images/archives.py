@@ -184,7 +184,8 @@ def read_zip_member(input_: Input, max_bytes: int) -> bytes:
     """The content of one member of a zip archive, its checksum verified.
 
     Raises:
-        ImageError: not_found, permission, not_a_file, corrupt_archive, encrypted, too_large, corrupt_member.
+        ImageError: not_found, permission, not_a_file, corrupt_archive, encrypted, too_large, unsupported,
+            corrupt_member.
     """
     try:
         archive = _opened_zip(input_.location)
@@ -201,8 +202,17 @@ def read_zip_member(input_: Input, max_bytes: int) -> bytes:
     try:
         with archive.open(info) as member:
             return read_all(member.read, info.file_size, max_bytes)
+    except NotImplementedError as error:
+        message = f"the member is compressed by {_method(info)}, which is not read; unpack the archive first"
+        raise ImageError("unsupported", message, size=info.file_size) from error
     except _BROKEN as error:
         raise ImageError("corrupt_member", f"the member of the archive is damaged ({error})") from error
+
+
+def _method(info: zipfile.ZipInfo) -> str:
+    return {9: "deflate64", 93: "zstandard", 95: "xz", 98: "PPMd"}.get(
+        info.compress_type, f"method {info.compress_type}"
+    )
 
 
 class _Forwards:

@@ -12,14 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin
 
+from muflow_cli.images import png
 from muflow_cli.images.diagnosis import BROKEN, diagnosis
 from muflow_cli.images.error import ImageError
-from muflow_cli.images.formats import AVIF_BRANDS, FORMATS, HEIF_BRANDS, SIGNATURE_BYTES, brands
+from muflow_cli.images.formats import (
+    AVIF_BRANDS,
+    FORMATS,
+    HEIF_BRANDS,
+    JPEG2000_SIGNATURES,
+    SIGNATURE_BYTES,
+    TIFF_SIGNATURES,
+    brands,
+    unread_format,
+)
+from muflow_cli.images.jpeg2000 import check_jpeg2000
 from muflow_cli.images.jpeg_quality import jpeg_quality
-from muflow_cli.images.orientation import upright
+from muflow_cli.images.orientation import orientation_of, upright
 from muflow_cli.images.pixels import to_rgb
+from muflow_cli.images.png import without_metadata
+from muflow_cli.images.tiff import open_tiff
 from muflow_cli.records import Facts
 
 # `max_pixels` is checked against every header before a pixel is decoded; Pillow's own limit would overrule a larger one
@@ -67,7 +80,8 @@ def decode(data: bytes, max_pixels: int, *, draft_side: int = 0, sha256: str | N
         sha256: of `data`, if it is known already.
 
     Raises:
-        ImageError: empty, not_an_image, truncated, corrupt, too_many_pixels, unsupported_pixels, needs_heif.
+        ImageError: empty, not_an_image, truncated, corrupt, too_many_pixels, unsupported, unsupported_pixels,
+            needs_heif.
     """
     sha256 = sha256 or hashlib.sha256(data).hexdigest()
     try:
@@ -82,18 +96,13 @@ def decode(data: bytes, max_pixels: int, *, draft_side: int = 0, sha256: str | N
 def _decode(data: bytes, sha256: str, max_pixels: int, draft_side: int) -> DecodedImage:
     if not data:
         raise ImageError("empty", "the file is empty")
-    formats: tuple[str, ...] = FORMATS
-    kinds = brands(data[:SIGNATURE_BYTES])
-    if kinds & HEIF_BRANDS and not kinds & AVIF_BRANDS:
-        _register_heif()
-        formats = ("HEIF",)
-    with Image.open(io.BytesIO(data), formats=formats) as image:
-        width, height = image.size
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
-            # Pillow reports the size of a TIFF as turned, since it turns the pixels itself when it loads them.
-            width, height = (int(image.tag_v2[tag]) for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
-        if width * height > max_pixels:
-            raise ImageError("too_many_pixels", f"its {width} x {height} pixels are more than the {max_pixels} allowed")
+    if data.startswith(TIFF_SIGNATURES):
+        tiff = open_tiff(data)
+        facts = Facts(sha256=sha256, bytes=len(data), format="TIFF", width=tiff.width, height=tiff.height)
+        _check_size(tiff.width, tiff.height, max_pixels)
+        return DecodedImage(facts, upright(tiff.pixels(), tiff.orientation))
+    with _opened(data) as image:
+        _check_size(*image.size, max_pixels)
         # The first table is that of the luminance.
         tables = image.quantization if isinstance(image, JpegImagePlugin.JpegImageFile) else {}
         facts = Facts(
@@ -101,8 +110,8 @@ def _decode(data: bytes, sha256: str, max_pixels: int, draft_side: int) -> Decod
             bytes=len(data),
             # A multi-image JPEG (MPO: phones, HDR gain maps) is a JPEG followed by further JPEGs.
             format="JPEG" if image.format == "MPO" else str(image.format),
-            width=width,
-            height=height,
+            width=image.width,
+            height=image.height,
             jpeg_quality=jpeg_quality(tables[min(tables)]) if tables else None,
         )
         if draft_side:
@@ -110,11 +119,42 @@ def _decode(data: bytes, sha256: str, max_pixels: int, draft_side: int) -> Decod
         return DecodedImage(facts, _upright(image))
 
 
+def _opened(data: bytes) -> ImageFile.ImageFile:
+    """The image of any file but a TIFF, before its pixels are decoded.
+
+    Raises:
+        ImageError: unsupported, needs_heif.
+        Exception: of BROKEN.
+    """
+    head = data[:SIGNATURE_BYTES]
+    unread = unread_format(head)
+    if unread:
+        raise ImageError("unsupported", f"it is {unread}, which muflow does not read; convert it to JPEG or PNG")
+    if data.startswith(JPEG2000_SIGNATURES):
+        check_jpeg2000(data)
+    formats: tuple[str, ...] = FORMATS
+    if brands(head) & HEIF_BRANDS and not brands(head) & AVIF_BRANDS:
+        _register_heif()
+        formats = ("HEIF",)
+    image = Image.open(io.BytesIO(without_metadata(data) if data.startswith(png.SIGNATURE) else data), formats=formats)
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        # libjpeg cannot pause in arithmetic-coded data, so it must get them all at once.
+        image.decodermaxblock = max(image.decodermaxblock, len(data))
+    return image
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        message = f"its {width} x {height} pixels are more than the {max_pixels} allowed; raise --max-pixels to read it"
+        raise ImageError("too_many_pixels", message)
+
+
 def pixels_of(image: Image.Image) -> Image.Image:
     """8-bit RGB of a PIL image, turned upright by its EXIF orientation, as `decode` gives it.
 
     Raises:
-        ImageError: unsupported_pixels, or corrupt where Pillow opened a file lazily and cannot read its pixels.
+        ImageError: unsupported, unsupported_pixels, or corrupt where Pillow opened a file lazily and cannot read its
+            pixels.
     """
     try:
         return _upright(image)
@@ -125,7 +165,7 @@ def pixels_of(image: Image.Image) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
-    return upright(to_rgb(image), image)
+    return upright(to_rgb(image), orientation_of(image))
 
 
 def _register_heif() -> None:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Final
 
 from PIL import UnidentifiedImageError
 
-from muflow_cli.images.formats import SIGNATURE_BYTES, is_image
+from muflow_cli.images import avif, boxes, gif, jpeg2000, jpeg_kind, tiff
+from muflow_cli.images.formats import (
+    AVIF_BRANDS,
+    JPEG2000_SIGNATURES,
+    SIGNATURE_BYTES,
+    TIFF_SIGNATURES,
+    brands,
+    is_image,
+)
 
 # What Pillow and its codecs raise on damaged files, collected by fuzzing: OSError (codec errors, truncation),
 # SyntaxError (bad headers), ValueError (bad sizes, modes), struct.error (short headers), EOFError (no more frames),
@@ -31,27 +40,42 @@ BROKEN: Final = (
     AssertionError,
 )
 
-_ENDS: Final = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG", b"IEND"))
+# Signature -> whether a file that could not be decoded was cut: it lacks its end mark or the length that it announces.
+_IS_CUT: Final[tuple[tuple[tuple[bytes, ...], Callable[[bytes], bool]], ...]] = (
+    ((b"\xff\xd8\xff",), jpeg_kind.lacks_its_end),
+    ((b"\x89PNG",), lambda data: b"IEND" not in data),
+    ((b"GIF8",), gif.lacks_its_end),
+    ((b"RIFF",), lambda data: int.from_bytes(data[4:8], "little") + 8 > len(data)),
+    (TIFF_SIGNATURES, tiff.lacks_data),
+    (JPEG2000_SIGNATURES, jpeg2000.lacks_its_end),
+)
 
 
 def diagnosis(error: BaseException, data: bytes) -> tuple[str, str]:
     """Code and message for an exception of BROKEN that was raised while `data` was decoded."""
     reason = "".join(c if c.isprintable() else "?" for c in str(error))[:160]
-    cut = isinstance(error, EOFError) or any(word in reason.lower() for word in ("truncated", "unexpected end"))
-    if cut or _lacks_its_end(data):
+    if _is_cut(error, data, reason):
         return "truncated", "the image is cut short; bytes are missing at its end"
+    kind = jpeg_kind.unread_kind(data) if data.startswith(b"\xff\xd8\xff") else None
+    if kind is not None:
+        return "unsupported", f"a {kind} JPEG is not read; convert it to an ordinary 8-bit JPEG or to PNG"
     if isinstance(error, UnidentifiedImageError):
-        if is_image(data[:SIGNATURE_BYTES]):
+        head = data[:SIGNATURE_BYTES]
+        if brands(head) & AVIF_BRANDS and avif.alpha_lacks_its_size(data):
+            message = "its transparency plane has no size (property ispe), so libavif refuses it; convert it to PNG"
+            return "unsupported", message
+        if is_image(head):
             return "corrupt", "it begins like an image, but its header cannot be read"
         return "not_an_image", "its bytes are not in an image format that muflow reads"
+    if "truncated" in reason:  # so Pillow says of all data that end before the last pixel
+        reason = "the coded data hold less than the image"
     return "corrupt", f"the image data is damaged ({reason or type(error).__name__})"
 
 
-def _lacks_its_end(data: bytes) -> bool:
-    """Whether a file that could not be decoded was cut: it lacks its end mark or the length that it announces."""
-    if data.startswith(b"RIFF"):
-        return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    for start, end in _ENDS:
-        if data.startswith(start):
-            return end not in data
-    return False
+def _is_cut(error: BaseException, data: bytes, reason: str) -> bool:
+    for signatures, is_cut in _IS_CUT:
+        if data.startswith(signatures):
+            return is_cut(data)
+    if brands(data[:SIGNATURE_BYTES]):
+        return boxes.is_cut(data)
+    return isinstance(error, EOFError) or any(word in reason.lower() for word in ("truncated", "unexpected end"))

@@ -12,7 +12,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB of a decoded image: transparency is laid on white, 9- to 16-bit samples keep their high byte.
 
     Raises:
-        ImageError: unsupported_pixels, for floating-point and 32-bit pixels.
+        ImageError: unsupported_pixels, for floating-point and 32-bit pixels; unsupported, where nothing is opaque.
     """
     if image.mode.startswith("I"):
         return _from_integers(image)
@@ -22,7 +22,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
         )
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
-    transparent = image.convert("RGBA")
+    # Pillow knows no direct way from premultiplied grey.
+    transparent = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    if transparent.getchannel("A").getextrema() == (0, 0):
+        raise ImageError("unsupported", "every pixel is fully transparent, so there is nothing to see")
     white = Image.new("RGBA", transparent.size, "white")
     return Image.alpha_composite(white, transparent).convert("RGB")
 
