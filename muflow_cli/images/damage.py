@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from muflow_cli.images.findings import Damage, missing_part
@@ -113,7 +114,8 @@ def _webp(data: bytes, image: Image.Image) -> Damage | None:
     The arithmetic coder of VP8 writes zeros for macroblocks that only continue their neighbours. That costs little: in
     flat images of all sizes and qualities at most a byte for each, and less than their share of the payload. So a run
     is damage if it reaches the end of the payload and the last macroblocks are not flat, or if its share of a lossy
-    payload is larger than 0.6 times the share of flat macroblocks.
+    payload is larger than 0.6 times the share of flat macroblocks. In VP8L four prefix codes of a pixel that a share f
+    of all n pixels have take at most 1 - log2(f) bits each, so that a run of them has at most 4.3 n bits for any f.
     """
     lossy, payload = _webp_payload(data)
     longest = max(_ZEROS_IN_WEBP.finditer(payload), key=lambda run: run.end() - run.start(), default=None)
@@ -122,7 +124,11 @@ def _webp(data: bytes, image: Image.Image) -> Damage | None:
     flat = _flat(image)
     zeros = longest.end() - longest.start()
     at_end = longest.end() == len(payload) and zeros > flat.size / 8 and not flat[-1, -3:].all()
-    if at_end or (lossy and zeros / len(payload) > max(0.6 * flat.mean(), 0.02)):
+    if lossy:
+        is_damage = at_end or zeros / len(payload) > max(0.6 * flat.mean(), 0.02)
+    else:
+        is_damage = at_end or 8 * zeros > 4.3 * image.width * image.height
+    if is_damage:
         share = 1 - longest.start() / len(payload)
         part = missing_part(share, is_lower=longest.end() == len(payload))
         return Damage("corrupt", f"{part}; zeros stand in the place of its coded data", missing=share)
@@ -140,14 +146,15 @@ def _webp_payload(data: bytes) -> tuple[bool, bytes]:
     return False, b""
 
 
-def _flat(image: Image.Image) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+def _flat(image: Image.Image) -> NDArray[np.bool_]:
     """Which macroblocks, whole ones only, have one colour to within two grey levels: (H / 16, W / 16)."""
     pixels = np.asarray(image.convert("RGB"))
     side = _MACROBLOCK
     rows, columns = max(1, pixels.shape[0] // side), max(1, pixels.shape[1] // side)
     pixels = pixels[: rows * side, : columns * side]
     blocks = pixels.reshape(rows, -1, columns, pixels.shape[1] // columns, 3)
-    return (np.ptp(blocks, axis=(1, 3)) <= 2).all(axis=-1)
+    flat: NDArray[np.bool_] = (np.ptp(blocks, axis=(1, 3)) <= 2).all(axis=-1)
+    return flat
 
 
 def _avif(data: bytes, image: Image.Image) -> Damage | None:  # noqa: ARG001  one signature for all checks

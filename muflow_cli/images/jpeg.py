@@ -24,8 +24,12 @@ _NEEDED: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD}
 _ZEROS: Final = re.compile(rb"\0{64,}")
 _LINE_FEEDS: Final = 8  # so many, each behind a carriage return, are no chance: 1 in 256 ** 8
 _RESTARTS: Final = tuple(f"0x{marker:02x}" for marker in range(0xD0, 0xD8))
+# Where an image has restart markers, the end mark stands in the place of one.
+_EARLY_ENDS: Final = ("premature end", "found marker 0xd9 instead of RST")
 _FILL: Final = 128  # what libjpeg leaves where it has read nothing
 _EXTRA_BYTES: Final = 2
+# The largest `_step` of an image that lacks less or more than half of its last row of MCUs. Measured on 150 cuts of
+# 53 face JPEGs (95 % below 3.2) and 124 wrong bits (70 % above 2.6), which seldom lose half a row.
 _CUT_ROW: Final = 0.5
 _STEP_OF_A_CUT: Final = (2.6, 5.0)
 
@@ -125,16 +129,27 @@ def _meaning(warning: str, coded: _Coded) -> Damage | None:
         part = missing_part(share, is_lower=is_lower)
         return Damage("corrupt", f"{part}; zeros stand in the place of its coded data", missing=share)
     blocks = _blocks(coded.data)
+    if reason.startswith(_EARLY_ENDS):
+        return _early_end(blocks, coded.rows)
     share, is_lower = _missing(blocks)
-    if "premature end" not in warning:
-        part = missing_part(share, is_lower=is_lower) if share else "a part of the image is wrong"
-        return Damage("corrupt", f"{part}; its coded data is damaged ({reason})", missing=share or None)
-    row = (len(blocks) - 1) % coded.rows + 1  # blocks of the last, perhaps incomplete row of MCUs
-    if share * len(blocks) > row or 8 * row > len(blocks):
-        return Damage("truncated", f"{missing_part(share, is_lower=is_lower)}; its coded data ends early", missing=share)
-    # A cut leaves all before it in place. A wrong bit moves and recolours all that follows and loses a few blocks.
+    part = missing_part(share, is_lower=is_lower) if share else "a part of the image is wrong"
+    return Damage("corrupt", f"{part}; its coded data is damaged ({reason})", missing=share or None)
+
+
+def _early_end(blocks: NDArray[np.uint8], rows: int) -> Damage:
+    """What coded data that end before the last block mean: a cut, or a wrong bit.
+
+    A cut leaves all before it in place, so an image that lacks at most its last row of MCUs can be scored. A wrong bit
+    moves and recolours all that follows and, since Huffman codes fall into step again, loses a few blocks at the end.
+    """
+    share, is_lower = _missing(blocks)
+    row = (len(blocks) - 1) % rows + 1  # height of the last, perhaps incomplete row of MCUs, in blocks
     cut = share * len(blocks) / row
-    if cut and _step(blocks, coded.rows) <= _STEP_OF_A_CUT[cut >= _CUT_ROW]:
+    if cut > 1 or 8 * row > len(blocks):
+        return Damage(
+            "truncated", f"{missing_part(share, is_lower=is_lower)}; its coded data ends early", missing=share
+        )
+    if cut and _step(blocks, rows) <= _STEP_OF_A_CUT[cut >= _CUT_ROW]:
         return Damage("truncated", "a part of the last row of blocks is missing", missing=share, is_slight=True)
     return Damage("corrupt", "a part of the image is wrong; its coded data is damaged")
 
