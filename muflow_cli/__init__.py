@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from muflow_cli.detector import Detector
     from muflow_cli.errors import MuflowError
     from muflow_cli.records import Facts, Judgement, Result, Scored, Side, Unreadable, Verdict
-    from muflow_cli.specs import InputSpec, Precision, Runtime
+    from muflow_cli.specs import Damaged, InputSpec, Precision, Runtime
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "Damaged",
     "Detector",
     "Facts",
     "InputSpec",
@@ -51,7 +52,7 @@ _HOMES: Final = {
     "Detector": "detector",
     "MuflowError": "errors",
     **dict.fromkeys(("Facts", "Judgement", "Result", "Scored", "Side", "Unreadable", "Verdict"), "records"),
-    **dict.fromkeys(("InputSpec", "Precision", "Runtime"), "specs"),
+    **dict.fromkeys(("Damaged", "InputSpec", "Precision", "Runtime"), "specs"),
 }
 
 

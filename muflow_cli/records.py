@@ -49,6 +49,8 @@ class Facts:
         height: in pixels as stored, before EXIF orientation.
         jpeg_quality: estimated from the quantisation tables, 1..100; None where it is not a JPEG.
         sharpness: standard deviation of the Laplacian of the first view, in grey levels.
+        damaged: whether the coded data is damaged or cut, and the image was scored all the same.
+        missing: share of a damaged image that is missing, 0..1; None where nothing is missing or it cannot be told.
     """
 
     sha256: str
@@ -58,6 +60,8 @@ class Facts:
     height: int
     jpeg_quality: int | None = None
     sharpness: float | None = None
+    damaged: bool = False
+    missing: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,6 +55,17 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Damaged(StrEnum):
+    """What becomes of an image whose coded data is damaged or cut but can be decoded.
+
+    `refuse`: one error record, unless a part of the last row of blocks is all that is missing. `score`: a score that is
+    marked as that of a damaged image.
+    """
+
+    REFUSE = "refuse"
+    SCORE = "score"
+
+
 def _between(spec: object, least: float, most: float, *names: str) -> None:
     for name in names:
         value = getattr(spec, name)
@@ -317,6 +328,7 @@ class InputSpec:
         follow_links: enter directories and files behind symbolic links inside a folder.
         max_bytes: a larger file is one error record, unread.
         max_pixels: an image with more pixels is one error record, undecoded.
+        damaged: what becomes of images whose coded data is damaged or cut.
     """
 
     exclude: tuple[str, ...] = ()
@@ -324,6 +336,7 @@ class InputSpec:
     follow_links: bool = False
     max_bytes: int = 256 * 2**20
     max_pixels: int = 100_000_000
+    damaged: Damaged = Damaged.REFUSE
 
     def __post_init__(self) -> None:
         _between(self, 1, 2**60, "max_bytes", "max_pixels")

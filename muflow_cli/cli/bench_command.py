@@ -16,7 +16,7 @@ from muflow_cli.cli.interruption import raise_from_now_on
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec, IncompatibleOptions, MuflowError, NothingToDo
 from muflow_cli.files import check_outputs, write_whole
-from muflow_cli.specs import InputSpec, Precision, Runtime
+from muflow_cli.specs import Damaged, InputSpec, Precision, Runtime
 
 if TYPE_CHECKING:
     from muflow_cli.bench import BenchResult
@@ -148,6 +148,7 @@ def bench_command(
     follow_links: Annotated[bool, typer.Option("--follow-links", hidden=True)] = False,
     max_bytes: Annotated[int, typer.Option("--max-bytes", min=1, hidden=True)] = options.MAX_BYTES,
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, hidden=True)] = options.MAX_PIXELS,
+    damaged: Annotated[Damaged, typer.Option("--damaged", hidden=True)] = Damaged.REFUSE,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", hidden=True)] = False,
     # Former spellings, for one release.
     allow_overlap: Annotated[bool, typer.Option("--allow-overlap", hidden=True)] = False,
@@ -166,8 +167,8 @@ def bench_command(
 
     Images that the detector was fitted or calibrated on are refused. Every figure has its 95 % interval, and null
     baselines (metadata, sharpness) show what the data give away. The options of `muflow scan` that choose what is read
-    and how it is computed work here too (--exclude, --hidden, --follow-links, --max-bytes, --max-pixels, --precision,
-    --batch-size, --workers, --quiet).
+    and how it is computed work here too (--exclude, --hidden, --follow-links, --max-bytes, --max-pixels, --damaged,
+    --precision, --batch-size, --workers, --quiet).
 
     **Exit status**: 0 done, all gates held; 1 a gate failed; 2 wrong usage, or a detector or data that cannot be used.
 
@@ -238,6 +239,7 @@ def bench_command(
             follow_links=follow_links,
             max_bytes=max_bytes,
             max_pixels=max_pixels,
+            damaged=damaged,
         ),
         runtime=Runtime(device=device, precision=precision, batch_size=batch_size, workers=workers),
         overlap=overlap_policy(overlap),

@@ -13,7 +13,7 @@ from muflow_cli.cli.description import description_rows
 from muflow_cli.cli.interruption import raise_from_now_on
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
-from muflow_cli.specs import Precision, Tail
+from muflow_cli.specs import Damaged, Precision, Tail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +67,7 @@ def calibrate_command(
     follow_links: options.FollowLinks = False,
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
+    damaged: options.DamagedOption = Damaged.REFUSE,
     force: options.Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     quiet: options.Quiet = False,
@@ -74,7 +75,8 @@ def calibrate_command(
     """Calibrate a detector with your own REAL face images: they set the threshold and the p-values, not the scores.
 
     Images that the detector was fitted on are left out. Options that are not given keep their values in the detector;
-    without REAL, the stored scores are used under the new rule. Without -o the detector's own file is replaced, which
+    without REAL, the stored scores are used under the new rule. Damaged images are left out, unless --damaged score is
+    given. Without -o the detector's own file is replaced, which
     needs --force.
 
     **Examples**
@@ -90,7 +92,7 @@ def calibrate_command(
         given["band"] = _band(band)
     if by is not None:
         given["by"] = () if by == "none" else tuple(dict.fromkeys(by.split(",")))
-    inputs = options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels)
+    inputs = options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged)
     console = stderr_console(quiet)
     from muflow_cli.calibrate.workflow import CalibrateRequest, calibrate
     from muflow_cli.canonical import to_json

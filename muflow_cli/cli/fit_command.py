@@ -14,7 +14,7 @@ from muflow_cli.cli.fit_spec import branch_weights, fit_spec
 from muflow_cli.cli.interruption import raise_from_now_on
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
-from muflow_cli.specs import Precision, Tail, TargetKind, View
+from muflow_cli.specs import Damaged, Precision, Tail, TargetKind, View
 
 if TYPE_CHECKING:
     from muflow_cli.fit.workflow import FitSummary
@@ -127,6 +127,7 @@ def fit_command(
     follow_links: options.FollowLinks = False,
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
+    damaged: options.DamagedOption = Damaged.REFUSE,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit.")] = False,
     force: options.Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
@@ -169,7 +170,7 @@ def fit_command(
         output=output,
         spec=spec,
         weights=branch_weights(spec, encoder_weights or []),
-        inputs=options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels),
+        inputs=options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged),
         runtime=options.runtime(device, precision, workers),
         resume=resume,
         force=force,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from muflow_cli.specs import InputSpec, Precision, Runtime
+from muflow_cli.specs import Damaged, InputSpec, Precision, Runtime
 
 _DEFAULTS = InputSpec()
 
@@ -26,6 +26,13 @@ Hidden = Annotated[bool, typer.Option("--hidden", help="Also read files and fold
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow symbolic links inside folders.")]
 MaxBytes = Annotated[int, typer.Option("--max-bytes", min=1, help="Report larger files as errors, unread.")]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="Report larger images as errors, undecoded.")]
+DamagedOption = Annotated[
+    Damaged,
+    typer.Option(
+        "--damaged",
+        help="Report images whose coded data is damaged or cut as errors, or score what can be decoded and mark it.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 DetectorArgument = Annotated[Path, typer.Argument(metavar="DETECTOR", help="A detector bundle (.safetensors).")]
@@ -35,7 +42,7 @@ MAX_PIXELS = _DEFAULTS.max_pixels
 
 
 def input_spec(
-    exclude: list[str] | None, hidden: bool, follow_links: bool, max_bytes: int, max_pixels: int
+    exclude: list[str] | None, hidden: bool, follow_links: bool, max_bytes: int, max_pixels: int, damaged: Damaged
 ) -> InputSpec:
     """The options on inputs as one spec."""
     return InputSpec(
@@ -44,6 +51,7 @@ def input_spec(
         follow_links=follow_links,
         max_bytes=max_bytes,
         max_pixels=max_pixels,
+        damaged=damaged,
     )
 
 

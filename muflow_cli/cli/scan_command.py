@@ -23,7 +23,7 @@ from muflow_cli.output.encode import check_fields
 from muflow_cli.output.inert import escape
 from muflow_cli.output.writers import OutputFormat
 from muflow_cli.records import Summary
-from muflow_cli.specs import Precision
+from muflow_cli.specs import Damaged, Precision
 
 if TYPE_CHECKING:
     from muflow_cli.scan.run import Job
@@ -84,6 +84,7 @@ def scan_command(
     follow_links: options.FollowLinks = False,
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
+    damaged: options.DamagedOption = Damaged.REFUSE,
     fdr: Annotated[
         float | None,
         typer.Option(
@@ -179,7 +180,7 @@ def scan_command(
         detector_path=str(bundle),
         arguments=arguments,
         destinations=[*stdout, *(Destination(kind, file, resumed=file == resumed) for file, kind in outputs.files)],
-        inputs=options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels),
+        inputs=options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged),
         runtime=options.runtime(device, precision, workers, batch_size),
         fields=names,
         fdr=fdr,

@@ -8,13 +8,14 @@ import io
 import logging
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from muflow_cli.images import png
+from muflow_cli.images.damage import load
 from muflow_cli.images.diagnosis import BROKEN, diagnosis
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import (
@@ -34,6 +35,7 @@ from muflow_cli.images.pixels import to_rgb
 from muflow_cli.images.png import without_metadata
 from muflow_cli.images.tiff import open_tiff
 from muflow_cli.records import Facts
+from muflow_cli.specs import Damaged
 
 # `max_pixels` is checked against every header before a pixel is decoded; Pillow's own limit would overrule a larger one
 # and warn on stderr below it.
@@ -67,7 +69,14 @@ class DecodedImage:
     image: Image.Image
 
 
-def decode(data: bytes, max_pixels: int, *, draft_side: int = 0, sha256: str | None = None) -> DecodedImage:
+def decode(
+    data: bytes,
+    max_pixels: int,
+    *,
+    draft_side: int = 0,
+    sha256: str | None = None,
+    damaged: Damaged = Damaged.REFUSE,
+) -> DecodedImage:
     """Hash `data` and decode it to 8-bit RGB: the first frame of an animation, the first page of a document.
 
     Transparency is laid on white, 16-bit samples keep their high byte, ICC profiles are not applied.
@@ -78,6 +87,7 @@ def decode(data: bytes, max_pixels: int, *, draft_side: int = 0, sha256: str | N
         draft_side: in pixels; libjpeg decodes a JPEG at the smallest of 1/1, 1/2, 1/4, 1/8 that leaves both sides at
             least this long. 0 = always at full scale.
         sha256: of `data`, if it is known already.
+        damaged: what becomes of an image whose coded data is damaged but can be decoded.
 
     Raises:
         ImageError: empty, not_an_image, truncated, corrupt, too_many_pixels, unsupported, unsupported_pixels,
@@ -85,7 +95,7 @@ def decode(data: bytes, max_pixels: int, *, draft_side: int = 0, sha256: str | N
     """
     sha256 = sha256 or hashlib.sha256(data).hexdigest()
     try:
-        return _decode(data, sha256, max_pixels, draft_side)
+        return _decode(data, sha256, max_pixels, draft_side, damaged)
     except ImageError as error:
         raise ImageError(error.code, error.message, sha256=sha256, size=len(data)) from None
     except BROKEN as error:
@@ -93,7 +103,7 @@ def decode(data: bytes, max_pixels: int, *, draft_side: int = 0, sha256: str | N
         raise ImageError(code, message, sha256=sha256, size=len(data)) from error
 
 
-def _decode(data: bytes, sha256: str, max_pixels: int, draft_side: int) -> DecodedImage:
+def _decode(data: bytes, sha256: str, max_pixels: int, draft_side: int, damaged: Damaged) -> DecodedImage:
     if not data:
         raise ImageError("empty", "the file is empty")
     if data.startswith(TIFF_SIGNATURES):
@@ -116,7 +126,12 @@ def _decode(data: bytes, sha256: str, max_pixels: int, draft_side: int) -> Decod
         )
         if draft_side:
             image.draft("RGB", (draft_side, draft_side))
-        return DecodedImage(facts, _upright(image))
+        pixels, damage = load(image, data)
+        if damage is not None:
+            if damaged is Damaged.REFUSE and not damage.is_slight:
+                raise ImageError(damage.code, damage.message)
+            facts = replace(facts, damaged=True, missing=damage.missing)
+        return DecodedImage(facts, upright(to_rgb(pixels), orientation_of(image)))
 
 
 def _opened(data: bytes) -> ImageFile.ImageFile:
@@ -157,15 +172,11 @@ def pixels_of(image: Image.Image) -> Image.Image:
             pixels.
     """
     try:
-        return _upright(image)
+        image.load()
+        return upright(to_rgb(image), orientation_of(image))
     except BROKEN as error:
         reason = "".join(c if c.isprintable() else "?" for c in str(error))[:160]
         raise ImageError("corrupt", f"the PIL image cannot be read ({reason})") from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()
-    return upright(to_rgb(image), orientation_of(image))
 
 
 def _register_heif() -> None:

@@ -179,7 +179,8 @@ def _fill(pending: deque[Future[_T]], futures: Iterator[Future[_T]], ahead: int)
 
 
 def _decoded(path: str, data: bytes, spec: LoadSpec, sha256: str | None = None) -> Loaded:
-    decoded = decode(data, spec.inputs.max_pixels, draft_side=spec.draft_side, sha256=sha256)
+    limits = spec.inputs
+    decoded = decode(data, limits.max_pixels, draft_side=spec.draft_side, sha256=sha256, damaged=limits.damaged)
     image = decoded.image if spec.transform is None else spec.transform(decoded.image)
     return _with_views(path, decoded.facts, image, spec)
 

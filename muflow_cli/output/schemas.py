@@ -42,6 +42,7 @@ _RANGES: Final[Mapping[str, Schema]] = {
     "seconds": {"minimum": 0},
     "images_per_second": {"minimum": 0},
     "sharpness": {"minimum": 0},
+    "missing": _SHARE,
     "width": {"minimum": 1},
     "height": {"minimum": 1},
     "jpeg_quality": {"minimum": 1, "maximum": 100},

@@ -30,6 +30,8 @@ _WIDTHS: Final = {
     "height": 6,
     "jpeg_quality": 12,
     "sharpness": 9,
+    "damaged": 7,
+    "missing": 7,
     "score": 10,
     "column_scores": 32,
     "p_value": 8,

@@ -99,6 +99,7 @@
     if (row.calibration && row.calibration !== "matched") parts.push(`calibration: ${row.calibration}`);
     if (row.atypical_input) parts.push(`atypical: ${row.atypical_input.join(", ")}`);
     if (row.duplicate_of !== undefined) parts.push("duplicate");
+    if (row.damaged) parts.push("damaged");
     return parts.map((part) => element("div", { className: "detail", textContent: part }));
   }
 
@@ -174,7 +175,8 @@
       ["Atypical", row.atypical_input && row.atypical_input.join(", ")], ["Duplicate of", row.duplicate_of],
       ["Unreadable because", row.error && `${row.error.code}: ${row.error.message}`], ["Format", size(row)],
       ["Bytes", row.bytes !== undefined && row.bytes.toLocaleString("en")], ["JPEG quality", row.jpeg_quality],
-      ["Sharpness", row.sharpness !== undefined && decimal(row.sharpness, 2)], ["SHA-256", row.sha256]);
+      ["Sharpness", row.sharpness !== undefined && decimal(row.sharpness, 2)],
+      ["Damaged", row.damaged && (row.missing === undefined ? "yes" : `yes, about ${Math.round(100 * row.missing)} % is missing`)], ["SHA-256", row.sha256]);
     return parts.filter(([, value]) => value !== undefined && value !== false && value !== "").flatMap(([name, value]) => [
       element("dt", { textContent: name }), element("dd", {}, element(name === "SHA-256" ? "code" : "span", { textContent: value }))]);
   }
