@@ -84,8 +84,8 @@ class OutputExists(MuflowError):
 class CannotWrite(MuflowError):
     """An output that cannot be written."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"cannot write {path} ({reason})", "choose a writable folder with enough free space")
+    def __init__(self, path: str, reason: str, remedy: str = "choose a writable folder with enough free space") -> None:
+        super().__init__(f"cannot write {path} ({reason})", remedy)
 
 
 class NotFinite(MuflowError):

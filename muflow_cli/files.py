@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import io
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from muflow_cli.errors import BadSpec, CannotWrite, OutputExists
 
@@ -46,6 +48,63 @@ class OutputFile(io.FileIO):
                         self.truncate(start)
                 raise
         return size
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the right to write the file or folder `path`; a second run that asks for it is refused at once.
+
+    The lock is an empty hidden file beside the target of `path`, so it works before `path` exists and while it is
+    replaced. The system lets go of it when the process ends, however it ends. Where the file system has no locks, the
+    file itself is the lock. A device or a pipe needs no lock.
+
+    Raises:
+        CannotWrite: because another run is writing `path`, or with the system's reason.
+    """
+    target = path.resolve()
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        yield
+        return
+    name = os.fsencode(target.name)
+    # A name may have 255 bytes; two long names must not share a lock.
+    short = os.fsdecode(name) if len(name) <= 200 else hashlib.sha256(name).hexdigest()
+    lock = target.with_name(f".{short}.lock")
+    with _naming(str(path)):
+        descriptor = _locked_descriptor(lock)
+    if descriptor is None:
+        raise CannotWrite(str(path), "another run is writing it", "wait until it has ended, or choose another name")
+    try:
+        yield
+    finally:
+        # Removed while it is held, so nobody can have locked it; whoever opened it before sees that it has no name.
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked_descriptor(lock: Path) -> int | None:
+    """Descriptor of the lock file, locked; None if another process holds it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        existed = lock.exists()
+        descriptor = os.open(lock, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError as error:
+            if error.errno in _NO_LOCKS and not existed:
+                return descriptor
+            os.close(descriptor)
+            if error.errno in _NO_LOCKS:
+                return None
+            raise
+        os.close(descriptor)  # the run that held it has just removed it
+
+
+_NO_LOCKS: Final = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
