@@ -81,6 +81,14 @@ class OutputExists(MuflowError):
         super().__init__(f"{path} exists", "choose another name, or replace it with --force")
 
 
+class OutputIsInput(MuflowError):
+    """An output that would replace a file which the run reads."""
+
+    def __init__(self, output: str, source: str) -> None:
+        also = "" if output == source else f", also named {source}"
+        super().__init__(f"the output {output} is an input of this run{also}", "choose another name for the output")
+
+
 class CannotWrite(MuflowError):
     """An output that cannot be written."""
 

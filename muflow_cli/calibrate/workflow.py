@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import ScoredUnit, score_stream
 from muflow_cli.environment import utc_now
 from muflow_cli.errors import NothingToDo
-from muflow_cli.files import check_outputs
+from muflow_cli.files import InputGuard, claimed
 from muflow_cli.images.find import find
 from muflow_cli.images.loader import Loaded, LoadSpec, look_ahead
 from muflow_cli.images.loader import load as load_images
@@ -93,10 +93,15 @@ def calibrate(request: CalibrateRequest, progress: ProgressListener | None = Non
     Raises:
         MuflowError: one sentence; nothing is written then.
     """
-    timer = StageTimer(progress or NoProgress())
-    detector = load(request.detector)
     output = request.output or request.detector
-    check_outputs([output], force=request.force)
+    # Without an output the detector replaces itself, which is what calibrating in place means.
+    inputs: Sequence[str | Path] = request.reals if request.output is None else (request.detector, *request.reals)
+    with claimed([output], force=request.force, inputs=inputs):
+        return _calibrate(request, output, StageTimer(progress or NoProgress()))
+
+
+def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> CalibrateSummary:
+    detector = load(request.detector)
     intake = Intake(detector, append=request.append)
     if request.reals:
         calibration = _measured(request, detector, intake, timer)
@@ -130,10 +135,12 @@ def _measured(request: CalibrateRequest, detector: Detector, intake: Intake, tim
     placement, workers = place(request.runtime), request.runtime.threads
     timer.stage("score", inputs)
     ahead = look_ahead(placement.batch_size, workers)
+    guard = InputGuard([request.output or request.detector])
     spec = LoadSpec(views=detector.views, inputs=request.inputs, workers=workers, ahead=ahead)
 
     def loaded() -> Iterator[Loaded | Unreadable]:
         for item in load_images(find(request.reals, request.inputs), spec):
+            guard.check(item.path)
             yield item
             timer.advance()
 

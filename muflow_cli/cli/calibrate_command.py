@@ -10,7 +10,6 @@ import typer
 
 from muflow_cli.cli import options
 from muflow_cli.cli.description import description_rows
-from muflow_cli.cli.interruption import raise_from_now_on
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
 from muflow_cli.specs import Precision, Tail
@@ -105,7 +104,6 @@ def calibrate_command(
         runtime=options.runtime(device, precision, workers),
         force=force,
     )
-    raise_from_now_on()
     with StageProgress(console) as progress:
         summary = calibrate(request, progress)
     if as_json:

@@ -11,9 +11,10 @@ import typer
 
 from muflow_cli.cli import options
 from muflow_cli.cli.fit_spec import branch_weights, fit_spec
-from muflow_cli.cli.interruption import raise_from_now_on
+from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
+from muflow_cli.files import claimed
 from muflow_cli.specs import Precision, Tail, TargetKind, View
 
 if TYPE_CHECKING:
@@ -175,8 +176,17 @@ def fit_command(
         force=force,
     )
     console = stderr_console(quiet)
-    raise_from_now_on()
-    with StageProgress(console) as progress:
+    work = output.with_name(f"{output.name}.work")
+
+    def kept() -> str:
+        return f"muflow: the finished work is kept in {work}; continue with --resume\n" if work.exists() else ""
+
+    read: list[str | Path] = [*reals, *request.weights.values()]
+    with (
+        claimed([output], force=force or resume, inputs=read),
+        last_words(kept),
+        StageProgress(console) as progress,
+    ):
         summary = fit(request, progress)
     if as_json:
         typer.echo(json.dumps(to_json(summary)))

@@ -21,7 +21,7 @@ from muflow_cli.engine.scoring import ScoredUnit, Scorer, score_stream
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
 from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo, TooFewImages
-from muflow_cli.files import check_outputs
+from muflow_cli.files import InputGuard, check_outputs
 from muflow_cli.fit.branch import BranchFit, FittedBranch, fit_branch
 from muflow_cli.fit.features import work_bytes
 from muflow_cli.fit.split import Split, near_duplicate_groups, split
@@ -194,6 +194,9 @@ class _Fit:
             crops_seed=self.spec.train.seed,
         )
         inputs = list(find(self.request.reals, self.request.inputs))
+        guard = InputGuard([self.request.output])
+        for item in inputs:
+            guard.check(item.path)
         self.check_room(sum(not isinstance(item, Unreadable) for item in inputs))
 
         def counted() -> Iterator[Loaded | Unreadable]:
