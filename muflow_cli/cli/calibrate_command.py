@@ -128,12 +128,19 @@ def _rows(summary: CalibrateSummary) -> Iterator[tuple[str, str]]:
     yield (
         "images",
         f"{summary.scored} scored{stored}, n = {summary.description.images}; "
-        f"left out: {_counts(summary.left_out)}; unreadable: {_counts(summary.unreadable)}",
+        f"{_left_out(summary.left_out)}; unreadable: {_counts(summary.unreadable)}",
     )
     yield from description_rows(summary.description)
     yield "fingerprint", f"{summary.fingerprint} (unchanged)"
     yield "calibration", summary.calibration_fingerprint
     yield "wrote", summary.output
+
+
+def _left_out(counts: dict[str, int]) -> str:
+    others = {name: count for name, count in counts.items() if name != "near_copy"}
+    near = counts.get("near_copy", 0)
+    copies = f"; {near} near {'copy' if near == 1 else 'copies'} of other images left out" if near else ""
+    return f"left out: {_counts(others)}{copies}"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -112,6 +112,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         runtime=job.runtime,
         inputs=job.inputs,
         thumbnail=0 if exhibits is None else exhibits.thumbnail,
+        near_hashes=job.fdr is not None,
     )
     placement = place(job.runtime)
     head = begin_run(str(placement.device), placement.precision, job.argv)
@@ -135,7 +136,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
 def _pass(job: Job, passing: _Passing, listener: ScanListener, recording: _Recording) -> Summary:
     results: Iterable[Result] = passing.results()
     if job.fdr is not None:
-        results = with_q_values(list(results), job.fdr)
+        results = with_q_values(list(results), job.fdr, passing.scan.near_hashes)
     for result in results:
         with listener.writing():
             recording.write(result)
