@@ -29,7 +29,7 @@ def end_at_once() -> None:
 
 @contextlib.contextmanager
 def last_words(words: Callable[[], str]) -> Iterator[None]:
-    """While open, a signal that ends the process also writes what `words` returns to stderr, before its own line."""
+    """While open, a signal that ends the process also writes what `words` returns, at the end of its line."""
     _last_words.append(words)
     try:
         yield
@@ -80,6 +80,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
             for child in processes.active_children():
                 child.kill()
     with contextlib.suppress(Exception):
+        clear = "\r\x1b[K" if os.isatty(2) else ""  # a line of progress may stand there
         said = "".join(words() for words in _last_words)
-        os.write(2, f"{said}muflow: interrupted\n".encode(errors="backslashreplace"))
+        os.write(2, f"{clear}muflow: interrupted{said}\n".encode(errors="backslashreplace"))
     os._exit(INTERRUPTED)

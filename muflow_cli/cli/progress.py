@@ -67,7 +67,7 @@ class _Lines:
     def __enter__(self) -> Self:
         self._progress.start()
         # Rich hides the cursor while it draws.
-        self._at_the_end.enter_context(last_words(lambda: "\r\x1b[K\x1b[?25h" if self._shown else ""))
+        self._at_the_end.enter_context(last_words(lambda: "\x1b[?25h" if self._shown else ""))
         return self
 
     def __exit__(

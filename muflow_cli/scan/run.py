@@ -119,7 +119,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     info = job.detector.info(job.detector_path)
     with open_outputs(job.destinations, context) as outputs:
         # Only now is the report locked against a second run.
-        earlier = {} if job.resumed is None else resumable(job.resumed, head, info)
+        earlier = {} if job.resumed is None else resumable(job.resumed, head, info, heard.note)
         scan = Scan(request, earlier=earlier, stop=stop, gallery=exhibits)
         passing = _Passing(job, scan, heard)
         summary = _pass(job, passing, heard, _Recording(outputs, head, info))
