@@ -11,7 +11,9 @@ components, S columns, N images per average, M averages, P grid positions.
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
+
+# Not typing's, whose import takes longer than all that happens before the command `muflow` can catch a signal.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from muflow_cli.api import bench, calibrate, fit, scan
@@ -46,7 +48,7 @@ __all__ = [
     "scan",
 ]
 
-_HOMES: Final = {
+_HOMES = {
     **dict.fromkeys(("bench", "calibrate", "fit", "scan"), "api"),
     **dict.fromkeys(("load", "save"), "bundle"),
     "Detector": "detector",

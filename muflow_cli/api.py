@@ -151,13 +151,13 @@ def scan(
         raise BadSpec("fdr", fdr, "a rate between 0 and 1, both excluded")
     if not isinstance(detector, Detector):
         detector = load(embedded_detector() if detector is None else Path(detector))
-    request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs)
+    request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs, near_hashes=fdr is not None)
     pass_ = Scan(request)
     if resume is not None:
         run = begin_run(str(pass_.placement.device), pass_.placement.precision)
         pass_ = Scan(request, earlier=resumable(Path(resume), run, detector.info("")))
     results = pass_.results(find(_texts(paths), inputs))
-    return results if fdr is None else iter(with_q_values(list(results), fdr))
+    return results if fdr is None else iter(with_q_values(list(results), fdr, pass_.near_hashes))
 
 
 def bench(

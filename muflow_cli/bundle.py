@@ -132,12 +132,16 @@ def _assemble(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detecto
         provenance=from_json(Provenance, head["provenance"]),
         fitted_on=tensors["fitted_on"].numpy(),
         calibration=Calibration.load(arrays, head["calibration"]),
+        fitted_near=tensors["fitted_near"].numpy() if "fitted_near" in tensors else None,
     )
     unknown = tensors.keys() - detector.tensors().keys() - of_calibration.keys()
     if unknown:
         raise ValueError(f"it holds the unknown tensor {min(unknown)}")
     if detector.fitted_on.dtype != "uint8" or detector.fitted_on.shape[1:] != (32,):
         raise ValueError("fitted_on holds no content hashes")
+    near = detector.fitted_near
+    if near is not None and (near.dtype != "uint8" or near.shape != (len(detector.fitted_on), 8)):
+        raise ValueError("fitted_near holds no perceptual hashes of the images in fitted_on")
     return detector
 
 

@@ -92,6 +92,7 @@ class Detector:
         provenance: where it comes from.
         fitted_on: (n, 32) uint8 content hashes of the images that took part in fitting, sorted.
         calibration: scores of reals that did not, and the rule.
+        fitted_near: (n, 8) uint8 perceptual hashes of the images in `fitted_on`; None in bundles of earlier versions.
 
     Raises:
         BadCalibration: where the calibration holds other columns than the branches.
@@ -102,6 +103,7 @@ class Detector:
     provenance: Provenance
     fitted_on: NDArray[np.uint8]
     calibration: Calibration
+    fitted_near: NDArray[np.uint8] | None = None
     _scorers: dict[Placement, Scorer] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -133,7 +135,8 @@ class Detector:
             for name, branch in self.branches.items()
             for key, tensor in branch.state_dict().items()
         }
-        return named | {"fitted_on": torch.from_numpy(self.fitted_on)}
+        near = {} if self.fitted_near is None else {"fitted_near": torch.from_numpy(self.fitted_near)}
+        return named | {"fitted_on": torch.from_numpy(self.fitted_on)} | near
 
     @property
     def fingerprint(self) -> str:

@@ -81,11 +81,19 @@ class OutputExists(MuflowError):
         super().__init__(f"{path} exists", "choose another name, or replace it with --force")
 
 
+class OutputIsInput(MuflowError):
+    """An output that would replace a file which the run reads."""
+
+    def __init__(self, output: str, source: str) -> None:
+        also = "" if output == source else f", also named {source}"
+        super().__init__(f"the output {output} is an input of this run{also}", "choose another name for the output")
+
+
 class CannotWrite(MuflowError):
     """An output that cannot be written."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"cannot write {path} ({reason})", "choose a writable folder with enough free space")
+    def __init__(self, path: str, reason: str, remedy: str = "choose a writable folder with enough free space") -> None:
+        super().__init__(f"cannot write {path} ({reason})", remedy)
 
 
 class NotFinite(MuflowError):

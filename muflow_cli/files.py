@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import hashlib
 import io
 import os
+import secrets
+import shutil
+import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from muflow_cli.errors import BadSpec, CannotWrite, OutputExists
+from muflow_cli.errors import BadSpec, CannotWrite, OutputExists, OutputIsInput
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -48,12 +53,96 @@ class OutputFile(io.FileIO):
         return size
 
 
+# What must not outlive the process, with what `abandon` needs to know; entered before it exists, since a signal may
+# come between any two steps.
+_temporary: Final[set[Path]] = set()
+_empty: Final[set[Path]] = set()
+_folders: Final[set[Path]] = set()
+_locks: Final[dict[Path, int | None]] = {}
+_NO_LOCKS: Final = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+def abandon() -> None:
+    """Remove every unfinished file and every lock of this process, which is about to end at once, by a signal."""
+    for path in [*_temporary, *(path for path in _empty if path.is_file() and path.stat().st_size == 0)]:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    for folder in [*_folders]:
+        shutil.rmtree(folder, ignore_errors=True)
+    for lock, descriptor in [*_locks.items()]:
+        with contextlib.suppress(OSError):  # another process holds it
+            opened = os.open(lock, os.O_RDWR | os.O_NOFOLLOW) if descriptor is None else descriptor
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the right to write the file or folder `path`; a second run that asks for it is refused at once.
+
+    The lock is an empty hidden file beside the target of `path`, so it works before `path` exists and while it is
+    replaced. The system lets go of it when the process ends, however it ends. Where the file system has no locks, the
+    file itself is the lock. A device or a pipe needs no lock.
+
+    Raises:
+        CannotWrite: because another run is writing `path`, or with the system's reason.
+    """
+    target = path.resolve()
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        yield
+        return
+    name = os.fsencode(target.name)
+    # A name may have 255 bytes; two long names must not share a lock.
+    short = os.fsdecode(name) if len(name) <= 200 else hashlib.sha256(name).hexdigest()
+    lock = target.with_name(f".{short}.lock")
+    if lock in _locks:
+        raise _being_written(path)
+    _locks[lock] = None
+    try:
+        with _naming(str(path)):
+            acquired = _acquire(lock)
+        if not acquired:
+            raise _being_written(path)
+        try:
+            yield
+        finally:
+            # Removed while it is held, so nobody can have locked it; whoever opened it before sees it has no name.
+            lock.unlink(missing_ok=True)
+    finally:
+        descriptor = _locks.pop(lock)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _being_written(path: Path) -> CannotWrite:
+    return CannotWrite(str(path), "another run is writing it", "wait until it has ended, or choose another name")
+
+
+def _acquire(lock: Path) -> bool:
+    """Lock the file, made if it is missing, and enter its descriptor in `_locks`; False if another process holds it."""
+    while True:
+        existed = lock.exists()
+        _locks[lock] = descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return not existed
+        if os.fstat(descriptor).st_nlink:
+            return True
+        _locks[lock] = None  # the run that held it has just removed it
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, force: bool = True) -> Iterator[OutputFile]:
-    """A temporary file in `path`'s folder that replaces `path` when the block ends: fsync, then rename.
+    """A temporary file that replaces `path` when the block ends: fsync, then rename.
 
-    If the block raises, the temporary file is removed and `path` is untouched. A device or a pipe is written to
-    directly.
+    If the block raises, the temporary file is removed and `path` is untouched. A link stays, and the file that it
+    points to is replaced. A device or a pipe is written to directly.
 
     Raises:
         OutputExists: if `path` exists and `force` is false.
@@ -67,10 +156,14 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[OutputFile]:
         with stream:
             yield stream
         return
-    with _naming(str(path)):
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
-    temporary = Path(name)
+    target = path.resolve()
+    start = os.fsdecode(os.fsencode(target.name)[:100])
+    temporary = target.with_name(f".{start}.{secrets.token_hex(8)}.part")
+    _temporary.add(temporary)
     try:
+        with _naming(str(path)):
+            # Nobody can foresee the name; were it there all the same, O_EXCL follows no link and opens no file.
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with OutputFile(descriptor, "wb", str(path)) as stream:
             yield stream
             with _naming(str(path)):
@@ -80,10 +173,26 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[OutputFile]:
             mask = os.umask(0)
             os.umask(mask)
             temporary.chmod(0o666 & ~mask)
-            temporary.replace(path)
+            temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        _temporary.discard(temporary)
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """An empty folder for what is too large for memory, removed with all that it holds when the block ends."""
+    folder = Path(tempfile.gettempdir()) / f"{prefix}{secrets.token_hex(8)}"
+    _folders.add(folder)
+    try:
+        with _naming(str(folder)):
+            folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _folders.discard(folder)
 
 
 def write_whole(path: Path, data: bytes, *, force: bool = True) -> None:
@@ -94,28 +203,29 @@ def write_whole(path: Path, data: bytes, *, force: bool = True) -> None:
 
 @contextlib.contextmanager
 def growing(path: Path) -> Iterator[OutputFile]:
-    """`path` open for reading and writing in place, locked against a second run; created if missing.
+    """`path` open for reading and writing in place; created if missing.
 
     A file that was created and is still empty when the block ends is removed.
 
     Raises:
-        CannotWrite: with the system's reason, or because another run writes it.
+        CannotWrite: with the system's reason.
     """
-    with _naming(str(path)):
-        created = not path.exists()
-        stream = OutputFile(path, "x+b" if created else "r+b")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CannotWrite(str(path), "another run is writing it") from None
-        try:
-            yield stream
-        finally:
-            if created and os.fstat(stream.fileno()).st_size == 0:
-                path.unlink(missing_ok=True)
+    created = not path.exists()
+    if created:
+        _empty.add(path)
+    try:
         with _naming(str(path)):
-            os.fsync(stream.fileno())
+            stream = OutputFile(path.resolve(), "x+b" if created else "r+b", str(path))
+        with stream:
+            try:
+                yield stream
+            finally:
+                if created and os.fstat(stream.fileno()).st_size == 0:
+                    path.resolve().unlink(missing_ok=True)
+            with _naming(str(path)):
+                os.fsync(stream.fileno())
+    finally:
+        _empty.discard(path)
 
 
 def standard_output() -> OutputFile:
@@ -135,19 +245,45 @@ def _naming(label: str) -> Iterator[None]:
         raise CannotWrite(label, error.strerror or str(error)) from None
 
 
-def check_outputs(paths: Sequence[Path], *, force: bool, resumed: Path | None = None) -> None:
+@contextlib.contextmanager
+def claimed(
+    paths: Sequence[Path], *, force: bool, resumed: Path | None = None, inputs: Iterable[str | Path] = ()
+) -> Iterator[None]:
+    """Hold all outputs of a run from before its work to its end; arguments and errors as `check_outputs`.
+
+    Raises:
+        CannotWrite: also because another run is writing an output.
+    """
+    given = [*inputs]
+    check_outputs(paths, force=force, resumed=resumed, inputs=given)
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(locked(path))
+        # Another run may have ended in between.
+        check_outputs(paths, force=force, resumed=resumed, inputs=given)
+        yield
+
+
+def check_outputs(
+    paths: Sequence[Path], *, force: bool, resumed: Path | None = None, inputs: Iterable[str | Path] = ()
+) -> None:
     """Refuse unusable outputs before hours of work, not after them.
 
     Args:
         paths: of all outputs.
         force: existing files may be replaced.
         resumed: an output that may exist in any case.
+        inputs: what the run reads; no output may be one of them, under whatever name.
 
     Raises:
         BadSpec: if two outputs are the same file.
         CannotWrite: for a folder, or if the folder of an output is missing or cannot be written.
+        OutputIsInput: if the run reads an output.
         OutputExists: for an existing file.
     """
+    guard = InputGuard(paths)
+    for name in inputs:
+        guard.check(name)
     taken: set[Path] = set()
     for path in paths:
         if path.resolve() in taken:
@@ -158,5 +294,30 @@ def check_outputs(paths: Sequence[Path], *, force: bool, resumed: Path | None = 
         if path.is_file() and not force and path != resumed:
             raise OutputExists(str(path))
         if not path.exists() or path.is_file():
-            with _naming(str(path)), tempfile.TemporaryFile(dir=path.parent):
+            with _naming(str(path)), tempfile.TemporaryFile(dir=path.resolve().parent):
                 pass
+
+
+class InputGuard:
+    """Finds inputs that an output would replace: the same device and inode, whatever the names and links.
+
+    Args:
+        outputs: of the run; those that do not exist yet replace nothing.
+    """
+
+    def __init__(self, outputs: Iterable[Path]) -> None:
+        self._outputs = {identity: path for path in outputs if (identity := _identity(path))}
+
+    def check(self, name: str | Path) -> None:
+        """Raise OutputIsInput if the file `name` is one of the outputs."""
+        if self._outputs and (path := self._outputs.get(_identity(name) or (0, 0))):
+            raise OutputIsInput(str(path), str(name))
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """Device and inode of a regular file; None for anything else."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a path is reported as it was given
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None

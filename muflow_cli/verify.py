@@ -12,8 +12,9 @@ from typing import Final
 from muflow_cli.images.archives import split
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.find import find
-from muflow_cli.images.inputs import Input
+from muflow_cli.images.inputs import Input, InputKind, file_error, open_regular
 from muflow_cli.images.read import read_input
+from muflow_cli.images.remote import is_remote
 from muflow_cli.output.report_reader import Report, ResultsDigest, read_report
 from muflow_cli.records import Result, Scored, Unreadable
 from muflow_cli.specs import InputSpec
@@ -87,14 +88,33 @@ def _difference(result: Result, inputs: _Inputs) -> str | None:
     recorded = result.sha256 if isinstance(result, Unreadable) else result.facts.sha256
     if recorded is None:
         return None
-    source = inputs.find(result.path)
+    sha256, problem = _current(result.path, inputs)
+    if problem is not None or sha256 == recorded:
+        return problem
+    return f"has other content (SHA-256 is {sha256}, but was {recorded})"
+
+
+def _current(path: str, inputs: _Inputs) -> tuple[str, str | None]:
+    """SHA-256 of what lies at `path` now, and what is wrong with it, if anything is."""
+    if is_remote(path):
+        return "", "is an address, which --verify does not fetch; download the file and compare its SHA-256"
+    source = inputs.find(path)
     # If a folder has replaced the file, or the name is also a pattern, other files are found.
-    if source is None or source.path != result.path:
-        return "no longer exists"
+    if source is None or source.path != path:
+        return "", "no longer exists"
     if isinstance(source, Unreadable):
-        return f"cannot be read ({source.message})"
+        return "", f"cannot be read ({source.message})"
     try:
-        sha256 = hashlib.sha256(read_input(source, _LIMITS.max_bytes)).hexdigest()
+        return _sha256(source), None
     except ImageError as error:
-        return f"cannot be read ({error.message})"
-    return None if sha256 == recorded else f"has other content (SHA-256 is {sha256}, but was {recorded})"
+        return "", f"cannot be read ({error.message})"
+    except OSError as error:
+        return "", f"cannot be read ({file_error(error).message})"
+
+
+def _sha256(source: Input) -> str:
+    """Of the bytes of an input; a file is read in blocks, since any size can be put where an image was."""
+    if source.kind is not InputKind.FILE:
+        return hashlib.sha256(read_input(source, _LIMITS.max_bytes)).hexdigest()
+    with open_regular(source.path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import write_faces
+from PIL import Image
 
-from muflow_cli.bundle import load
+from muflow_cli.bundle import load, save
 from muflow_cli.calibrate.workflow import CalibrateRequest, CalibrateSummary, calibrate
 from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.rules import RULES
+from muflow_cli.cli.calibrate_command import _rows
 from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo, OutputExists, TooFewScores
 from muflow_cli.images.find import find
 from muflow_cli.progress import NoProgress
@@ -29,7 +32,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folders of reals that the detector never saw, `a` and `b`."""
     folder = tmp_path_factory.mktemp("fresh")
     write_faces(folder / "a", FRESH // 2, seed=2)
-    write_faces(folder / "b", FRESH // 2, seed=3)
+    write_faces(folder / "b", FRESH // 2, seed=5)
     return folder
 
 
@@ -303,3 +306,61 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_is_scored(tiny_bun
     with pytest.raises(CannotWrite, match=r"cannot write .*no/folder"):
         run(tiny_bundle, tmp_path / "no" / "folder", fresh, progress=heard)
     assert heard.stages == []
+
+
+@pytest.fixture(scope="module")
+def saved_again(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One portrait with other bytes at its end, and the same portrait at other qualities."""
+    folder = tmp_path_factory.mktemp("again")
+    original = next((fresh / "a").iterdir())
+    for number in range(40):
+        (folder / f"byte{number}.jpg").write_bytes(original.read_bytes() + bytes([number]))
+    with Image.open(original) as image:
+        for quality in (75, 85, 95):
+            image.save(folder / f"quality{quality}.jpg", quality=quality)
+    return folder
+
+
+def test_near_copies_of_one_photograph_are_one_calibration_image(tiny_bundle, fresh, saved_again, tmp_path):
+    with pytest.raises(TooFewScores, match="found 1"):
+        run(tiny_bundle, tmp_path / "one.safetensors", saved_again)
+    summary = run(tiny_bundle, tmp_path / "both.safetensors", saved_again, fresh)
+    assert summary.description.images == FRESH
+    assert summary.left_out == {"near_copy": 43}
+    assert next(iter(_rows(summary))) == (
+        "images",
+        f"{FRESH} scored, n = {FRESH}; left out: none; 43 near copies of other images left out; unreadable: none",
+    )
+
+
+def test_near_copies_of_images_that_calibrate_or_were_fitted_to_add_nothing(
+    tiny_bundle, calibrated, fresh, reals, saved_again, tmp_path
+):
+    again = tmp_path / "again"
+    again.mkdir()
+    for path in sorted(reals.iterdir())[:20]:
+        (again / path.name).write_bytes(path.read_bytes() + b"x")
+    fitted = {path.name for path in reals.iterdir() if hash_of(path) in fitted_on(tiny_bundle)}
+    for given in (fresh, saved_again):
+        with pytest.raises(NothingToDo, match=r"no image to calibrate on .*(calibrated|near copy)"):
+            run(calibrated, tmp_path / "more.safetensors", given, append=True)
+    summary = run(tiny_bundle, tmp_path / "new.safetensors", again, fresh)
+    assert summary.left_out == {"near_copy": sum(path.name in fitted for path in again.iterdir())}
+
+
+def hash_of(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def fitted_on(bundle: Path) -> set[bytes]:
+    return {bytes(row) for row in load(bundle).fitted_on}
+
+
+def test_a_bundle_without_perceptual_hashes_still_loads_and_calibrates(tiny_bundle, fresh, tmp_path):
+    detector = load(tiny_bundle)
+    older = replace(detector, fitted_near=None, calibration=replace(detector.calibration, near_hashes=None))
+    save(older, tmp_path / "older.safetensors")
+    assert load(tmp_path / "older.safetensors").calibration.near_hashes is None
+    summary = run(tmp_path / "older.safetensors", tmp_path / "new.safetensors", fresh, append=True)
+    assert summary.scored == FRESH
+    assert load(tmp_path / "new.safetensors").calibration.near_hashes is None

@@ -216,7 +216,7 @@ def test_every_signal_interrupts_a_calibration(number: signal.Signals, tiny_bund
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bug_has_a_traceback_and_a_status_that_does_not_mean_flagged() -> None:
+def test_a_bug_is_one_sentence_a_status_that_does_not_mean_flagged_and_a_traceback_on_request() -> None:
     code = (
         "import muflow_cli.cli.app as app\n"
         "from muflow_cli.cli import main\n"
@@ -224,9 +224,13 @@ def test_a_bug_has_a_traceback_and_a_status_that_does_not_mean_flagged() -> None
         "app.app = broken\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment(), timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.endswith(b"RuntimeError: a bug\n")
+    for more in ({}, {"MUFLOW_DEBUG": "1"}):
+        words, env = [sys.executable, "-c", code], environment(**more)
+        done = subprocess.run(words, capture_output=True, env=env, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (2, b"")
+        *trace, sentence = done.stderr.splitlines()
+        assert sentence.startswith(b"muflow: unexpected RuntimeError in <string>, line 3 (a bug): ")
+        assert (trace[-1:] == [b"RuntimeError: a bug"]) == bool(more)
 
 
 def test_a_user_without_a_home_gets_the_built_in_detector() -> None:

@@ -222,6 +222,40 @@ def test_the_digest_depends_on_every_result_and_their_order() -> None:
     assert len({digest(RESULTS), digest(RESULTS[::-1]), digest(RESULTS[1:]), digest(changed)}) == 4
 
 
+def test_a_rotten_line_and_one_of_another_detector_are_scored_again_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    good = whole(RESULTS).splitlines(keepends=True)
+    foreign = io.BytesIO()
+    writer = JsonlWriter(foreign, None)
+    writer.begin(RUN, replace(DETECTOR, fingerprint="0" * 64))
+    writer.write(RESULTS[3])
+    rotten = good[2].replace(b'"width":1,', b'"width":2,')
+    assert rotten != good[2]
+    path.write_bytes(b"".join([*good[:2], rotten, good[3], foreign.getvalue().splitlines(keepends=True)[1], *good[5:]]))
+    said: list[str] = []
+    kept = resumable(path, RUN, DETECTOR, said.append)
+    expected = [r for n, r in enumerate(RESULTS) if isinstance(r, Scored) and n not in (1, 3)]
+    assert list(kept.values()) == expected
+    assert said == [f"2 results do not match the check in {path}, so their inputs are scored again"]
+    go_on(path, RESULTS)
+    assert path.read_bytes() == whole(RESULTS)
+
+
+def test_a_report_with_verdicts_over_a_whole_run_is_not_continued_without(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    given = scored("a.jpg")
+    path.write_bytes(whole([replace(given, judgement=replace(given.judgement, q_value=0.5))]))
+    with pytest.raises(CannotResume, match="because its verdicts are by --fdr"):
+        resumable(path, RUN, DETECTOR)
+
+
+def test_an_object_with_two_equal_keys_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(whole(RESULTS).replace(b'"summary":{', b'"summary":{"flagged":0,', 1))
+    with pytest.raises(BadReport, match="damaged after its result number 12"):
+        read_report(path)
+
+
 def test_a_write_that_finds_no_room_leaves_no_part_of_it(tmp_path: Path) -> None:
     import resource
     import signal

@@ -194,14 +194,28 @@ def test_q_values_are_benjamini_and_hochbergs_over_distinct_contents() -> None:
     # Four tests: q = min over later ranks of p * 4 / rank, by hand.
     given = [scored(p, f"{n:02x}") for n, p in enumerate((0.01, 0.04, 0.03, 0.5))]
     copies = [replace(given[3], path=f"copy {n}", duplicate_of="a") for n in range(50)]
-    results = with_q_values([*given, *copies, Unreadable(path="b", code="empty", message="no bytes")], 0.05)
+    near = {result.facts.sha256: 0xFF << 16 * n for n, result in enumerate(given)}
+    results = with_q_values([*given, *copies, Unreadable(path="b", code="empty", message="no bytes")], 0.05, near)
     assert [r.judgement.q_value for r in results[:4]] == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
     assert [r.flagged for r in results[:4]] == [True, False, False, False]
     assert {r.judgement.q_value for r in results[4:-1]} == {0.5}
 
 
+def test_near_copies_are_one_test_and_share_its_q_value() -> None:
+    # One photograph saved 40 times, and three others: four tests, as above.
+    given = [scored(p, f"{n:02x}") for n, p in enumerate((0.01, 0.04, 0.03, 0.5))]
+    saved = [scored(0.6, f"{n:02x}") for n in range(4, 44)]
+    near = {result.facts.sha256: 0xFF << 16 * n for n, result in enumerate(given)}
+    near |= {result.facts.sha256: 0xFF ^ 1 << 32 + n for n, result in enumerate(saved) if n < 30}
+    near |= {result.facts.sha256: 0xFF ^ 1 << n - 20 for n, result in enumerate(saved) if n >= 30}
+    results = with_q_values([*given, *saved], 0.05, near)
+    assert [r.judgement.q_value for r in results[:4]] == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
+    assert {r.judgement.q_value for r in results[4:]} == {results[0].judgement.q_value}
+
+
 def test_an_inconclusive_result_stays_so_under_a_false_discovery_rate() -> None:
-    (result,) = with_q_values([scored(0.01, verdict=Verdict.INCONCLUSIVE)], 0.05)
+    inconclusive = scored(0.01, verdict=Verdict.INCONCLUSIVE)
+    (result,) = with_q_values([inconclusive], 0.05, {inconclusive.facts.sha256: 1})
     assert result.judgement.verdict is Verdict.INCONCLUSIVE
 
 

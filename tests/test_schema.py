@@ -80,7 +80,7 @@ def test_a_result_survives_its_line_exactly(result: Result) -> None:
 
 @given(result=results)
 def test_a_line_is_one_line_of_ascii_that_its_schema_accepts(result: Result) -> None:
-    written = encode.result_line(result)
+    written = encode.checked_line(result, b"")
     assert written.isascii()
     assert written.count(b"\n") == 1
     assert written.endswith(b"\n")

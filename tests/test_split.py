@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from muflow_cli.fit.split import near_duplicate_groups, perceptual_hash, split
+from muflow_cli.fit.split import split
+from muflow_cli.images.near import near_duplicate_groups, perceptual_hash
 from muflow_cli.specs import TrainSpec
 
 digests = st.lists(st.integers(0, 2**256 - 1).map(lambda n: f"{n:064x}"), min_size=1, max_size=120, unique=True)

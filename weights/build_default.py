@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from muflow_cli.fit import FitRequest, FitSummary, fit
-from muflow_cli.fit.split import near_duplicate_groups, perceptual_hash
+from muflow_cli.images.near import near_duplicate_groups, perceptual_hash
 from muflow_cli.progress import NoProgress
 from muflow_cli.settings import override
 from muflow_cli.specs import LIGHT, Precision, Runtime

@@ -5,7 +5,6 @@ Everything is fitted to reals that are not measured; fakes are only scored.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from muflow_cli.bench.scores import Row
 from muflow_cli.bench.scoring import Scoring
 from muflow_cli.bundle import load
 from muflow_cli.environment import begin_run, utc_now
+from muflow_cli.files import temporary_folder
 from muflow_cli.output.encode import to_object
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import RunInfo
@@ -102,10 +102,10 @@ def _measured(
     """The report, not finished yet."""
     evaluate = EvaluateSpec(bootstrap=request.bootstrap, centre=None, family=family)
     hashes = {image.sha256 for image in selection.images}
-    with tempfile.TemporaryDirectory(prefix="muflow-ablation-") as folder:
-        fitted = encode_fit(request.fit_on, subject, hashes, Path(folder) / "fit", timer)
+    with temporary_folder("muflow-ablation-") as folder:
+        fitted = encode_fit(request.fit_on, subject, hashes, folder / "fit", timer)
         tested, images, unreadable = encode_images(
-            selection.images, subject, fitted.projections, Path(folder) / "tested", timer
+            selection.images, subject, fitted.projections, folder / "tested", timer
         )
         bench = Bench(
             subject=subject, axes=request.axes, fitted=fitted, tested=tested, images=images, evaluate=evaluate

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from muflow_cli.bundle import load, save
 from muflow_cli.calibration.calibration import Calibration, Judge
@@ -19,10 +20,11 @@ from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import ScoredUnit, score_stream
 from muflow_cli.environment import utc_now
 from muflow_cli.errors import NothingToDo
-from muflow_cli.files import check_outputs
+from muflow_cli.files import InputGuard, claimed
 from muflow_cli.images.find import find
 from muflow_cli.images.loader import Loaded, LoadSpec, look_ahead
 from muflow_cli.images.loader import load as load_images
+from muflow_cli.images.near import distinct, near_duplicate_groups, near_hash, packed, unpacked
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import InputSpec, Runtime
@@ -68,7 +70,8 @@ class CalibrateSummary:
         scored: number of images scored now.
         kept: number of calibration images whose stored scores are still in use.
         left_out: readable images not scored, by reason: "seen_in_fit" (the detector was fitted on these bytes),
-            "duplicate" (given twice), "calibrated" (appended before).
+            "duplicate" (given twice), "calibrated" (appended before), "near_copy" (of an image that is counted, fitted
+            to or appended before).
         unreadable: inputs that could not be read, by code.
         description: of the calibration.
         seconds: per stage.
@@ -93,10 +96,15 @@ def calibrate(request: CalibrateRequest, progress: ProgressListener | None = Non
     Raises:
         MuflowError: one sentence; nothing is written then.
     """
-    timer = StageTimer(progress or NoProgress())
-    detector = load(request.detector)
     output = request.output or request.detector
-    check_outputs([output], force=request.force)
+    # Without an output the detector replaces itself, which is what calibrating in place means.
+    inputs: Sequence[str | Path] = request.reals if request.output is None else (request.detector, *request.reals)
+    with claimed([output], force=request.force, inputs=inputs):
+        return _calibrate(request, output, StageTimer(progress or NoProgress()))
+
+
+def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> CalibrateSummary:
+    detector = load(request.detector)
     intake = Intake(detector, append=request.append)
     if request.reals:
         calibration = _measured(request, detector, intake, timer)
@@ -130,27 +138,35 @@ def _measured(request: CalibrateRequest, detector: Detector, intake: Intake, tim
     placement, workers = place(request.runtime), request.runtime.threads
     timer.stage("score", inputs)
     ahead = look_ahead(placement.batch_size, workers)
+    guard = InputGuard([request.output or request.detector])
     spec = LoadSpec(views=detector.views, inputs=request.inputs, workers=workers, ahead=ahead)
 
     def loaded() -> Iterator[Loaded | Unreadable]:
         for item in load_images(find(request.reals, request.inputs), spec):
+            guard.check(item.path)
             yield item
             timer.advance()
 
-    rows, facts = [], []
+    rows, facts, hashes = [], [], []
     for scored in score_stream(intake.usable(loaded()), detector.scorer(placement)):
         if isinstance(scored, ScoredUnit):
             rows.append(scored.columns)
             facts.append(scored.unit.facts)
-    if not rows:
+            hashes.append(near_hash(scored.unit.views))
+    fresh = intake.without_near_copies([image.sha256 for image in facts], hashes)
+    if not fresh:
         raise NothingToDo(
             f"no image to calibrate on in {', '.join(request.reals)} ({intake.reasons()})",
             "give files or folders of real face images that the detector was not fitted on",
         )
-    scores = np.stack(rows)
+    scores, facts = np.stack([rows[index] for index in fresh]), [facts[index] for index in fresh]
+    near: NDArray[np.uint8] | None = packed([hashes[index] for index in fresh])
     if earlier is not None:
         scores, facts = np.concatenate([earlier.scores, scores]), [*earlier.facts, *facts]
-    return Calibration(scores=scores, columns=detector.columns, facts=tuple(facts), rule=rule, created=utc_now())
+        near = None if earlier.near_hashes is None or near is None else np.concatenate([earlier.near_hashes, near])
+    return Calibration(
+        scores=scores, columns=detector.columns, facts=tuple(facts), near_hashes=near, rule=rule, created=utc_now()
+    )
 
 
 class Intake:
@@ -165,6 +181,8 @@ class Intake:
         self._why = dict.fromkeys((bytes(row).hex() for row in detector.fitted_on), "seen_in_fit")
         if append:
             self._why |= dict.fromkeys((facts.sha256 for facts in detector.calibration.facts), "calibrated")
+        known = (detector.fitted_near, detector.calibration.near_hashes if append else None)
+        self._known_near = [near for rows in known if rows is not None for near in unpacked(rows)]
         self.used = 0
         self.left_out: Counter[str] = Counter()
         self.unreadable: Counter[str] = Counter()
@@ -180,6 +198,24 @@ class Intake:
                 self._why[item.facts.sha256] = "duplicate"
                 self.used += 1
                 yield item
+
+    def without_near_copies(self, digests: Sequence[str], hashes: Sequence[int]) -> list[int]:
+        """Positions of the images that may calibrate beside those known and beside each other; the others are counted.
+
+        Of several near copies of one photograph the one with the smallest content hash stays, whatever their order;
+        none stays where the photograph was fitted to or already calibrates.
+
+        Args:
+            digests: content hashes of the images that `usable` passed.
+            hashes: their perceptual hashes.
+        """
+        groups = near_duplicate_groups([*self._known_near, *hashes])
+        taken, own = set(groups[: len(self._known_near)].tolist()), groups[len(self._known_near) :]
+        fresh = [index for index in distinct(digests, own) if int(own[index]) not in taken]
+        if len(fresh) < len(digests):
+            self.left_out["near_copy"] += len(digests) - len(fresh)
+        self.used = len(fresh)
+        return fresh
 
     def reasons(self) -> str:
         """The counts in words."""

@@ -45,6 +45,8 @@ class Calibration:
         rule: how the scores become a verdict.
         created: UTC, ISO 8601.
         source_digest: of the content hashes, see `source_digest`; computed where empty, else checked.
+        near_hashes: (n, 8) uint8 perceptual hashes, by which near copies of these images are recognised; None in
+            bundles of earlier versions.
 
     Raises:
         BadCalibration: when the parts do not belong together.
@@ -58,6 +60,7 @@ class Calibration:
     rule: RuleSpec
     created: str
     source_digest: str = ""
+    near_hashes: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         rule_class(self.rule.method).check(self.rule)
@@ -79,6 +82,7 @@ class Calibration:
         if self.source_digest not in ("", digest):
             raise BadCalibration("names another set of images than it holds")
         object.__setattr__(self, "scores", np.ascontiguousarray(scores[rows]))
+        object.__setattr__(self, "near_hashes", _near_hashes(self.near_hashes, rows, len(scores)))
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "facts", facts)
         object.__setattr__(self, "source_digest", digest)
@@ -102,7 +106,8 @@ class Calibration:
         return rule_class(self.rule.method).smallest_p_value(self.rule, len(self))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What a safetensors file holds: scores, their mean, content hashes (n, 32), and one array (n,) for each fact.
+        """What a safetensors file holds: scores, their mean, content hashes (n, 32), perceptual hashes (n, 8)
+        where they are known, and one array (n,) for each fact.
 
         A missing quality is -1, a missing sharpness NaN; `format` counts into the names listed in `meta`.
         """
@@ -118,6 +123,7 @@ class Calibration:
             "jpeg_quality": np.array(quality, dtype=np.int64),
             "sharpness": np.array(sharpness, dtype=np.float64),
             **{name: np.array([getattr(image, name) for image in self.facts], dtype=np.int64) for name in _COUNTS},
+            **({} if self.near_hashes is None else {"near_hash": self.near_hashes}),
         }
 
     def meta(self) -> dict[str, object]:
@@ -148,6 +154,7 @@ class Calibration:
                 rule=from_json(RuleSpec, meta["rule"]),
                 created=meta["created"],
                 source_digest=meta["source_digest"],
+                near_hashes=arrays.get("near_hash"),
             )
             stored = calibration.arrays()
         except BadSpec as error:
@@ -171,6 +178,15 @@ class Calibration:
         return tuple(sorted({image.format for image in self.facts}))
 
 
+def _near_hashes(hashes: NDArray[np.uint8] | None, rows: list[int], images: int) -> NDArray[np.uint8] | None:
+    """The perceptual hashes of the given rows, checked."""
+    if hashes is None:
+        return None
+    if hashes.shape != (images, 8) or hashes.dtype != np.uint8:
+        raise BadCalibration("holds perceptual hashes of another type or number than its images")
+    return np.ascontiguousarray(hashes[rows])
+
+
 def _first_rows_by_hash(facts: Sequence[Facts]) -> list[int]:
     """Row of the first image of each content hash, ascending by hash."""
     first: dict[str, int] = {}
@@ -192,6 +208,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]], images: int, columns: int)
         "jpeg_quality": whole,
         "sharpness": real,
         **dict.fromkeys(_COUNTS, whole),
+        **({"near_hash": (np.dtype(np.uint8), (images, 8))} if "near_hash" in arrays else {}),
     }
     if {name: (array.dtype, array.shape) for name, array in arrays.items()} != layout:
         raise BadCalibration("holds arrays of other names, types or shapes than muflow writes")

@@ -1,23 +1,29 @@
 """The Typer app: options -> spec -> one call -> writer. The last layer; nothing imports it back."""
 
-from __future__ import annotations
-
+import os
+import signal
 import sys
-
-from muflow_cli.cli.interruption import INTERRUPTED, SENTENCE, end_at_once
 
 
 def main() -> None:
     """Run the command line; an interruption is one line from the first moment, while the commands are imported too."""
-    try:
-        end_at_once()
-        from muflow_cli.cli.app import run
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
+    from muflow_cli.cli.interruption import end_at_once
 
-        status = run()
-    except KeyboardInterrupt:
-        sys.stderr.write(SENTENCE)
-        status = INTERRUPTED
-    except Exception:  # noqa: BLE001 - a bug; Python's own status, 1, would mean "flagged"
-        sys.excepthook(*sys.exc_info())
-        status = 2
-    sys.exit(status)
+    end_at_once()
+    from muflow_cli.cli.streams import prepare
+
+    prepare()
+    from muflow_cli.cli.app import run
+
+    sys.exit(run())
+
+
+def _end(*_: object) -> None:
+    """As `interruption` ends a process, for the moments until that is imported."""
+    try:
+        os.write(2, b"muflow: interrupted\n")
+    finally:
+        os._exit(130)

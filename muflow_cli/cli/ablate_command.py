@@ -10,10 +10,9 @@ import typer
 
 from muflow_cli.cli import bench_command as shared
 from muflow_cli.cli import options
-from muflow_cli.cli.interruption import raise_from_now_on
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import NothingToDo
-from muflow_cli.files import check_outputs, write_whole
+from muflow_cli.files import claimed, write_whole
 from muflow_cli.specs import InputSpec, Precision, Runtime
 
 
@@ -74,7 +73,6 @@ def ablate_command(
         raise NothingToDo("there are no images to measure on", "give --real and --fake, or --data")
     if not fit_on:
         raise NothingToDo("there are no images to fit to", "give folders of real faces with --fit-on")
-    check_outputs(output or [], force=force)
     from muflow_cli.ablate import AblateRequest, ablate
     from muflow_cli.ablate.table import parse_axes
     from muflow_cli.bench.datasets import data_arguments
@@ -98,11 +96,11 @@ def ablate_command(
         bootstrap=BootstrapSpec(resamples=resamples, seed=seed),
         argv=tuple(sys.argv),
     )
-    raise_from_now_on()
-    with StageProgress(stderr_console(quiet)) as progress:
-        report = ablate(request, progress).document
-    for path, suffix in suffixes.items():
-        write_whole(path, ablation_text.ABLATION_WRITERS[suffix](report), force=force)
+    with claimed(output or [], force=force, inputs=[detector, *(real or ()), *(fake or ()), *(data or ()), *fit_on]):
+        with StageProgress(stderr_console(quiet)) as progress:
+            report = ablate(request, progress).document
+        for path, suffix in suffixes.items():
+            write_whole(path, ablation_text.ABLATION_WRITERS[suffix](report), force=force)
     if as_json:
         sys.stdout.buffer.write(to_bytes(report))
     else:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import sys
-from typing import Annotated, Any, Final
+import traceback
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
-from typer.core import TyperGroup
 
 from muflow_cli import __version__
 from muflow_cli.cli.ablate_command import ablate_command
@@ -17,35 +18,18 @@ from muflow_cli.cli.calibrate_command import calibrate_command
 from muflow_cli.cli.doctor_command import doctor_command
 from muflow_cli.cli.fit_command import fit_command
 from muflow_cli.cli.info_command import info_command
-from muflow_cli.cli.interruption import INTERRUPTED
 from muflow_cli.cli.scan_command import scan_command
 from muflow_cli.errors import CannotWrite, MuflowError
+from muflow_cli.output.inert import inert
 
 OK: Final = 0
 BAD: Final = 2
-
-
-class _Group(TyperGroup):
-    """The commands; an interruption comes out of them as `typer.Abort`, which Typer passes on in silence."""
-
-    def make_context(self, *args: Any, **extra: Any) -> Any:
-        """Read the command line."""
-        try:
-            return super().make_context(*args, **extra)
-        except KeyboardInterrupt:
-            raise typer.Abort from None
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the chosen command."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise typer.Abort from None
+_DEBUG: Final = "MUFLOW_DEBUG"
+_LONGEST: Final = 300  # characters of another library's error
 
 
 app = typer.Typer(
     name="muflow",
-    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -59,8 +43,16 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+def _debug(value: bool) -> None:
+    if value:
+        os.environ[_DEBUG] = "1"
+
+
 @app.callback()
 def root(
+    _debug: Annotated[
+        bool, typer.Option("--debug", callback=_debug, is_eager=True, hidden=True, help="Show tracebacks.")
+    ] = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -82,41 +74,55 @@ app.command("doctor")(doctor_command)
 
 
 def run() -> int:
-    """Run the command line and return its exit status; every error that a user can put right is one sentence."""
+    """Run the command line and return its exit status; every error is one sentence."""
     try:
         status = app(standalone_mode=False)
         sys.stdout.flush()
     except (Exception, SystemExit) as error:
-        sentence = _sentence(error)
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise  # an exit that is meant
+        if os.environ.get(_DEBUG):
+            traceback.print_exc()
         show = getattr(error, "show", None)  # Typer's own usage errors know how to show themselves
-        if sentence is not None:
-            with contextlib.suppress(OSError):  # stderr may be the pipe that was closed
-                sys.stderr.write(f"muflow: {sentence}\n")
-                sys.stderr.flush()
-        elif show is not None:
+        if show is not None:
+            error.message = inert(error.message)  # type: ignore[union-attr]
             show()
-        else:  # a bug, which keeps its traceback, or an exit that is meant
-            raise
-        return INTERRUPTED if isinstance(error, typer.Abort) else BAD
+        else:
+            sys.stderr.write(f"muflow: {_sentence(error)}\n")
+        return BAD
     return status if isinstance(status, int) else OK
 
 
-def _sentence(error: BaseException) -> str | None:
-    """The sentence for an error; None for a bug or an exit that Typer handles."""
+def _sentence(error: BaseException) -> str:
+    """The sentence for an error."""
     match error:
         case MuflowError():
-            return str(error)
-        case typer.Abort():
-            return "interrupted"
+            return inert(str(error))
         case OSError(filename=str() | bytes() as name, strerror=reason):
-            return f"cannot use {os.fsdecode(name)} ({reason}): check its name, its permissions and the disk"
-        case OSError() | SystemExit(__context__=BrokenPipeError()):
-            # What is still buffered for stdout goes nowhere, since Python would complain when it flushes it at exit.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
-            # Typer and Rich answer a closed pipe with status 1, which means "flagged" here.
-            if isinstance(error, BrokenPipeError | SystemExit):
-                return "stopped, because the reader of the output closed the pipe"
-            return str(CannotWrite("standard output", error.strerror or str(error)))
-    return None
+            return f"cannot use {inert(os.fsdecode(name))} ({reason}): check its name, its permissions and the disk"
+        case BrokenPipeError() | SystemExit():  # Typer and Rich answer a closed pipe with an exit of status 1
+            _let_go_of_stdout()
+            return "stopped, because the reader of the output closed the pipe"
+        case OSError(errno=number, strerror=reason) if number in _OF_A_STREAM:
+            _let_go_of_stdout()
+            return str(CannotWrite("standard output", reason or "no reason given"))
+        case MemoryError():
+            return "there is not enough memory: use fewer --workers, a smaller --batch-size or a larger machine"
+    said = inert(" ".join(str(error).replace(": ", ", ").split())[:_LONGEST])
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}, line {where.lineno}"
+    return (
+        f"unexpected {type(error).__name__} in {place} ({said or 'without a message'}): "
+        "this is a fault of muflow; repeat the command as `muflow --debug ...` for its traceback"
+    )
+
+
+# What a full disk, a failing device or a closed stream say; they name no file.
+_OF_A_STREAM: Final = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
+
+
+def _let_go_of_stdout() -> None:
+    """Send what is still buffered for stdout nowhere, since Python would complain when it flushes it at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)

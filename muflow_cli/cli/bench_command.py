@@ -12,14 +12,13 @@ import typer
 from rich.console import Console
 
 from muflow_cli.cli import options
-from muflow_cli.cli.interruption import raise_from_now_on
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec, IncompatibleOptions, MuflowError, NothingToDo
-from muflow_cli.files import check_outputs, write_whole
+from muflow_cli.files import InputGuard, claimed, write_whole
 from muflow_cli.specs import Damaged, InputSpec, Precision, Runtime
 
 if TYPE_CHECKING:
-    from muflow_cli.bench import BenchResult
+    from muflow_cli.bench import BenchRequest, BenchResult
     from muflow_cli.bench.data import OverlapPolicy
     from muflow_cli.bench.robustness import Condition
     from muflow_cli.output.bench_writers import BenchFormat
@@ -219,8 +218,7 @@ def bench_command(
             "scores": scores,
         },
     )
-    check_outputs([path for path, _ in files], force=force)
-    from muflow_cli.bench import BenchRequest, bench
+    from muflow_cli.bench import BenchRequest
     from muflow_cli.bench.datasets import data_arguments
     from muflow_cli.bench.families import FAMILIES, read_families
     from muflow_cli.bench.gates import parse_gate
@@ -253,11 +251,26 @@ def bench_command(
         exhibits=_EXHIBITS if any(BENCH_WRITERS[kind].shows_images for _, kind in files) else 0,
         argv=tuple(sys.argv),
     )
-    raise_from_now_on()
+    read = [path for path in (detector, scores_from, families, baseline, *(compare or ())) if path is not None]
+    outputs = [path for path, _ in files]
+    with claimed(outputs, force=force, inputs=[*read, *(text.split("=", 1)[-1] for text in images)]):
+        failed_gates = _measure(request, files, as_json=as_json, force=force, quiet=quiet)
+    raise typer.Exit(1 if failed_gates else 0)
+
+
+def _measure(
+    request: BenchRequest, files: Sequence[tuple[Path, BenchFormat]], *, as_json: bool, force: bool, quiet: bool
+) -> int:
+    """Measure and write; the number of gates that did not hold."""
+    from muflow_cli.bench import bench
+
     with StageProgress(stderr_console(quiet)) as progress:
         result = bench(request, progress)
+    guard = InputGuard([path for path, _ in files])
+    for row in result.rows:
+        guard.check(row.path)
     _write(result, files, as_json=as_json, force=force, quiet=quiet)
-    raise typer.Exit(1 if result.failed_gates else 0)
+    return result.failed_gates
 
 
 def _check_source(detector: Path | None, scores_from: Path | None, of_images: Mapping[str, bool]) -> None:

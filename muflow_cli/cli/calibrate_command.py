@@ -10,7 +10,6 @@ import typer
 
 from muflow_cli.cli import options
 from muflow_cli.cli.description import description_rows
-from muflow_cli.cli.interruption import raise_from_now_on
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
 from muflow_cli.specs import Damaged, Precision, Tail
@@ -107,7 +106,6 @@ def calibrate_command(
         runtime=options.runtime(device, precision, workers),
         force=force,
     )
-    raise_from_now_on()
     with StageProgress(console) as progress:
         summary = calibrate(request, progress)
     if as_json:
@@ -132,12 +130,19 @@ def _rows(summary: CalibrateSummary) -> Iterator[tuple[str, str]]:
     yield (
         "images",
         f"{summary.scored} scored{stored}, n = {summary.description.images}; "
-        f"left out: {_counts(summary.left_out)}; unreadable: {_counts(summary.unreadable)}",
+        f"{_left_out(summary.left_out)}; unreadable: {_counts(summary.unreadable)}",
     )
     yield from description_rows(summary.description)
     yield "fingerprint", f"{summary.fingerprint} (unchanged)"
     yield "calibration", summary.calibration_fingerprint
     yield "wrote", summary.output
+
+
+def _left_out(counts: dict[str, int]) -> str:
+    others = {name: count for name, count in counts.items() if name != "near_copy"}
+    near = counts.get("near_copy", 0)
+    copies = f"; {near} near {'copy' if near == 1 else 'copies'} of other images left out" if near else ""
+    return f"left out: {_counts(others)}{copies}"
 
 
 def _counts(counts: dict[str, int]) -> str:

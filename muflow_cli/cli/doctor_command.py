@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muflow_cli.default_detector import find_detector
+from muflow_cli.output.inert import inert
 
 if TYPE_CHECKING:
     pass
@@ -39,9 +40,9 @@ def doctor_command(
     for finding in examine(lambda: find_detector(detector)):
         findings.append(finding)
         if not as_json:
-            typer.echo(f"{finding.state.value:8}  {finding.name:11}  {_wrapped(finding.found)}")
+            typer.echo(f"{finding.state.value:8}  {finding.name:11}  {_wrapped(inert(finding.found))}")
             if finding.remedy:
-                typer.echo(f"{'':8}  {'':11}  -> {_wrapped(finding.remedy)}")
+                typer.echo(f"{'':8}  {'':11}  -> {_wrapped(inert(finding.remedy))}")
     problems = sum(finding.state is State.PROBLEM for finding in findings)
     if as_json:
         document = {

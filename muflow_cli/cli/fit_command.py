@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from rich.console import Console
 
 from muflow_cli.cli import options
 from muflow_cli.cli.fit_spec import branch_weights, fit_spec
-from muflow_cli.cli.interruption import raise_from_now_on
+from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
+from muflow_cli.files import claimed
 from muflow_cli.specs import Damaged, Precision, Tail, TargetKind, View
 
 if TYPE_CHECKING:
-    from muflow_cli.fit.workflow import FitSummary
+    from muflow_cli.fit.workflow import FitRequest, FitSummary
 
 _MODEL: Final = "Model"
 _VERDICT: Final = "Verdict"
@@ -163,7 +165,7 @@ def fit_command(
     }
     spec = fit_spec(preset, branches or [], changes, settings or [])
     from muflow_cli.canonical import to_json
-    from muflow_cli.fit.workflow import FitRequest, fit
+    from muflow_cli.fit.workflow import FitRequest
 
     request = FitRequest(
         reals=tuple(reals),
@@ -176,13 +178,29 @@ def fit_command(
         force=force,
     )
     console = stderr_console(quiet)
-    raise_from_now_on()
-    with StageProgress(console) as progress:
-        summary = fit(request, progress)
+    summary = _fit(request, console)
     if as_json:
         typer.echo(json.dumps(to_json(summary)))
     for name, text in _rows(summary):
         console.print(f"{name:14} {text}")
+
+
+def _fit(request: FitRequest, console: Console) -> FitSummary:
+    """Fit while the output is held; an interruption says where the finished work is."""
+    from muflow_cli.fit.workflow import fit
+
+    work = request.output.with_name(f"{request.output.name}.work")
+
+    def kept() -> str:
+        return f"; the finished work is kept in {work}, continue with --resume" if work.exists() else ""
+
+    read = [*map(Path, request.reals), *request.weights.values()]
+    with (
+        claimed([request.output], force=request.force or request.resume, inputs=read),
+        last_words(kept),
+        StageProgress(console) as progress,
+    ):
+        return fit(request, progress)
 
 
 def _components(text: str | None) -> int | None:

@@ -12,6 +12,7 @@ import typer
 from muflow_cli.cli import options
 from muflow_cli.cli.description import description_rows
 from muflow_cli.cli.startup import quick_start
+from muflow_cli.output.inert import inert
 
 if TYPE_CHECKING:
     from muflow_cli.calibration.coverage import Description
@@ -53,7 +54,7 @@ def info_command(
         typer.echo(json.dumps(document, indent=2))
         return
     for name, text in _rows(detector, loaded, description):
-        typer.echo(f"{name:14} {text}")
+        typer.echo(f"{name:14} {inert(text)}")
 
 
 def _format(path: Path) -> int:

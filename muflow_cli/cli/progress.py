@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -23,16 +23,25 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from muflow_cli.output.inert import escape
+from muflow_cli.cli.interruption import last_words
+from muflow_cli.output.inert import escape, inert
 from muflow_cli.records import Result, Unreadable
 
 if TYPE_CHECKING:
     from muflow_cli.scan.tally import Tally
 
 
+class _InertConsole(Console):
+    """A console on which text is text: what a file name or a bundle holds moves no cursor and sets no colour."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print as Rich does, every string made inert."""
+        super().print(*(inert(item) if isinstance(item, str) else item for item in objects), **how)
+
+
 def stderr_console(quiet: bool) -> Console:
     """The console for everything that is not a result; NO_COLOR and pipes turn colours off."""
-    return Console(file=sys.stderr, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
+    return _InertConsole(file=sys.stderr, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
 
 
 class _Lines:
@@ -41,9 +50,10 @@ class _Lines:
     def __init__(self, console: Console, *columns: ProgressColumn, transient: bool = False) -> None:
         self._console = console
         self._shown = console.is_terminal and not console.quiet
+        self._at_the_end = contextlib.ExitStack()
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             *columns,
@@ -56,11 +66,14 @@ class _Lines:
 
     def __enter__(self) -> Self:
         self._progress.start()
+        # Rich hides the cursor while it draws.
+        self._at_the_end.enter_context(last_words(lambda: "\x1b[?25h" if self._shown else ""))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._at_the_end.close()
         self._progress.stop()
 
     def note(self, text: str) -> None:
@@ -79,7 +92,7 @@ class StageProgress(_Lines):
         """Finish the line of the stage before and begin one."""
         if self._task is not None:
             self._progress.update(self._task, total=self._progress.tasks[self._task].completed)
-        self._task = self._progress.add_task(name, total=total)
+        self._task = self._progress.add_task(inert(name), total=total)
 
     def advance(self, steps: int = 1) -> None:
         """Move the line."""

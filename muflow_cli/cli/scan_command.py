@@ -12,15 +12,15 @@ import typer
 from rich.console import Console
 
 from muflow_cli.cli import options
-from muflow_cli.cli.interruption import raise_from_now_on
+from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
-from muflow_cli.cli.scan_outputs import choose_outputs
+from muflow_cli.cli.scan_outputs import ChosenOutputs, choose_outputs
 from muflow_cli.cli.startup import quick_start
 from muflow_cli.default_detector import find_detector
 from muflow_cli.errors import BadSpec, IncompatibleOptions, NothingToDo
-from muflow_cli.files import check_outputs
+from muflow_cli.files import check_outputs, claimed
 from muflow_cli.output.encode import check_fields
-from muflow_cli.output.inert import escape
+from muflow_cli.output.inert import escape, inert
 from muflow_cli.output.writers import OutputFormat
 from muflow_cli.records import Summary
 from muflow_cli.specs import Damaged, Precision
@@ -154,19 +154,14 @@ def scan_command(
     outputs = choose_outputs(output, aliases, format_, as_json=as_json)
     names = None if fields is None else tuple(fields.split(","))
     check_fields(names)
-    resumed = None
-    if resume:
-        if names is not None:
-            raise IncompatibleOptions("--resume", "--fields", "only a report with all fields can be continued")
-        if fdr is not None:
-            raise IncompatibleOptions("--resume", "--fdr", "q-values depend on all results")
-        resumed = outputs.resumable()
+    resumed = _resumed(outputs, names, fdr) if resume else None
     if fdr is not None and not 0 < fdr < 1:
         raise BadSpec("--fdr", fdr, "a rate between 0 and 1, both excluded")
-    check_outputs(outputs.paths, force=force, resumed=resumed)
     if not paths and files_from is None:
         raise NothingToDo("there is nothing to scan", "give files or folders, or a list with --files-from")
     arguments = paths or [] if files_from is None else chain(paths or [], _listed(files_from, null))
+    read = [*(paths or ()), *([] if files_from is None else [files_from])]
+    check_outputs(outputs.paths, force=force, resumed=resumed, inputs=read)
     bundle = find_detector(detector, console.print)
     with quick_start():
         from muflow_cli.bundle import load
@@ -186,7 +181,18 @@ def scan_command(
         fdr=fdr,
         argv=tuple(sys.argv),
     )
-    raise typer.Exit(_status(_run(job, console, verbose=verbose), exit_zero))
+    with claimed(outputs.paths, force=force, resumed=resumed, inputs=[bundle, *read]):
+        status = _run(job, console, verbose=verbose, exit_zero=exit_zero)
+    raise typer.Exit(status)
+
+
+def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None, fdr: float | None) -> Path:
+    """The report that `--resume` continues."""
+    if names is not None:
+        raise IncompatibleOptions("--resume", "--fields", "only a report with all fields can be continued")
+    if fdr is not None:
+        raise IncompatibleOptions("--resume", "--fdr", "q-values depend on all results")
+    return outputs.resumable()
 
 
 _ALIASES: Final = (
@@ -212,12 +218,10 @@ def _listed(files_from: Path, null: bool) -> Iterator[str]:
         yield from read_list(stream, null)
 
 
-def _run(job: Job, console: Console, *, verbose: bool) -> Summary:
+def _run(job: Job, console: Console, *, verbose: bool, exit_zero: bool) -> int:
     from muflow_cli.images.find import find
     from muflow_cli.scan.run import run
-    from muflow_cli.scan.signals import Stop
 
-    raise_from_now_on()
     arguments = job.arguments
     # A list can be read only once, and a server is not asked twice to learn a number.
     countable = isinstance(arguments, list) and not any("://" in argument for argument in arguments)
@@ -225,9 +229,13 @@ def _run(job: Job, console: Console, *, verbose: bool) -> Summary:
     beside = sys.stdout.isatty() and any(destination.file is None for destination in job.destinations)
     with ScanProgress(console, listing, beside=beside, verbose=verbose) as progress, Stop() as stop:
         summary = run(job, progress, stop)
+        stopped = stop()
     for line in _summary_lines(summary):
         console.print(line)
-    return summary
+    if stopped:
+        results = "results up to here" if summary.interrupted else "results"
+        sys.stderr.write(f"muflow: interrupted; all {results} are complete\n")  # said with --quiet too
+    return INTERRUPTED if stopped else _status(summary, exit_zero)
 
 
 def _summary_lines(summary: Summary) -> Iterator[str]:
@@ -246,8 +254,6 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
         f"{summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s ({stages}; "
         f"the bottleneck is {summary.bottleneck})"
     )
-    if summary.interrupted:
-        yield "interrupted; all results up to here are complete"
 
 
 def _s(count: int) -> str:
@@ -265,14 +271,12 @@ def _verify(report: Path, paths: Sequence[str] | None, outputs: object, console:
     read, differences = verify(report)
     count = 0
     for count, difference in enumerate(differences, start=1):  # noqa: B007 - the count is printed afterwards
-        typer.echo(f"{escape(difference.path)}: {difference.message}")
+        typer.echo(f"{escape(difference.path)}: {inert(difference.message)}")
     console.print(f"{len(read.results)} results, {count or 'no'} difference{'' if count == 1 else 's'}")
     return 1 if count else 0
 
 
 def _status(summary: Summary, exit_zero: bool) -> int:
-    if summary.interrupted:
-        return 130
     if exit_zero:
         return 0
     if summary.flagged:

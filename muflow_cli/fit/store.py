@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from muflow_cli.canonical import canonical_json, from_json, to_json
 from muflow_cli.errors import CannotWrite
 from muflow_cli.files import OutputFile, write_whole
-from muflow_cli.fit.split import perceptual_hash
 from muflow_cli.fit.work import UnfinishedFit
 from muflow_cli.images.loader import Loaded
+from muflow_cli.images.near import near_hash
 from muflow_cli.records import Facts, Unreadable
 
 _INDEX = "index.json"
@@ -107,9 +107,8 @@ def build_store(loaded: Iterable[Loaded | Unreadable], folder: Path, sizes: Mapp
                 skipped["duplicate"] += 1
             else:
                 known.add(item.facts.sha256)
-                first_views = next(iter(item.views.values()))
                 counts = {name: len(views) for name, views in item.views.items()}
-                entries.append(Entry(item.path, item.facts, perceptual_hash(first_views[0]), dict(rows), counts))
+                entries.append(Entry(item.path, item.facts, near_hash(item.views), dict(rows), counts))
                 for name, views in item.views.items():
                     files[name].write(views.tobytes())
                     rows[name] += len(views)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,15 @@ from muflow_cli.engine.scoring import ScoredUnit, Scorer, score_stream
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
 from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo, TooFewImages
-from muflow_cli.files import check_outputs
+from muflow_cli.files import InputGuard, check_outputs
 from muflow_cli.fit.branch import BranchFit, FittedBranch, fit_branch
 from muflow_cli.fit.features import work_bytes
-from muflow_cli.fit.split import Split, near_duplicate_groups, split
+from muflow_cli.fit.split import Split, split
 from muflow_cli.fit.store import Store, build_store, has_store, open_store
 from muflow_cli.fit.work import Work, open_work
 from muflow_cli.images.find import find
 from muflow_cli.images.loader import Loaded, LoadSpec, load
+from muflow_cli.images.near import distinct, near_duplicate_groups, packed
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import LIGHT, DetectorSpec, InputSpec, Runtime, TargetKind
@@ -194,6 +195,9 @@ class _Fit:
             crops_seed=self.spec.train.seed,
         )
         inputs = list(find(self.request.reals, self.request.inputs))
+        guard = InputGuard([self.request.output])
+        for item in inputs:
+            guard.check(item.path)
         self.check_room(sum(not isinstance(item, Unreadable) for item in inputs))
 
         def counted() -> Iterator[Loaded | Unreadable]:
@@ -227,7 +231,13 @@ class _Fit:
         if len(store.entries) < needed:
             raise TooFewImages("fit", len(store.entries), needed, why)
         groups = near_duplicate_groups([entry.near_hash for entry in store.entries])
-        parts = split([entry.facts.sha256 for entry in store.entries], groups, self.spec.train)
+        digests = [entry.facts.sha256 for entry in store.entries]
+        parts = split(digests, groups, self.spec.train)
+        # Near copies of one photograph are one calibration image.
+        held_out = list(parts.calibration)
+        once = distinct([digests[i] for i in held_out], groups[held_out])
+        parts = replace(parts, calibration=tuple(held_out[position] for position in once))
+        rule_class(self.spec.rule.method).require_images(self.spec.rule, len(parts.calibration))
         return parts, len(groups) - len(set(groups.tolist()))
 
     def branch(self, name: str, store: Store, parts: Split) -> FittedBranch:
@@ -245,7 +255,10 @@ class _Fit:
     def detector(self, store: Store, parts: Split, fitted: Mapping[str, FittedBranch]) -> Detector:
         """The detector of all branches, calibrated on the reals that none of them saw."""
         branches = {name: part.branch for name, part in fitted.items()}
-        used = sorted(store.entries[i].facts.sha256 for i in (*parts.train, *parts.validation))
+        seen = sorted(
+            (store.entries[i].facts.sha256, store.entries[i].near_hash) for i in (*parts.train, *parts.validation)
+        )
+        used = [sha256 for sha256, _ in seen]
         hashes = np.frombuffer(bytes.fromhex("".join(used)), dtype=np.uint8).reshape(-1, 32)
         provenance = Provenance(
             created=utc_now(),
@@ -269,6 +282,7 @@ class _Fit:
             scores=np.stack(rows),
             columns=columns_of(branches),
             facts=tuple(facts),
+            near_hashes=packed([store.entries[index].near_hash for index in parts.calibration]),
             rule=self.spec.rule,
             created=utc_now(),
         )
@@ -277,5 +291,6 @@ class _Fit:
             branches=branches,
             provenance=provenance,
             fitted_on=hashes.copy(),
+            fitted_near=packed([near for _, near in seen]),
             calibration=calibration,
         )

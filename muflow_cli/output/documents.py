@@ -7,8 +7,10 @@ from typing import BinaryIO
 from muflow_cli.output.encode import (
     SCHEMA,
     check_fields,
+    checked_line,
     detector_to_json,
     line,
+    line_key,
     result_line,
     result_to_json,
     run_line,
@@ -26,14 +28,17 @@ class JsonlWriter:
     def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None) -> None:
         check_fields(fields)
         self._stream, self._fields = stream, fields
+        self._key = b""
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:
         """Write the first line."""
+        self._key = line_key(run, detector)
         self._put(run_line(run, detector, self._fields))
 
     def write(self, result: Result) -> None:
         """Write one result's line; a reader of the file sees it at once."""
-        self._put(result_line(result, self._fields))
+        whole = self._fields is None
+        self._put(checked_line(result, self._key) if whole else result_line(result, self._fields))
 
     def end(self, run: RunInfo, summary: Summary) -> None:
         """Write the last line."""

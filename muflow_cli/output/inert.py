@@ -37,6 +37,11 @@ def _escape_one(character: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def inert(text: str) -> str:
+    """As `escape`, but backslashes stay: for whole sentences, parts of which may be escaped already."""
+    return text if text.isprintable() else "".join(c if c == "\\" else _escape_one(c) for c in text)
+
+
 def unescape(text: str) -> str:
     """Inverse of `escape`."""
     return _ESCAPE.sub(_unescape_one, text)

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final
 from muflow_cli.errors import BadReport, MuflowError
 from muflow_cli.output.encode import (
     SCHEMA,
+    checked_line,
     detector_from_json,
     line,
     result_from_json,
@@ -83,28 +84,66 @@ def read_head(path: Path) -> Head | None:
     return Head(run_from_json(value.get("run")), detector_from_json(value.get("detector")))
 
 
-def read_results(file: BinaryIO) -> Iterator[tuple[int, Result]]:
-    """(offset after its line, result) of every whole result after the head; ends at a torn or foreign line."""
+def read_results(file: BinaryIO, key: bytes | None) -> Iterator[tuple[int, Result]]:
+    """(offset after its line, result) of every whole result after the head; ends at the first line that is none.
+
+    Args:
+        file: the JSON-lines report.
+        key: `line_key` of its head; None = lines need not have their check.
+    """
     file.seek(0)
     offset = len(file.readline())
     for raw in file:
         offset += len(raw)
-        value = _object(raw) if raw.endswith(b"\n") else None
-        if value is None or value.get("type") != "result":
-            return
-        try:
-            result = result_from_json(value)
-        except BadReport:
+        result = _checked(raw, key)
+        if result is None:
             return
         yield offset, result
 
 
+def read_good_results(path: Path, key: bytes) -> tuple[list[Result], int]:
+    """Every result whose line is whole and has its check, and the number of the other lines that say they are results.
+
+    Arguments as `read_results`.
+    """
+    results, bad = [], 0
+    with path.open("rb") as file:
+        file.readline()
+        for raw in file:
+            result = _checked(raw, key)
+            if result is not None:
+                results.append(result)
+            elif raw.endswith(b"\n") and not raw.startswith(b'{"type":"summary"'):
+                bad += 1
+    return results, bad
+
+
+def _checked(raw: bytes, key: bytes | None) -> Result | None:
+    """The result on a line, if it is what this program writes."""
+    value = _object(raw) if raw.endswith(b"\n") else None
+    if value is None or value.get("type") != "result":
+        return None
+    try:
+        result = result_from_json(value)
+    except BadReport:
+        return None
+    return result if key is None or checked_line(result, key) == raw else None
+
+
 def _object(raw: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(raw)
+        value = json.loads(raw, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different; of two equal ones, programs disagree on which counts."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +181,7 @@ def read_report(path: Path) -> Report:
     if head is None:
         raise BadReport(f"{path} does not hold a report")
     with path.open("rb") as file:
-        results = list(read_results(file))
+        results = list(read_results(file, None))  # what was edited is named by the digest over all results
         file.seek(results[-1][0] if results else len(data.split(b"\n", 1)[0]) + 1)
         rest = file.read()
     last = _object(rest)

@@ -112,7 +112,11 @@ def scan_line_schema() -> Schema:
     for name in ("Scored", "Unreadable", "Selected"):
         result = parts.pop(name)
         properties = {"type": {"const": "result"}, **result["properties"]}
-        lines[f"{name}Line"] = {**result, "properties": properties, "required": ["type", *result["required"]]}
+        required = ["type", *result["required"]]
+        if name != "Selected":
+            properties["check"] = _CHECK
+            required.append("check")
+        lines[f"{name}Line"] = {**result, "properties": properties, "required": required}
     return {
         "$schema": _DIALECT,
         "title": f"{SCHEMA}, one line of jsonl",
@@ -194,6 +198,12 @@ def schema_bytes(schema: Schema) -> bytes:
     """A schema as its file holds it."""
     return json.dumps(schema, indent=1, ensure_ascii=True).encode() + b"\n"
 
+
+_CHECK: Final[Schema] = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{16}$",
+    "description": "Start of a SHA-256 over what decides the run's verdicts and the line without this key.",
+}
 
 SCHEMAS: Final = {"scan-2.json": scan_schema, "scan-line-2.json": scan_line_schema}
 

@@ -10,6 +10,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from muflow_cli.output.inert import inert
+
 # Title, headings, rows.
 Section = tuple[str, Sequence[str], list[list[str]]]
 
@@ -26,15 +28,17 @@ def print_sections(lead: Sequence[str], sections: Iterable[Section], console: Co
         console: where to print.
     """
     for number, sentence in enumerate(lead):
-        console.print(sentence, style="bold" if number == 0 else "")
+        console.print(inert(sentence), style="bold" if number == 0 else "")
     for title, headings, rows in sections:
         for number, columns in enumerate(_side_by_side(headings, rows, console.width)):
             whole = title if number == 0 else f"{title}, continued"
             table = Table(title=whole, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
             for column in columns:
-                table.add_column(headings[column], overflow="fold")
+                table.add_column(inert(headings[column]), overflow="fold")
             for row in rows:
-                table.add_row(*(row[column] for column in columns), style="bold red" if row[0] == "FAILED" else "")
+                table.add_row(
+                    *(inert(row[column]) for column in columns), style="bold red" if row[0] == "FAILED" else ""
+                )
             console.print(table)
 
 

@@ -8,18 +8,21 @@ from typing import BinaryIO
 
 from muflow_cli.errors import BadReport, CannotResume
 from muflow_cli.files import replacing
-from muflow_cli.output.encode import result_line, run_line, summary_line
-from muflow_cli.output.report_reader import Head, UnusableReport, read_head, read_results
+from muflow_cli.output.encode import checked_line, line_key, run_line, summary_line
+from muflow_cli.output.report_reader import Head, UnusableReport, read_good_results, read_head, read_results
 from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary
 
 
-def resumable(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Scored]:
+def resumable(
+    path: Path, run: RunInfo, detector: DetectorInfo, note: Callable[[str], None] = lambda _: None
+) -> dict[str, Scored]:
     """Scored results by content hash that a resumed run need not compute again; empty without a report.
 
     Args:
         path: the JSON-lines report that an earlier run began.
         run: of this run.
         detector: of this run.
+        note: told, in a sentence, of lines that cannot be trusted; their inputs are scored again.
 
     Raises:
         CannotResume: if the file is not such a report, or its results were computed differently.
@@ -35,7 +38,13 @@ def resumable(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Sco
     differing = _differing(head, run, detector)
     if differing:
         raise CannotResume(str(path), f"it was written with another {', '.join(differing)}")
-    return _set_aside(path, run, detector) | _scored_by_content(path)
+    kept, bad = _scored_by_content(path, line_key(run, detector))
+    if any(result.judgement.q_value is not None for result in kept.values()):
+        raise CannotResume(str(path), "its verdicts are by --fdr, which looks at all results of a run")
+    if bad:
+        subject = "1 result does" if bad == 1 else f"{bad} results do"
+        note(f"{subject} not match the check in {path}, so their inputs are scored again")
+    return _set_aside(path, run, detector) | kept
 
 
 def _set_aside(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Scored]:
@@ -46,7 +55,9 @@ def _set_aside(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Sc
     except BadReport:
         return {}
     # The copy may be a leftover of other work under the same name.
-    return {} if head is None or _differing(head, run, detector) else _scored_by_content(prior)
+    if head is None or _differing(head, run, detector):
+        return {}
+    return _scored_by_content(prior, line_key(run, detector))[0]
 
 
 def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
@@ -56,14 +67,20 @@ def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
         "calibration": (head.detector.calibration_fingerprint, detector.calibration_fingerprint),
         "device": (head.run.device, run.device),
         "precision": (head.run.precision, run.precision),
+        "rule": (_rule(head.detector), _rule(detector)),
         **{name: (head.run.versions.get(name), number) for name, number in run.versions.items()},
     }
     return [name for name, (before, now) in pairs.items() if before != now]
 
 
-def _scored_by_content(path: Path) -> dict[str, Scored]:
-    with path.open("rb") as file:
-        return {r.facts.sha256: r for _, r in read_results(file) if isinstance(r, Scored)}
+def _rule(detector: DetectorInfo) -> tuple[object, ...]:
+    return detector.rule, detector.alpha, detector.tail, detector.columns, detector.calibration_images
+
+
+def _scored_by_content(path: Path, key: bytes) -> tuple[dict[str, Scored], int]:
+    """Scored results by content hash, and the number of results whose check does not match."""
+    results, bad = read_good_results(path, key)
+    return {result.facts.sha256: result for result in results if isinstance(result, Scored)}, bad
 
 
 class ResumedWriter:
@@ -80,11 +97,12 @@ class ResumedWriter:
     def __init__(self, stream: BinaryIO, path: Path) -> None:
         self._stream, self._path = stream, path
         self._old: Iterator[tuple[int, Result]] | None = None
-        self._end = 0
+        self._end, self._key = 0, b""
         self._earlier: Callable[[], dict[str, Scored]] = dict
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:
         """Keep the old head if it is complete."""
+        self._key = line_key(run, detector)
         self._stream.seek(0)
         first = self._stream.readline()
         if first.endswith(b"\n"):
@@ -97,7 +115,7 @@ class ResumedWriter:
 
     def _lines(self) -> Iterator[tuple[int, Result]]:
         with self._path.open("rb") as file:
-            yield from read_results(file)
+            yield from read_results(file, self._key)
 
     def write(self, result: Result) -> None:
         """Write one result, or skip it if it is already in the file."""
@@ -108,13 +126,15 @@ class ResumedWriter:
                 return
             if old is not None:
                 # Every result known so far, those put aside before included.
-                known = self._earlier() | _scored_by_content(self._path)
+                known = self._earlier() | _scored_by_content(self._path, self._key)[0]
+                if prior_path(self._path).is_symlink():  # whoever put it there may have meant another file
+                    prior_path(self._path).unlink()
                 with replacing(prior_path(self._path)) as file, self._path.open("rb") as report:
                     file.write(report.readline())
                     for scored in known.values():
-                        file.write(result_line(scored))
+                        file.write(checked_line(scored, self._key))
             self._cut()
-        self._put(result_line(result))
+        self._put(checked_line(result, self._key))
 
     def end(self, run: RunInfo, summary: Summary) -> None:
         """Write the last line, and remove the results that were put aside."""

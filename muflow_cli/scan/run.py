@@ -11,11 +11,13 @@ from typing import Protocol
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.environment import begin_run, utc_now
-from muflow_cli.errors import NothingToDo
+from muflow_cli.errors import NothingToDo, OutputIsInput
+from muflow_cli.files import InputGuard
 from muflow_cli.images.find import find
+from muflow_cli.images.inputs import Input
 from muflow_cli.output.report_reader import ResultsDigest
 from muflow_cli.output.writers import WRITERS, WriterContext
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary
+from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary, Unreadable
 from muflow_cli.scan.fdr import with_q_values
 from muflow_cli.scan.outputs import Destination, Outputs, open_outputs
 from muflow_cli.scan.resume import resumable
@@ -110,15 +112,19 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         runtime=job.runtime,
         inputs=job.inputs,
         thumbnail=0 if exhibits is None else exhibits.thumbnail,
+        near_hashes=job.fdr is not None,
     )
     placement = place(job.runtime)
     head = begin_run(str(placement.device), placement.precision, job.argv)
     info = job.detector.info(job.detector_path)
     with open_outputs(job.destinations, context) as outputs:
         # Only now is the report locked against a second run.
-        earlier = {} if job.resumed is None else resumable(job.resumed, head, info)
+        earlier = {} if job.resumed is None else resumable(job.resumed, head, info, heard.note)
         scan = Scan(request, earlier=earlier, stop=stop, gallery=exhibits)
-        summary = _pass(job, scan, heard, _Recording(outputs, head, info))
+        passing = _Passing(job, scan, heard)
+        summary = _pass(job, passing, heard, _Recording(outputs, head, info))
+    if passing.failure is not None:
+        raise passing.failure
     if exhibits is not None:
         from muflow_cli.output.report_writer import page_limits
 
@@ -127,29 +133,57 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     return summary
 
 
-def _pass(job: Job, scan: Scan, listener: ScanListener, recording: _Recording) -> Summary:
-    def heard() -> Iterator[Result]:
-        # Every result is reported as it passes; with q-values, writing begins only when all have passed.
-        tally = Tally()
-        for result in scan.results(find(job.arguments, job.inputs)):
-            tally.add(result)
-            listener.result(result, tally)
-            yield result
-
-    results: Iterable[Result] = heard()
+def _pass(job: Job, passing: _Passing, listener: ScanListener, recording: _Recording) -> Summary:
+    results: Iterable[Result] = passing.results()
     if job.fdr is not None:
-        results = with_q_values(list(results), job.fdr)
+        results = with_q_values(list(results), job.fdr, passing.scan.near_hashes)
     for result in results:
         with listener.writing():
             recording.write(result)
+    scan = passing.scan
     if recording.tally.inputs == 0 and not scan.interrupted:
         raise NothingToDo("no image was found", "give image files, or folders that contain images")
     return recording.end(
-        interrupted=scan.interrupted,
+        interrupted=scan.interrupted or passing.failure is not None,
         fdr=job.fdr,
         stages={name: round(seconds, 3) for name, seconds in scan.seconds.items()},
         bottleneck=scan.bottleneck,
     )
+
+
+class _Passing:
+    """The results of a pass, each reported as it passes; with q-values, writing begins only when all have passed.
+
+    Attributes:
+        scan: the pass.
+        failure: the error that ended it too early; the results before it are good, and their outputs get their ends.
+    """
+
+    def __init__(self, job: Job, scan: Scan, listener: ScanListener) -> None:
+        self.scan, self._job, self._listener = scan, job, listener
+        self.failure: Exception | None = None
+
+    def results(self) -> Iterator[Result]:
+        """Every result; an error after the first one ends them and is kept in `failure`."""
+        tally = Tally()
+        try:
+            for result in self.scan.results(self._inputs()):
+                tally.add(result)
+                self._listener.result(result, tally)
+                yield result
+        except OutputIsInput:
+            raise
+        except Exception as error:
+            if not tally.inputs:
+                raise
+            self.failure = error
+
+    def _inputs(self) -> Iterator[Input | Unreadable]:
+        """The inputs, as long as none of them is an output."""
+        guard = InputGuard([output.file for output in self._job.destinations if output.file is not None])
+        for item in find(self._job.arguments, self._job.inputs):
+            guard.check((isinstance(item, Input) and item.location) or item.path)
+            yield item
 
 
 class _Recording:

@@ -32,12 +32,14 @@ class ScanRequest:
         runtime: device, precision, batch size, workers.
         inputs: limits on what is read.
         thumbnail: longer side in pixels of the thumbnails for a gallery; 0 = none.
+        near_hashes: keep the perceptual hash of every scored image.
     """
 
     detector: Detector
     runtime: Runtime = field(default_factory=Runtime)
     inputs: InputSpec = field(default_factory=InputSpec)
     thumbnail: int = 0
+    near_hashes: bool = False
 
 
 class Gallery(Protocol):
@@ -67,6 +69,7 @@ class Scan:
 
     Attributes:
         interrupted: whether `stop` ended the pass.
+        near_hashes: content hash -> perceptual hash, where the request asks for it.
         seconds: the scoring thread's time: waiting for images ("read"), computing ("score"), handing out results
             ("write"). Reading overlaps scoring, so the largest is the bottleneck.
     """
@@ -86,6 +89,7 @@ class Scan:
         self._earlier = dict(earlier or {})
         self._first: dict[str, Scored] = {}  # the first result of each content in this run
         self._begun: set[str] = set()  # contents that are being scored
+        self.near_hashes: dict[str, int] = {}
         self.interrupted = False
         self.seconds = {"read": 0.0, "score": 0.0, "write": 0.0}
 
@@ -145,6 +149,10 @@ class Scan:
             result = scored_result(image.path, image.facts, item.columns, judgement)
             self._first[image.facts.sha256] = result
             self._begun.discard(image.facts.sha256)
+            if self._request.near_hashes:
+                from muflow_cli.images.near import near_hash  # needs SciPy, which takes a second to import
+
+                self.near_hashes[image.facts.sha256] = near_hash(image.views)
             if self._gallery is not None and self._gallery.wants(result):
                 heatmap = whole_image_map(self._request.detector, item.maps)
                 self._gallery.add(result, image.thumbnail, heatmap)

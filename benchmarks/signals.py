@@ -1,0 +1,180 @@
+"""Send signals to every command at random moments from 0 s on: status 130, no result lost, nothing left behind.
+
+    python benchmarks/signals.py --signals 100 --images 120
+
+Each run is a new process, as a user starts it. Before some runs the outputs exist already, and an interrupted run must
+leave them as they were or replace them by whole ones. A run that ends before its signal is not counted. Python itself
+needs some milliseconds before muflow's first line; a signal in that time ends the process by the system's default (a
+shell shows 128 + its number), and these are counted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tiny import SETTINGS, make_detector, write_images
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+OLD = b"what was there before\n"
+KINDS = ("jsonl", "json", "csv", "sarif", "html", "txt")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether an output is complete: no cut line, no cut document."""
+    data = path.read_bytes()
+    match path.suffix:
+        case ".json" | ".sarif":
+            return isinstance(json.loads(data), dict)
+        case ".jsonl":
+            return all(isinstance(json.loads(line), dict) for line in data.splitlines()) and data.endswith(b"\n")
+        case ".csv":
+            rows = list(csv.reader(data.decode().splitlines()))
+            return len({len(row) for row in rows}) == 1
+        case ".html":
+            return data.rstrip().endswith(b"</html>")
+    return data.endswith(b"\n")
+
+
+def results(path: Path) -> int:
+    """Results in a JSON-lines report."""
+    return path.read_bytes().count(b'{"type":"result"')
+
+
+class Checks:
+    """Runs one command again and again, and counts what it left."""
+
+    def __init__(self, folder: Path, words: list[str], outputs: list[str], keeps: Callable[[str], bool]) -> None:
+        self.folder, self.words, self.outputs, self.keeps = folder, words, outputs, keeps
+        self.count: Counter[str] = Counter()
+        begun = time.monotonic()
+        subprocess.run(self.command(), stdin=subprocess.DEVNULL, capture_output=True, cwd=folder, check=False)  # noqa: S603
+        self.seconds = time.monotonic() - begun
+        self.clear()
+
+    def command(self) -> list[str]:
+        named = [word for name in self.outputs for word in ("-o", name)]
+        return [sys.executable, "-m", "muflow_cli", *self.words, *named, "--force"]
+
+    def clear(self) -> None:
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                subprocess.run(["rm", "-r", path], check=True)  # noqa: S603, S607
+            else:
+                path.unlink()
+
+    def one(self) -> None:
+        """One run and one signal."""
+        existed = random.random() < 0.5
+        for name in self.outputs if existed else ():
+            (self.folder / name).write_bytes(OLD)
+        number = random.choice(SIGNALS)
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(self.command(), cwd=self.folder, **pipes) as process:  # type: ignore[call-overload] # noqa: S603
+            # One time in four in the first half second, where libraries load.
+            time.sleep(random.uniform(0, 0.5 if random.random() < 0.25 else self.seconds))
+            process.send_signal(number)
+            _, said = process.communicate()
+        status = process.returncode
+        if status == -number and b"muflow_cli/cli" not in said:
+            self.count["before the first line of muflow"] += 1
+        elif status != 130:
+            ended = status in (0, 1, 3) and b"interrupted" not in said
+            self.count["ended before the signal" if ended else f"status {status}"] += 1
+            if not ended:
+                print(number, status, said.decode()[-600:])
+        else:
+            self.count["status 130"] += 1
+            self.count["not one line"] += said.count(b"interrupted") != 1 or b"Traceback" in said
+        self.check_files(existed=existed, scored=status == 130 and b"all results" in said)
+        self.clear()
+
+    def check_files(self, *, existed: bool, scored: bool) -> None:
+        for path in self.folder.iterdir():
+            if path.name not in self.outputs:
+                if not self.keeps(path.name):
+                    print("left behind:", path)
+                    self.count["left behind"] += 1
+            elif path.read_bytes() == OLD:
+                self.count["kept"] += 1
+                self.count["lost"] += scored
+            else:
+                self.count["damaged"] += not is_whole(path)
+                self.count["whole outputs"] += 1
+        self.count["lost"] += sum(existed and not (self.folder / name).exists() for name in self.outputs)
+        if scored and "a.jsonl" in self.outputs:
+            lines = results(self.folder / "a.jsonl")
+            document = json.loads((self.folder / "a.json").read_bytes())
+            self.count["lost"] += lines != len(document["results"])
+
+
+def measure(base: Path, command: str, words: list[str], outputs: list[str], signals: int) -> int:
+    """Interrupt one command so many times; the number of things that went wrong."""
+    folder, temporary = base / command, base / f"{command}.tmp"
+    folder.mkdir()
+    temporary.mkdir()
+    os.environ["TMPDIR"] = str(temporary)
+    # The work folder of an interrupted fit is its finished work, which --resume continues.
+    checks = Checks(folder, words, outputs, lambda left: left == "a.safetensors.work")
+    while checks.count["status 130"] < signals:
+        checks.one()
+    for left in temporary.iterdir():
+        print("left behind:", left)
+        checks.count["left behind"] += 1
+    print(f"{command}: {checks.seconds:.1f} s a run; {dict(checks.count)}", flush=True)
+    good = {"status 130", "kept", "whole outputs", "before the first line of muflow", "ended before the signal"}
+    return sum(number for name, number in checks.count.items() if name not in good)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--signals", type=int, default=100)
+    parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--commands", default="scan,fit,calibrate,bench,ablate")
+    options = parser.parse_args()
+    random.seed(options.seed)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    bad = 0
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(base / "cache")  # else torch makes it beside our temporary files
+        detector = make_detector(base)
+        for folder, seed in (("images", 2), ("fakes", 3)):
+            write_images(base / folder, options.images, seed=seed)
+        common = ["--precision", "fp32", "--workers", "1", "-q"]
+        tiny = [word for setting in SETTINGS for word in ("--set", setting)]
+        weights = ["--encoder-weights", str(base / "weights.safetensors")]
+        labelled = ["--real", str(base / "images"), "--fake", str(base / "fakes")]
+        measured = [f"a.{kind}" for kind in ("json", "csv", "md", "xml", "html", "scores.csv")]
+        commands = {
+            "scan": (
+                ["scan", str(base / "images"), "--detector", str(detector), "--batch-size", "4", *common],
+                [f"a.{kind}" for kind in KINDS],
+            ),
+            "fit": (["fit", str(base / "reals"), *weights, *tiny, *common], ["a.safetensors"]),
+            "calibrate": (["calibrate", str(detector), str(base / "images"), *common], ["a.safetensors"]),
+            "bench": (["bench", str(detector), *labelled, *common], measured),
+            "ablate": (
+                ["ablate", str(detector), *labelled, "--fit-on", str(base / "reals"), "--axes", "target", *common],
+                ["a.json", "a.csv", "a.md"],
+            ),
+        }
+        for command in options.commands.split(","):
+            bad += measure(base, command, *commands[command], options.signals)
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
