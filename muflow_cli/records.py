@@ -64,6 +64,61 @@ class Facts:
     missing: float | None = None
 
 
+class Origin(StrEnum):
+    """What a file says of its own origin, the strongest claim first; `none` means that it says nothing."""
+
+    SYNTHETIC = "synthetic"
+    EDITED = "edited"
+    CAMERA = "camera"
+    NONE = "none"
+
+
+class Trust(StrEnum):
+    """What backs a mark.
+
+    `unsigned`: nothing; anybody can write or remove it. `not_verified`: it is signed, but the signature was not
+    checked. `invalid`: the signature does not fit the file. `untrusted`: the signature fits, but no list of trusted
+    certificates vouches for its signer. `valid`: the signature fits and its signer is on the list.
+    """
+
+    UNSIGNED = "unsigned"
+    NOT_VERIFIED = "not_verified"
+    INVALID = "invalid"
+    UNTRUSTED = "untrusted"
+    VALID = "valid"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """One thing that a file says of its own origin.
+
+    Attributes:
+        kind: a row of MARKS ("c2pa", "a1111", "exif", ...).
+        claim: the origin that it claims; none where it is a remark.
+        detail: what it says, by name ("model", "seed", "software", ...); values are at most 200 printable characters.
+        trust: what backs it.
+    """
+
+    kind: str
+    claim: Origin
+    detail: Mapping[str, str]
+    trust: Trust = Trust.UNSIGNED
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Declared:
+    """What a file says of its own origin, true or not; no score or p-value depends on it.
+
+    Attributes:
+        origin: the strongest claim of its marks (synthetic, then edited, then camera). None is no evidence of anything:
+            a mark is easily removed.
+        marks: in the order of MARKS.
+    """
+
+    origin: Origin = Origin.NONE
+    marks: tuple[Mark, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement:
     """What a calibration says of one image.
