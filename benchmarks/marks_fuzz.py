@@ -2,7 +2,7 @@
 
     python tests/marked_files.py FOLDER; python benchmarks/marks_fuzz.py FOLDER [--files 3000]
 
-FOLDER holds files with marks. The mutations are those of scan_fuzz.py. Run it with `python -X dev` to see leaks of files.
+FOLDER holds files with marks; the mutations are those of scan_fuzz.py.
 """
 
 from __future__ import annotations
