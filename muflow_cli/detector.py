@@ -22,7 +22,7 @@ from muflow_cli.errors import BadCalibration, BadSpec
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, from_pixels, load, look_ahead
-from muflow_cli.records import DetectorInfo, Facts, Judgement, Result, Scored, Unreadable
+from muflow_cli.records import DetectorInfo, Judgement, Result, Scored, Unreadable
 from muflow_cli.specs import DetectorSpec, InputSpec, Runtime, ViewSpec
 
 Pixels = Image.Image | NDArray[np.uint8]
@@ -165,7 +165,7 @@ class Detector:
         for item in score_stream(_loaded(images, spec), self.scorer(placement)):
             if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded):
                 (judgement,) = judge.judge(item.columns[None], [item.unit.facts])
-                results.append(scored_result(item.unit.path, item.unit.facts, item.columns, judgement))
+                results.append(scored_result(item.unit, item.columns, judgement))
             elif isinstance(item, Unreadable):
                 results.append(item)
         return results
@@ -198,14 +198,15 @@ def _loaded(images: Iterable[Pixels | str | os.PathLike[str]], spec: LoadSpec) -
             yield Unreadable(path=f"[{index}]", code=error.code, message=error.message)
 
 
-def scored_result(path: str, facts: Facts, columns: NDArray[np.float64], judgement: Judgement) -> Scored:
+def scored_result(image: Loaded, columns: NDArray[np.float64], judgement: Judgement) -> Scored:
     """The record of one image with (S,) column scores; its score is their mean."""
     return Scored(
-        path=path,
-        facts=facts,
+        path=image.path,
+        facts=image.facts,
         score=float(columns.mean()),
         column_scores=tuple(columns.tolist()),
         judgement=judgement,
+        declared=image.declared,
     )
 
 

@@ -154,6 +154,7 @@ class Scored:
         score: mean of the columns, nats per dimension; higher = less like the reals fitted.
         column_scores: (S,) one score per column of the detector, nats per dimension.
         judgement: verdict and p-value.
+        declared: what the file says of its own origin; nothing above depends on it.
         duplicate_of: path of the first input with the same bytes in this run.
     """
 
@@ -162,6 +163,7 @@ class Scored:
     score: float
     column_scores: tuple[float, ...]
     judgement: Judgement
+    declared: Declared = Declared()
     duplicate_of: str | None = None
 
     @property
@@ -180,6 +182,7 @@ class Unreadable:
         message: one sentence for people.
         sha256: of the bytes, where they could be read.
         bytes: their number, where they could be read.
+        declared: what the file says of its own origin, where its bytes could be read.
     """
 
     path: str
@@ -187,6 +190,7 @@ class Unreadable:
     message: str
     sha256: str | None = None
     bytes: int | None = None
+    declared: Declared = Declared()
 
 
 Result = Scored | Unreadable
@@ -237,7 +241,10 @@ class DetectorInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """The end of a run. `inputs` = scored + unreadable; `duplicates` are among the scored."""
+    """The end of a run. `inputs` = scored + unreadable; `duplicates` are among the scored.
+
+    `declared_by_origin` counts the inputs, unreadable ones too, whose files name an origin.
+    """
 
     inputs: int
     scored: int
@@ -249,6 +256,7 @@ class Summary:
     inconclusive: int = 0
     unreadable_by_code: Mapping[str, int] = field(default_factory=dict)
     flagged_by_tail: Mapping[str, int] = field(default_factory=dict)
+    declared_by_origin: Mapping[str, int] = field(default_factory=dict)
     fdr: float | None = None
     interrupted: bool = False
     results_sha256: str | None = None

@@ -329,6 +329,7 @@ class InputSpec:
         max_bytes: a larger file is one error record, unread.
         max_pixels: an image with more pixels is one error record, undecoded.
         damaged: what becomes of images whose coded data is damaged or cut.
+        c2pa_anchors: certificates (PEM) that may vouch for the signer of a C2PA manifest; None = none may.
     """
 
     exclude: tuple[str, ...] = ()
@@ -337,6 +338,7 @@ class InputSpec:
     max_bytes: int = 256 * 2**20
     max_pixels: int = 100_000_000
     damaged: Damaged = Damaged.REFUSE
+    c2pa_anchors: str | None = None
 
     def __post_init__(self) -> None:
         _between(self, 1, 2**60, "max_bytes", "max_pixels")

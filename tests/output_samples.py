@@ -17,14 +17,18 @@ from muflow_cli.output.report_writer import Exhibits
 from muflow_cli.output.writers import WRITERS, OutputFormat, WriterContext
 from muflow_cli.records import (
     CalibrationMatch,
+    Declared,
     DetectorInfo,
     Facts,
     Judgement,
+    Mark,
+    Origin,
     Result,
     RunInfo,
     Scored,
     Side,
     Summary,
+    Trust,
     Unreadable,
     Verdict,
 )
@@ -64,6 +68,7 @@ SUMMARY = Summary(
     images_per_second=2.0,
     unreadable_by_code={"truncated": 1},
     flagged_by_tail={"high": 1, "low": 1},
+    declared_by_origin={"synthetic": 1},
     results_sha256="ab" * 32,
     stages={"decode": 0.4, "score": 1.5},
     bottleneck="score",
@@ -96,6 +101,21 @@ HOSTILE_NAMES = [
 ]
 
 
+SYNTHETIC = Declared(
+    origin=Origin.SYNTHETIC,
+    marks=(
+        Mark(
+            kind="c2pa",
+            claim=Origin.SYNTHETIC,
+            detail={"generator": "GPT-4o", "source": "trainedAlgorithmicMedia"},
+            trust=Trust.UNTRUSTED,
+        ),
+        Mark(kind="a1111", claim=Origin.SYNTHETIC, detail={"prompt": '<b>=1+1</b> \\ "face"', "seed": "12345"}),
+        Mark(kind="exif", claim=Origin.CAMERA, detail={"make": "Canon"}),
+    ),
+)
+
+
 def scored(path: str = "faces/a.jpg", *, number: int = 0, **changes: object) -> Scored:
     """A plain result with other fields of the result or of its judgement where given."""
     facts = Facts(
@@ -122,7 +142,7 @@ def unreadable(path: str = "faces/broken.jpg") -> Unreadable:
 RESULTS: list[Result] = [
     scored(),
     scored("faces/b.png", number=1, score=3.5, column_scores=(2.0, 5.0), p_value=0.0033, tail=Side.HIGH,
-           verdict=Verdict.FLAGGED, q_value=0.01, heaviest="main/layer3", stratum="JPEG"),
+           verdict=Verdict.FLAGGED, q_value=0.01, heaviest="main/layer3", stratum="JPEG", declared=SYNTHETIC),
     unreadable(),
     scored(os.fsdecode(b"faces/\xe9t\xe9 <b>.jpg"), number=2, p_value=0.006, verdict=Verdict.FLAGGED,
            calibration=CalibrationMatch.EXTRAPOLATED, atypical_input=("format", "width")),

@@ -43,11 +43,15 @@ def test_a_scan_has_at_most_22_visible_options() -> None:
 @pytest.mark.parametrize(
     ("name", "hidden"),
     [
-        ("scan", {"json_output", "jsonl_output", "csv_output", "sarif_output", "report", "verbose"}),
+        (
+            "scan",
+            {"json_output", "jsonl_output", "csv_output", "sarif_output", "report", "verbose"}
+            | {"batch_size", "c2pa_trust"},
+        ),
         ("fit", {"mean_size", "means"}),
     ],
 )
-def test_older_spellings_are_hidden(name: str, hidden: set[str]) -> None:
+def test_older_spellings_and_rare_options_are_hidden(name: str, hidden: set[str]) -> None:
     assert {p.name for p in COMMANDS[name].params if getattr(p, "hidden", False)} == hidden
 
 

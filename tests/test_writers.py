@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -21,7 +22,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft4Validator
 from junitparser import JUnitXml
-from output_samples import DETECTOR, FINISHED, HOSTILE_NAMES, RESULTS, RUN, SUMMARY, scored, unreadable, write_all
+from output_samples import (
+    DETECTOR,
+    FINISHED,
+    HOSTILE_NAMES,
+    RESULTS,
+    RUN,
+    SUMMARY,
+    SYNTHETIC,
+    scored,
+    unreadable,
+    write_all,
+)
 from scan_runs import without_check
 
 from muflow_cli.errors import BadSpec, IncompatibleOptions
@@ -30,7 +42,7 @@ from muflow_cli.output.encode import FIELDS, result_from_json, result_line
 from muflow_cli.output.inert import cell, escape, uncell, unescape
 from muflow_cli.output.sarif import artifact_uri
 from muflow_cli.output.writers import WRITERS, OutputFormat, WriterContext, format_of
-from muflow_cli.records import Verdict
+from muflow_cli.records import Declared, Origin, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -86,9 +98,32 @@ def test_a_hostile_name_is_one_inert_cell_of_the_csv(name: str) -> None:
     assert uncell(first["path"]) == uncell(first["duplicate_of"]) == uncell(second["path"]) == name
 
 
-def test_csv_columns_are_the_fields_with_the_error_in_two() -> None:
+def test_csv_columns_are_the_fields_with_the_declaration_and_the_error_in_two() -> None:
     header = write_all(OutputFormat.CSV, []).decode().removesuffix("\r\n").split(",")
-    assert header == [*FIELDS[:-1], "error_code", "error_message"]
+    parts = {"declared": ["declared_origin", "declared_marks"], "error": ["error_code", "error_message"]}
+    assert header == [column for field in FIELDS for column in parts.get(field, [field])]
+
+
+@pytest.mark.parametrize("format_", [OutputFormat.CSV, OutputFormat.JSONL, OutputFormat.SARIF])
+def test_what_a_file_declares_is_told_of_unreadable_ones_too(format_: OutputFormat) -> None:
+    declared = replace(unreadable(), declared=SYNTHETIC)
+    assert write_all(format_, [declared]).count(b"GPT-4o") == 1
+    assert b"GPT-4o" not in write_all(format_, [unreadable()])
+
+
+def test_csv_marks_start_no_formula_and_are_json() -> None:
+    (row,) = read_csv(write_all(OutputFormat.CSV, [scored(declared=SYNTHETIC)]))
+    assert row["declared_origin"] == "synthetic"
+    assert [mark["kind"] for mark in json.loads(row["declared_marks"])] == ["c2pa", "a1111", "exif"]
+
+
+def test_sarif_has_a_rule_of_its_own_for_images_that_declare_themselves_synthetic() -> None:
+    (run,) = json.loads(write_all(OutputFormat.SARIF, [scored(declared=SYNTHETIC), scored(number=1)]))["runs"]
+    (finding,) = run["results"]
+    assert run["tool"]["driver"]["rules"][finding["ruleIndex"]]["id"] == finding["ruleId"] == "declared-synthetic"
+    assert "c2pa, a1111" in finding["message"]["text"]
+    camera = Declared(origin=Origin.CAMERA, marks=SYNTHETIC.marks[2:])
+    assert json.loads(write_all(OutputFormat.SARIF, [scored(declared=camera)]))["runs"][0]["results"] == []
 
 
 def test_csv_numbers_keep_every_bit_and_lists_are_arrays() -> None:
@@ -191,9 +226,10 @@ def test_sarif_is_valid_with_hostile_names_and_without_results() -> None:
         SARIF.validate(json.loads(write_all(OutputFormat.SARIF, results)))
 
 
-def test_sarif_lists_the_flagged_as_results_and_the_unreadable_as_notifications() -> None:
+def test_sarif_lists_the_flagged_and_declared_as_results_and_the_unreadable_as_notifications() -> None:
     (run,) = json.loads(write_all(OutputFormat.SARIF, RESULTS))["runs"]
-    assert [item["ruleId"] for item in run["results"]] == ["synthetic-face-high", "synthetic-face-low"]
+    rules = ["declared-synthetic", "synthetic-face-high", "synthetic-face-low"]
+    assert [item["ruleId"] for item in run["results"]] == rules
     rules = run["tool"]["driver"]["rules"]
     assert all(rules[item["ruleIndex"]]["id"] == item["ruleId"] for item in run["results"])
     (notice,) = run["invocations"][0]["toolExecutionNotifications"]

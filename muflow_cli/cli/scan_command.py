@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from enum import StrEnum
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
@@ -22,7 +24,7 @@ from muflow_cli.files import check_outputs, claimed
 from muflow_cli.output.encode import check_fields
 from muflow_cli.output.inert import escape, inert
 from muflow_cli.output.writers import OutputFormat
-from muflow_cli.records import Summary
+from muflow_cli.records import Origin, Summary
 from muflow_cli.specs import Damaged, Precision
 
 if TYPE_CHECKING:
@@ -111,10 +113,29 @@ def scan_command(
     ] = None,
     workers: options.Workers = 0,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=0, help="Views per batch; 0 = chosen for the device.")
+        int, typer.Option("--batch-size", min=0, help="Views per batch; 0 = chosen for the device.", hidden=True)
     ] = 0,
     device: options.Device = "auto",
     precision: options.PrecisionOption = Precision.AUTO,
+    fail_on: Annotated[
+        str,
+        typer.Option(
+            "--fail-on",
+            metavar="A,B,...",
+            help="Exit with 1 on flagged images, on images declared synthetic, on errors.",
+            rich_help_panel=_RUN,
+        ),
+    ] = "flagged,declared",
+    c2pa_trust: Annotated[
+        Path | None,
+        typer.Option(
+            "--c2pa-trust",
+            metavar="FILE",
+            help="Certificates (PEM) that may vouch for the signer of content credentials.",
+            rich_help_panel=_RUN,
+            hidden=True,
+        ),
+    ] = None,
     exit_zero: Annotated[
         bool, typer.Option("--exit-zero", help="Exit with 0 even if images were flagged or unreadable.")
     ] = False,
@@ -126,8 +147,12 @@ def scan_command(
     Results go to stdout or to files; progress, warnings and the summary go to stderr. Every input gets one result, in
     input order; the result of an input that cannot be read says why.
 
-    **Exit status**: 0 nothing flagged; 1 something flagged; 2 wrong usage, an unreadable detector, or an output that
-    cannot be written; 3 nothing flagged, but some inputs unreadable; 130 interrupted, finished work is kept.
+    A file may say itself that it is synthetic (content credentials, a generator's settings). This is reported beside
+    the verdict, and no score depends on it.
+
+    **Exit status**: 0 nothing to report; 1 an image was flagged or declares itself synthetic (--fail-on says what
+    counts; with error, an unreadable input counts too); 2 wrong usage, an unreadable detector, or an output that
+    cannot be written; 3 nothing of that, but some inputs unreadable; 130 interrupted, finished work is kept.
     With --verify: 0 everything matches, 1 something differs, 2 not a muflow report.
 
     **Examples**
@@ -143,6 +168,8 @@ def scan_command(
     find . -newer last -print0 | muflow scan --files-from - -0 --json
     # Expect at most a tenth of the flagged images to be real
     muflow scan photos/ --fdr 0.1
+    # Exit with 1 only on the detector's own verdicts
+    muflow scan photos/ --fail-on flagged
     # Check that a report and its files are unchanged
     muflow scan --verify night.jsonl
     ```
@@ -152,6 +179,7 @@ def scan_command(
     if verify is not None:
         raise typer.Exit(_verify(verify, paths, output or any(aliases.values()), console))
     outputs = choose_outputs(output, aliases, format_, as_json=as_json)
+    failing = fail_on_of(fail_on)
     names = None if fields is None else tuple(fields.split(","))
     check_fields(names)
     resumed = _resumed(outputs, names, fdr) if resume else None
@@ -165,6 +193,7 @@ def scan_command(
     bundle = find_detector(detector, console.print)
     with quick_start():
         from muflow_cli.bundle import load
+        from muflow_cli.images.metadata.signatures import read_anchors
         from muflow_cli.scan.outputs import Destination
         from muflow_cli.scan.run import Job
 
@@ -175,14 +204,17 @@ def scan_command(
         detector_path=str(bundle),
         arguments=arguments,
         destinations=[*stdout, *(Destination(kind, file, resumed=file == resumed) for file, kind in outputs.files)],
-        inputs=options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged),
+        inputs=replace(
+            options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged),
+            c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust),
+        ),
         runtime=options.runtime(device, precision, workers, batch_size),
         fields=names,
         fdr=fdr,
         argv=tuple(sys.argv),
     )
     with claimed(outputs.paths, force=force, resumed=resumed, inputs=[bundle, *read]):
-        status = _run(job, console, verbose=verbose, exit_zero=exit_zero)
+        status = _run(job, console, verbose=verbose, failing=failing, exit_zero=exit_zero)
     raise typer.Exit(status)
 
 
@@ -218,7 +250,7 @@ def _listed(files_from: Path, null: bool) -> Iterator[str]:
         yield from read_list(stream, null)
 
 
-def _run(job: Job, console: Console, *, verbose: bool, exit_zero: bool) -> int:
+def _run(job: Job, console: Console, *, verbose: bool, failing: frozenset[FailOn], exit_zero: bool) -> int:
     from muflow_cli.images.find import find
     from muflow_cli.scan.run import run
 
@@ -235,7 +267,7 @@ def _run(job: Job, console: Console, *, verbose: bool, exit_zero: bool) -> int:
     if stopped:
         results = "results up to here" if summary.interrupted else "results"
         sys.stderr.write(f"muflow: interrupted; all {results} are complete\n")  # said with --quiet too
-    return INTERRUPTED if stopped else _status(summary, exit_zero)
+    return INTERRUPTED if stopped else status_of(summary, failing, exit_zero=exit_zero)
 
 
 def _summary_lines(summary: Summary) -> Iterator[str]:
@@ -243,11 +275,13 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
     tails = ", ".join(f"{count} {tail} tail" for tail, count in summary.flagged_by_tail.items())
     codes = ", ".join(f"{count} {code}" for code, count in summary.unreadable_by_code.items())
     by = "" if summary.fdr is None else f" at a false discovery rate of {summary.fdr:g}"
+    origins = summary.declared_by_origin.items()
+    declared = "".join(f", {count} declared {origin}" for origin, count in sorted(origins, reverse=True))
     inconclusive = f", {summary.inconclusive} inconclusive" if summary.inconclusive else ""
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.stages.items())
     yield (
         f"{summary.inputs} input{_s(summary.inputs)}, {summary.scored} scored, {summary.flagged} flagged{by}"
-        f"{f' ({tails})' if tails else ''}{inconclusive}, {summary.unreadable} unreadable"
+        f"{f' ({tails})' if tails else ''}{inconclusive}{declared}, {summary.unreadable} unreadable"
         f"{f' ({codes})' if codes else ''}, {summary.duplicates} duplicate{_s(summary.duplicates)}"
     )
     yield (
@@ -276,9 +310,31 @@ def _verify(report: Path, paths: Sequence[str] | None, outputs: object, console:
     return 1 if count else 0
 
 
-def _status(summary: Summary, exit_zero: bool) -> int:
+class FailOn(StrEnum):
+    """What makes the exit status 1."""
+
+    FLAGGED = "flagged"
+    DECLARED = "declared"
+    ERROR = "error"
+
+
+def fail_on_of(text: str) -> frozenset[FailOn]:
+    """The value of --fail-on; BadSpec for an unknown or empty name."""
+    names = [name.strip() for name in text.split(",")]
+    if not set(names) <= set(FailOn):
+        raise BadSpec("--fail-on", text, f"one or several of {', '.join(FailOn)}, separated by commas")
+    return frozenset(map(FailOn, names))
+
+
+def status_of(summary: Summary, failing: frozenset[FailOn], *, exit_zero: bool) -> int:
+    """The exit status of a scan."""
     if exit_zero:
         return 0
-    if summary.flagged:
+    counts = {
+        FailOn.FLAGGED: summary.flagged,
+        FailOn.DECLARED: summary.declared_by_origin.get(Origin.SYNTHETIC, 0),
+        FailOn.ERROR: summary.unreadable,
+    }
+    if any(counts[kind] for kind in failing):
         return 1
     return 3 if summary.unreadable else 0

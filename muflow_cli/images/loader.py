@@ -8,7 +8,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -19,9 +19,11 @@ from muflow_cli.errors import BadSpec
 from muflow_cli.images.decode import decode, pixels_of
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input, unreadable
+from muflow_cli.images.marks import read_marks, with_mark
 from muflow_cli.images.read import read_input
+from muflow_cli.images.thumbnails import thumbnail_mark
 from muflow_cli.images.views import cut_views
-from muflow_cli.records import Facts, Unreadable
+from muflow_cli.records import Declared, Facts, Unreadable
 from muflow_cli.specs import InputSpec, View, ViewSpec
 
 
@@ -34,12 +36,14 @@ class Loaded:
         facts: with the sharpness of the first view of the first branch.
         views: branch name -> (V, size, size, 3), in the order of the branches.
         thumbnail: a small JPEG, if the specification asks for one.
+        declared: what the file says of its own origin.
     """
 
     path: str
     facts: Facts
     views: Mapping[str, NDArray[np.uint8]]
     thumbnail: bytes | None
+    declared: Declared = field(default_factory=Declared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +182,16 @@ def _fill(pending: deque[Future[_T]], futures: Iterator[Future[_T]], ahead: int)
         pending.append(future)
 
 
-def _decoded(path: str, data: bytes, spec: LoadSpec, sha256: str | None = None) -> Loaded:
+def _decoded(path: str, data: bytes, spec: LoadSpec, sha256: str | None = None) -> Loaded | Unreadable:
     limits = spec.inputs
-    decoded = decode(data, limits.max_pixels, draft_side=spec.draft_side, sha256=sha256, damaged=limits.damaged)
+    declared = read_marks(data, limits.c2pa_anchors)
+    try:
+        decoded = decode(data, limits.max_pixels, draft_side=spec.draft_side, sha256=sha256, damaged=limits.damaged)
+    except ImageError as error:
+        return replace(unreadable(path, error), declared=declared)
+    declared = with_mark(declared, thumbnail_mark(data, decoded.image))
     image = decoded.image if spec.transform is None else spec.transform(decoded.image)
-    return _with_views(path, decoded.facts, image, spec)
+    return replace(_with_views(path, decoded.facts, image, spec), declared=declared)
 
 
 def _with_views(path: str, facts: Facts, image: Image.Image, spec: LoadSpec) -> Loaded:

@@ -231,6 +231,11 @@ def read_marks(data: bytes, anchors: str | None = None) -> Declared:
     return declared(mark for read in MARKS.values() for mark in read(contents))
 
 
+def with_mark(known: Declared, mark: Mark | None) -> Declared:
+    """What a file declares, and one more mark at the end if there is one."""
+    return known if mark is None else declared((*known.marks, mark))
+
+
 def declared(marks: Iterable[Mark]) -> Declared:
     """Marks and the strongest of their claims; a signature that does not fit the file vouches for no camera."""
     marks = tuple(marks)

@@ -24,7 +24,10 @@ _JUDGEMENT: Final = tuple(field.name for field in fields(Judgement))
 _VERDICT: Final = tuple(dict.fromkeys(("p_value", "flagged", "tail", "verdict", *_JUDGEMENT)))
 
 # Fields of a scored result, and the stable names that `--fields` chooses from, in the order of every format.
-SCORED_FIELDS: Final[tuple[str, ...]] = ("path", *_FACTS, "score", "column_scores", *_VERDICT, "duplicate_of")
+SCORED_FIELDS: Final[tuple[str, ...]] = (
+    *("path", *_FACTS, "score", "column_scores"),
+    *(*_VERDICT, "declared", "duplicate_of"),
+)
 FIELDS: Final[tuple[str, ...]] = (*SCORED_FIELDS, "error")
 
 _PLAIN: Final = frozenset((str, int, bool, type(None)))
@@ -105,7 +108,7 @@ def result_to_json(result: Result) -> dict[str, Any]:
     value = to_object(result, ascii(result.path))
     if isinstance(result, Unreadable):
         error = {"code": result.code, "message": result.message}
-        return {**{name: value[name] for name in ("path", "sha256", "bytes")}, "error": error}
+        return {**{name: value[name] for name in ("path", "sha256", "bytes", "declared")}, "error": error}
     flat = {**value, **value["facts"], **value["judgement"], "flagged": result.flagged}
     return {name: flat[name] for name in (*SCORED_FIELDS, *ALIASES["Scored"])}
 
@@ -162,7 +165,7 @@ def result_from_json(value: object) -> Result:
             rest = {name: item for name, item in body.items() if name != "error"}
             result = from_json(Unreadable, {**rest, **body["error"]})
         else:
-            own = ("path", "score", "column_scores", "duplicate_of")
+            own = ("path", "score", "column_scores", "declared", "duplicate_of")
             facts, judgement, rest = ({name: body[name] for name in names} for names in (_FACTS, _JUDGEMENT, own))
             result = from_json(Scored, {**rest, "facts": facts, "judgement": judgement})
         # 0 == False: a report that holds a number there is not one that was written here.

@@ -94,7 +94,9 @@ def render_report(data: ReportData) -> str:
 
 def _row(result: Result, exhibit: Exhibit | None) -> dict[str, object]:
     own = {key: value for key, value in result_to_json(result).items() if key not in ALIASES["Scored"]}
-    row = {key: value for key, value in own.items() if value not in (None, [])}
+    row = {key: value for key, value in own.items() if value not in (None, []) and key != "declared"}
+    if own["declared"]["marks"]:
+        row["declared"] = own["declared"]
     row["path"] = escape(result.path)
     if isinstance(result, Scored):
         row |= {"duplicate_of": escape(result.duplicate_of)} if result.duplicate_of is not None else {}

@@ -1,22 +1,24 @@
-"""SARIF 2.1.0 (OASIS): flagged images are results, unreadable inputs are notifications."""
+"""SARIF 2.1.0 (OASIS): flagged images and declared syntheses are results, unreadable inputs notifications."""
 
 from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Mapping
 from typing import BinaryIO, Final
 from urllib.parse import quote
 
 from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.encode import detector_to_json, line, result_to_json, run_to_json, summary_to_json
 from muflow_cli.output.inert import escape
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Side, Summary, Unreadable
+from muflow_cli.records import DetectorInfo, Origin, Result, RunInfo, Scored, Side, Summary, Unreadable
 
 SCHEMA_URI: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 
-_RULES: Final = {
+_RULES: Final[Mapping[Side | Origin, tuple[str, str, str]]] = {
     Side.HIGH: ("synthetic-face-high", "UnlikeTheRealFaces", "Less like the real training faces than the rule allows."),
     Side.LOW: ("synthetic-face-low", "TooTypicalOfTheRealFaces", "More typical than real faces usually are."),
+    Origin.SYNTHETIC: ("declared-synthetic", "DeclaresItselfSynthetic", "The file says that it is synthetic."),
 }
 
 _REMOTE: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -43,22 +45,32 @@ def _finding(result: Scored) -> dict[str, object]:
     judgement = result.judgement
     measured = f"p = {judgement.p_value:.4g}, score {result.score:.4f}, {judgement.tail} tail"
     text = f"{escape(result.path)}: flagged ({measured})"
-    properties = {key: value for key, value in result_to_json(result).items() if key != "path"}
+    return _result(judgement.tail, text, result, result.facts.sha256)
+
+
+def _declaration(result: Result) -> dict[str, object]:
+    kinds = [mark.kind for mark in result.declared.marks if mark.claim is Origin.SYNTHETIC]
+    text = f"{escape(result.path)}: the file says that it is synthetic ({', '.join(kinds)})"
+    sha256 = result.facts.sha256 if isinstance(result, Scored) else result.sha256
+    return _result(Origin.SYNTHETIC, text, result, sha256)
+
+
+def _result(rule: Side | Origin, text: str, result: Result, sha256: str | None) -> dict[str, object]:
     return {
-        "ruleId": _RULES[judgement.tail][0],
-        "ruleIndex": list(_RULES).index(judgement.tail),
+        "ruleId": _RULES[rule][0],
+        "ruleIndex": list(_RULES).index(rule),
         "level": "warning",
         "message": {"text": text},
         "locations": [_location(result.path)],
-        "fingerprints": {"contentSha256/v1": result.facts.sha256},
-        "properties": properties,
+        "fingerprints": {} if sha256 is None else {"contentSha256/v1": sha256},
+        "properties": {key: value for key, value in result_to_json(result).items() if key != "path"},
     }
 
 
 class SarifWriter:
     """One SARIF log of one run; findings are streamed, notifications wait in a temporary file.
 
-    Images that are not flagged are not findings; the summary in `properties` counts them.
+    Images that are neither flagged nor declared synthetic are not findings; the summary in `properties` counts them.
     """
 
     def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None) -> None:
@@ -80,7 +92,9 @@ class SarifWriter:
         self._stream.write(head + b',"runs":[' + body + b',"results":[')
 
     def write(self, result: Result) -> None:
-        """Add a finding or a notification; an image that is not flagged adds nothing."""
+        """Add what there is to say of an input: findings, or a notification."""
+        if result.declared.origin is Origin.SYNTHETIC:
+            self._add(_declaration(result))
         if isinstance(result, Unreadable):
             notification = {
                 "level": "error",
@@ -91,9 +105,12 @@ class SarifWriter:
             self._notifications.write(self._notice_separator + line(notification).rstrip(b"\n"))
             self._notice_separator = b",\n"
         elif result.flagged:
-            self._stream.write(self._separator + line(_finding(result)).rstrip(b"\n"))
-            self._stream.flush()
-            self._separator = b",\n"
+            self._add(_finding(result))
+
+    def _add(self, finding: dict[str, object]) -> None:
+        self._stream.write(self._separator + line(finding).rstrip(b"\n"))
+        self._stream.flush()
+        self._separator = b",\n"
 
     def end(self, run: RunInfo, summary: Summary) -> None:
         """Close the log with the times, the unreadable inputs and the counts."""

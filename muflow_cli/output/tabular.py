@@ -14,11 +14,12 @@ from rich.text import Text
 
 from muflow_cli.output.encode import FIELDS, check_fields, result_to_json, select
 from muflow_cli.output.inert import cell, escape
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary
+from muflow_cli.records import DetectorInfo, Origin, Result, RunInfo, Summary
 
-_ERROR_COLUMNS: Final = ("error_code", "error_message")
+# Fields that are several columns of the CSV, named field_key.
+_PARTS: Final[Mapping[str, tuple[str, ...]]] = {"declared": ("origin", "marks"), "error": ("code", "message")}
 
-_TABLE_FIELDS: Final = ("verdict", "tail", "p_value", "score", "path")
+_TABLE_FIELDS: Final = ("verdict", "tail", "p_value", "score", "declared", "path")
 
 # Widths in characters that hold nearly every value; the last column is never padded, so long paths break nothing.
 _WIDTHS: Final = {
@@ -43,6 +44,7 @@ _WIDTHS: Final = {
     "atypical_input": 16,
     "heaviest": 16,
     "q_value": 8,
+    "declared": 9,
     "duplicate_of": 40,
     "error": 40,
 }
@@ -51,9 +53,13 @@ _STYLES: Final = {"flagged": "bold red", "inconclusive": "yellow", "unreadable":
 
 
 def csv_columns(fields: Sequence[str] | None) -> tuple[str, ...]:
-    """Header of the CSV: the fields, `error` being two columns."""
+    """Header of the CSV: the fields, `declared` and `error` being two columns each."""
     names = FIELDS if fields is None else tuple(fields)
-    return tuple(column for name in names for column in (_ERROR_COLUMNS if name == "error" else (name,)))
+    return tuple(
+        column
+        for name in names
+        for column in ([f"{name}_{part}" for part in _PARTS[name]] if name in _PARTS else [name])
+    )
 
 
 def _csv_cell(value: object) -> object:
@@ -84,8 +90,7 @@ class CsvWriter:
     def write(self, result: Result) -> None:
         """Write one row."""
         value = result_to_json(result)
-        error = value.get("error")
-        parts = {f"error_{key}": text for key, text in error.items()} if isinstance(error, Mapping) else {}
+        parts = {f"{name}_{key}": value[name][key] for name in _PARTS if name in value for key in _PARTS[name]}
         self._row([_csv_cell({**value, **parts}.get(column)) for column in self._columns])
 
     def end(self, run: RunInfo, summary: Summary) -> None:
@@ -108,7 +113,9 @@ def _show(name: str, value: object) -> str:
     if isinstance(value, list):
         return " ".join(_show(name, item) for item in value) or "-"
     if isinstance(value, Mapping):
-        return escape(f"{value['code']}, {value['message']}")
+        declared = name == "declared"
+        text = value["origin"].replace(Origin.NONE, "-") if declared else f"{value['code']}, {value['message']}"
+        return escape(text)
     return escape(str(value))
 
 

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from muflow_cli.records import Result, Summary, Unreadable, Verdict
+from muflow_cli.records import Origin, Result, Summary, Unreadable, Verdict
 
 
 class Tally:
@@ -16,6 +16,7 @@ class Tally:
         self.scored = self.flagged = self.duplicates = self.inconclusive = 0
         self.codes: Counter[str] = Counter()
         self.tails: Counter[str] = Counter()
+        self.origins: Counter[str] = Counter()
         self._since = time.monotonic()
 
     @property
@@ -30,6 +31,8 @@ class Tally:
 
     def add(self, result: Result) -> None:
         """Count one result."""
+        if result.declared.origin is not Origin.NONE:
+            self.origins[result.declared.origin.value] += 1
         if isinstance(result, Unreadable):
             self.codes[result.code] += 1
             return
@@ -54,5 +57,6 @@ class Tally:
             inconclusive=self.inconclusive,
             unreadable_by_code=dict(sorted(self.codes.items())),
             flagged_by_tail=dict(sorted(self.tails.items())),
+            declared_by_origin=dict(sorted(self.origins.items())),
         )
         return replace(counted, **fields)  # type: ignore[arg-type] # names are Summary's own, checked by `replace`

@@ -146,7 +146,7 @@ class Scan:
         if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded):
             image = item.unit
             (judgement,) = self._judge.judge(item.columns[None], [image.facts])
-            result = scored_result(image.path, image.facts, item.columns, judgement)
+            result = scored_result(image, item.columns, judgement)
             self._first[image.facts.sha256] = result
             self._begun.discard(image.facts.sha256)
             if self._request.near_hashes:

@@ -6,8 +6,10 @@ import io
 import json
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from muflow_cli.errors import BadSpec
 from muflow_cli.records import Trust
 
 if TYPE_CHECKING:
@@ -35,6 +37,29 @@ def check_signature(data: bytes, anchors: str | None) -> tuple[Trust, Mapping[st
     except (c2pa.C2paError, ValueError) as error:
         return Trust.INVALID, {"reason": str(error)}
     return _state(report)
+
+
+def read_anchors(path: Path) -> str:
+    """The certificates (PEM) of a file that names trusted authorities.
+
+    Raises:
+        BadSpec: where the file cannot be read, holds no certificate, or the library that checks signatures is missing.
+    """
+    try:
+        anchors = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise BadSpec("--c2pa-trust", path, "a file that can be read, with certificates (PEM)") from None
+    if "-----BEGIN CERTIFICATE-----" not in anchors:
+        raise BadSpec("--c2pa-trust", path, "a file with certificates (PEM)")
+    if _context(None) is None:
+        raise BadSpec("--c2pa-trust", path, "used with the extra muflow-cli[c2pa], which checks signatures")
+    import c2pa
+
+    try:
+        _context(anchors)
+    except c2pa.C2paError:
+        raise BadSpec("--c2pa-trust", path, "a file with certificates (PEM) that can be read") from None
+    return anchors
 
 
 def _state(report: Mapping[str, Any]) -> tuple[Trust, dict[str, str]]:

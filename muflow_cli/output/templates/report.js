@@ -2,7 +2,7 @@
 (() => {
   const { rows, columns } = JSON.parse(document.getElementById("data").textContent);
   const by = (id) => document.getElementById(id);
-  const state = { key: "index", order: "ascending", text: "", verdict: "", tail: "", page: 0, size: 50 };
+  const state = { key: "index", order: "ascending", text: "", verdict: "", tail: "", origin: "", page: 0, size: 50 };
   const collator = new Intl.Collator("en", { numeric: true });
 
   // Rows hold only known values; what cells, filters and sorting need besides is added here once.
@@ -36,7 +36,7 @@
 
   function chosen() {
     const passing = rows.filter((row) => row.lowerPath.includes(state.text)
-      && (!state.verdict || row.verdict === state.verdict) && (!state.tail || row.tail === state.tail));
+      && (!state.verdict || row.verdict === state.verdict) && (!state.tail || row.tail === state.tail) && (!state.origin || origin(row) === state.origin));
     return passing.sort(compare); // stable: ties stay in the order of the inputs
   }
 
@@ -60,7 +60,7 @@
   }
 
   function words(verdict) {
-    return verdict.replace("_", " ");
+    return verdict.replaceAll("_", " ");
   }
 
   function change(changes) {
@@ -103,6 +103,15 @@
     return parts.map((part) => element("div", { className: "detail", textContent: part }));
   }
 
+  function origin(row) {
+    return row.declared ? row.declared.origin : "none";
+  }
+
+  function badge(row) {
+    if (origin(row) === "none") return [];
+    return [element("span", { className: `badge says-${origin(row)}`, textContent: { camera: "names a camera", edited: "declared edited", synthetic: "declared synthetic" }[origin(row)] })];
+  }
+
   function size(row) {
     return row.format ? `${row.format}, ${row.width} × ${row.height}` : "";
   }
@@ -114,7 +123,7 @@
     const cells = [
       cell("", "number", String(row.index)),
       cell("", "", element("div", { className: "image" }, thumbnail(row), name)),
-      cell("Verdict", "", verdict, ...remarks(row)),
+      cell("Verdict", "", verdict, ...badge(row), ...remarks(row)),
       cell("Tail", "tail", tail(row)),
       cell("p-value", "number", decimal(row.p_value)),
     ];
@@ -181,6 +190,17 @@
       element("dt", { textContent: name }), element("dd", {}, element(name === "SHA-256" ? "code" : "span", { textContent: value }))]);
   }
 
+  // What a file says is text from outside: it only ever becomes textContent.
+  function marks(row) {
+    const found = (row.declared && row.declared.marks) || [];
+    const heading = element("h3", { textContent: "What the file says of itself" });
+    if (!found.length) return [heading, element("p", { className: "detail", textContent: "Nothing, which is no evidence of any origin." })];
+    return [heading, element("dl", {}, ...found.flatMap((mark) => [
+      element("dt", { textContent: words(mark.kind) }),
+      element("dd", {}, element("div", { textContent: `${mark.claim === "none" ? "no claim" : mark.claim}, ${words(mark.trust)}` }),
+        ...Object.entries(mark.detail).map(([name, value]) => element("div", { className: "detail" }, `${name}: `, element("bdi", { textContent: value }))))]))];
+  }
+
   function open(row) {
     shown = row;
     by("exhibit-title").replaceChildren(element("bdi", { textContent: row.path }));
@@ -195,6 +215,7 @@
     by("heat-none").hidden = Boolean(row.heat);
     if (row.heat) paint();
     by("exhibit-facts").replaceChildren(...facts(row));
+    by("exhibit-marks").replaceChildren(...marks(row));
     by("exhibit").showModal();
   }
 
@@ -208,6 +229,7 @@
   by("filter-text").addEventListener("input", (event) => change({ text: event.target.value.toLowerCase() }));
   by("filter-verdict").addEventListener("change", (event) => change({ verdict: event.target.value }));
   by("filter-tail").addEventListener("change", (event) => change({ tail: event.target.value }));
+  by("filter-origin").addEventListener("change", (event) => change({ origin: event.target.value }));
   by("sort-key").addEventListener("change", (event) => change({ key: event.target.value }));
   by("sort-order").addEventListener("change", (event) => change({ order: event.target.value }));
   by("page-size").addEventListener("change", (event) => change({ size: Number(event.target.value) }));
