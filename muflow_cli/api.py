@@ -45,6 +45,7 @@ def fit(
     weights: Mapping[str, StrPath] | None = None,
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
+    allow_declared: bool = False,
     resume: bool = False,
     force: bool = False,
     progress: ProgressListener | None = None,
@@ -60,6 +61,7 @@ def fit(
         weights: branch name -> local weights of its encoder; torchvision downloads the others.
         runtime: device, precision, workers.
         inputs: which files are read.
+        allow_declared: also use images whose files declare themselves synthetic.
         resume: continue a run that was killed.
         force: replace an existing output.
         progress: told of the stages.
@@ -76,6 +78,7 @@ def fit(
         weights={name: Path(path) for name, path in (weights or {}).items()},
         inputs=inputs,
         runtime=runtime,
+        allow_declared=allow_declared,
         resume=resume,
         force=force,
     )
@@ -90,6 +93,7 @@ def calibrate(
     append: bool = False,
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
+    allow_declared: bool = False,
     force: bool = False,
     progress: ProgressListener | None = None,
     **rule: Any,
@@ -103,6 +107,7 @@ def calibrate(
         append: add to the stored scores instead of replacing them.
         runtime: device, precision, workers.
         inputs: which files are read.
+        allow_declared: also use images whose files declare themselves synthetic.
         force: replace an existing output.
         progress: told of the stages.
         **rule: fields of RuleSpec (method, alpha, tail, band, by) to change.
@@ -118,6 +123,7 @@ def calibrate(
         append=append,
         inputs=inputs,
         runtime=runtime,
+        allow_declared=allow_declared,
         force=force,
     )
     return run_calibrate(request, progress)

@@ -401,6 +401,6 @@ def test_junit_counts_failures(report: dict[str, object]) -> None:
 def test_null_baselines_stand_beside_every_real_source(report: dict[str, object]) -> None:
     nulls = report["nulls"]
     reals = {source for label, source, *_ in GROUPS.values() if label is Label.REAL}
-    assert set(nulls) == {"metadata only", "sharpness only"}  # type: ignore[call-overload] # a JSON value
+    assert set(nulls) == {"metadata only", "sharpness only", "mark only"}  # type: ignore[call-overload] # a JSON value
     assert all(set(sources) == reals for sources in nulls.values())  # type: ignore[attr-defined] # a JSON value
     assert np.isfinite([a["macro"] for s in nulls.values() for a in s.values()]).all()  # type: ignore[attr-defined] # a JSON value

@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 
 from muflow_cli.bench.metrics import signed_auc
-from muflow_cli.bench.nulls import NULL_BASELINES, metadata_features, null_scores, sharpness_features
+from muflow_cli.bench.nulls import (
+    NULL_BASELINES,
+    Observed,
+    mark_features,
+    metadata_features,
+    null_scores,
+    sharpness_features,
+)
 from muflow_cli.errors import BadSpec
-from muflow_cli.records import Facts
+from muflow_cli.records import Declared, Facts, Mark, Origin
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 
@@ -83,7 +90,7 @@ def test_labels_at_random_stay_at_chance(baseline):
         rng = np.random.default_rng(seed)
         images = [facts(i, bytes=int(rng.normal(20_000, 900)), sharpness=rng.normal(20, 3)) for i in range(150)]
         shuffled = rng.permutation(np.arange(150) >= 90)
-        figures.append(null_auc(NULL_BASELINES[baseline](images), shuffled))
+        figures.append(null_auc(NULL_BASELINES[baseline]([Observed(image) for image in images]), shuffled))
     assert abs(np.mean(figures) - 0.5) < 0.04
 
 
@@ -92,7 +99,9 @@ def test_images_that_are_all_alike_give_nothing_away_and_raise_no_warning(fake):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for baseline, features in NULL_BASELINES.items():
-            assert null_auc(features(images), fake) == pytest.approx(0.5, abs=0.1), baseline
+            assert null_auc(features([Observed(image) for image in images]), fake) == pytest.approx(0.5, abs=0.1), (
+                baseline
+            )
 
 
 def test_scores_come_back_equal_for_one_seed(fake, rng):
@@ -124,3 +133,10 @@ def test_png_reals_against_jpeg_fakes_are_told_apart_by_their_files_alone():
         for i, row in enumerate(rows)
     ]
     assert null_auc(metadata_features(images), [row["kind"] == "fake" for row in rows]) == 1
+
+
+def test_marks_alone_tell_marked_fakes_from_unmarked_reals() -> None:
+    synthetic = Declared(origin=Origin.SYNTHETIC, marks=(Mark(kind="c2pa", claim=Origin.SYNTHETIC, detail={}),))
+    fake = [False] * 30 + [True] * 30
+    assert null_auc(mark_features([Declared()] * 30 + [synthetic] * 30), fake) == 1
+    assert null_auc(mark_features([Declared()] * 60), fake) == pytest.approx(0.5)

@@ -5,7 +5,7 @@ Everything outside `run` is a function of data, detector and seed; `run` holds w
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,11 +28,12 @@ from muflow_cli.bench.records import (
     Perturbed,
     Robustness,
     RuleHeadline,
+    Undeclared,
 )
 from muflow_cli.bench.robustness import Condition, curves
 from muflow_cli.bench.scores import Row, data_digest
 from muflow_cli.output.encode import to_object
-from muflow_cli.records import DetectorInfo, Unreadable
+from muflow_cli.records import DetectorInfo, Origin, Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +53,7 @@ class Measured:
     Attributes:
         rows: clean rows.
         evaluation: of them.
+        undeclared: rows without the images that declare themselves synthetic, and their evaluation; None without any.
         selection: what was scored; None where scores were read from a file.
         detector: None where scores were read from a file.
         conditions: every perturbed condition and its evaluation.
@@ -63,6 +65,7 @@ class Measured:
 
     rows: Sequence[Row]
     evaluation: Evaluation
+    undeclared: tuple[Sequence[Row], Evaluation] | None = None
     selection: Selection | None = None
     detector: DetectorInfo | None = None
     conditions: Sequence[tuple[Condition, Evaluation]] = ()
@@ -104,6 +107,7 @@ def make_document(measured: Measured, settings: Settings, run: BenchRun) -> Benc
         settings=make_bootstrap(settings.evaluate),
         headline=headline(measured.evaluation),
         results=measured.evaluation,
+        undeclared=None if measured.undeclared is None else make_undeclared(*measured.undeclared),
         nulls=measured.nulls,
         robustness=Robustness(
             conditions=tuple(
@@ -132,6 +136,12 @@ def make_document(measured: Measured, settings: Settings, run: BenchRun) -> Benc
     )
 
 
+def make_undeclared(rows: Sequence[Row], evaluation: Evaluation) -> Undeclared:
+    """Figures of the rows that are left without the images that declare themselves synthetic."""
+    fakes = sum(row.fake for row in rows)
+    return Undeclared(reals=len(rows) - fakes, fakes=fakes, headline=headline(evaluation), results=evaluation)
+
+
 def make_bootstrap(spec: EvaluateSpec) -> Bootstrap:
     """The settings behind the intervals."""
     bootstrap = spec.bootstrap
@@ -150,6 +160,10 @@ def make_data(
         settings: family of a generator, overlap policy, limit.
     """
     counts = Counter((row.label, row.group, row.source) for row in rows)
+    origins: dict[tuple[Label, str, str], Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        if row.declared.origin is not Origin.NONE:
+            origins[row.label, row.group, row.source][row.declared.origin.value] += 1
     groups = tuple(
         Group(
             label=label,
@@ -157,6 +171,7 @@ def make_data(
             source=source,
             family=settings.evaluate.family(group) if label is Label.FAKE else None,
             images=images,
+            declared=dict(sorted(origins[label, group, source].items())),
         )
         for (label, group, source), images in counts.items()
     )

@@ -1,4 +1,4 @@
-"""What a set of images gives away without looking at a face: detectors that see container or sharpness only. Pure.
+"""What a set of images gives away without looking at a face: detectors that see container, sharpness or marks only.
 
 Unlike the detector they are fitted to the labels, out of fold: they bound what a shortcut could reach. A detector that
 stays below the null baseline of its data has shown nothing on that data.
@@ -7,7 +7,7 @@ stays below the null baseline of its data has shown nothing on that data.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from muflow_cli.bench.metrics import macro, signed_auc
 from muflow_cli.bench.scores import Row
 from muflow_cli.errors import BadSpec
-from muflow_cli.records import Facts
+from muflow_cli.records import Declared, Facts
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -63,10 +63,25 @@ def sharpness_features(facts: Sequence[Facts]) -> NullFeatures:
     return NullFeatures(numbers, np.empty((len(facts), 0), np.str_))
 
 
+def mark_features(declared: Sequence[Declared]) -> NullFeatures:
+    """What B files say of their own origin: the origin, and the kinds of their marks."""
+    names = [(d.origin.value, "+".join(mark.kind for mark in d.marks)) for d in declared]
+    return NullFeatures(np.empty((len(declared), 0)), np.array(names))
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What is known of a file without its score."""
+
+    facts: Facts
+    declared: Declared = field(default_factory=Declared)
+
+
 # A new null baseline is a row here.
-NULL_BASELINES: Final[Mapping[str, Callable[[Sequence[Facts]], NullFeatures]]] = {
-    "metadata only": metadata_features,
-    "sharpness only": sharpness_features,
+NULL_BASELINES: Final[Mapping[str, Callable[[Sequence[Observed]], NullFeatures]]] = {
+    "metadata only": lambda files: metadata_features([file.facts for file in files]),
+    "sharpness only": lambda files: sharpness_features([file.facts for file in files]),
+    "mark only": lambda files: mark_features([file.declared for file in files]),
 }
 
 
@@ -129,22 +144,22 @@ def null_baselines(rows: Sequence[Row], seed: int) -> dict[str, dict[str, NullAg
 
     Generators and sources with fewer than 2 images have none, since the fit must leave one image out.
     """
-    reals: dict[str, list[Facts]] = {}
-    fakes: dict[str, list[Facts]] = {}
+    reals: dict[str, list[Observed]] = {}
+    fakes: dict[str, list[Observed]] = {}
     for row in rows:
         if row.facts is not None:
             group, members = (row.group, fakes) if row.fake else (row.source, reals)
-            members.setdefault(group, []).append(row.facts)
-    reals = {name: facts for name, facts in reals.items() if len(facts) > 1}
-    fakes = {name: facts for name, facts in fakes.items() if len(facts) > 1}
+            members.setdefault(group, []).append(Observed(row.facts, row.declared))
+    reals = {name: files for name, files in reals.items() if len(files) > 1}
+    fakes = {name: files for name, files in fakes.items() if len(files) > 1}
     if not reals or not fakes:
         return {}
     baselines: dict[str, dict[str, NullAgainst]] = {name: {} for name in NULL_BASELINES}
     for baseline, features in NULL_BASELINES.items():
-        for source, facts in reals.items():
+        for source, files in reals.items():
             aucs = {}
             for generator, own in fakes.items():
-                labels = [False] * len(facts) + [True] * len(own)
-                aucs[generator] = signed_auc(null_scores(features([*facts, *own]), labels, seed), labels)
+                labels = [False] * len(files) + [True] * len(own)
+                aucs[generator] = signed_auc(null_scores(features([*files, *own]), labels, seed), labels)
             baselines[baseline][source] = NullAgainst(aucs, float(macro(aucs)))
     return baselines

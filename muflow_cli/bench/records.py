@@ -25,6 +25,7 @@ class Group:
         source: the real source that the images count for.
         family: of the generator; None for reals.
         images: number of them.
+        declared: origin that files name of themselves -> number of images.
     """
 
     label: Label
@@ -32,6 +33,7 @@ class Group:
     source: str
     family: str | None
     images: int
+    declared: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +130,23 @@ class Headline:
     low: float
     high: float
     rule: RuleHeadline | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Undeclared:
+    """Figures without the images that declare themselves synthetic, which need no detector.
+
+    Attributes:
+        reals: number of real images that are left.
+        fakes: number of synthetic images that are left.
+        headline: of them.
+        results: of them.
+    """
+
+    reals: int
+    fakes: int
+    headline: Headline
+    results: Evaluation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,7 +249,9 @@ class BenchDocument:
         settings: behind the intervals.
         headline: one figure for the whole benchmark.
         results: all figures of the clean images.
-        nulls: baseline -> real source -> AUC of detectors that see the container or the sharpness only.
+        undeclared: figures without the images that declare themselves synthetic; None where there are none, or where
+            no real or no fake would be left.
+        nulls: baseline -> real source -> AUC of detectors that see the container, the sharpness or the marks only.
         robustness: figures of perturbed images.
         comparisons: figures of other detectors.
         gates: outcomes of the gates and of the comparison with an earlier report.
@@ -243,6 +264,7 @@ class BenchDocument:
     settings: Bootstrap
     headline: Headline
     results: Evaluation
+    undeclared: Undeclared | None
     nulls: Mapping[str, Mapping[str, NullAgainst]]
     robustness: Robustness
     comparisons: tuple[Compared, ...]

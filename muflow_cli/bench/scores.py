@@ -8,13 +8,13 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from muflow_cli.bench.manifest import Label, read_table
 from muflow_cli.errors import BadTable
 from muflow_cli.output.inert import cell, uncell
-from muflow_cli.records import Facts
+from muflow_cli.records import Declared, Facts
 
 COLUMNS: Final = ("path", "label", "group", "source", "score", "column_scores", "p_value", "flagged", "sha256")
 # The name of `column_scores` in files that were written with reports of schema "muflow.bench/1".
@@ -49,6 +49,7 @@ class Row:
         flagged: the detector's verdict; None where it gives none.
         sha256: of the bytes, where known.
         facts: custody facts, where the bytes were read here.
+        declared: what the file says of its own origin, where the bytes were read here.
     """
 
     path: str
@@ -62,6 +63,7 @@ class Row:
     flagged: bool | None = None
     sha256: str | None = None
     facts: Facts | None = None
+    declared: Declared = field(default_factory=Declared)
 
     @property
     def fake(self) -> bool:

@@ -20,7 +20,7 @@ from muflow_cli.engine.scoring import ScoredUnit, score_stream
 from muflow_cli.images.loader import Loaded, LoadSpec, load, look_ahead
 from muflow_cli.images.perturb import Perturbation
 from muflow_cli.progress import ProgressListener
-from muflow_cli.records import Facts, Unreadable, Verdict
+from muflow_cli.records import Declared, Facts, Unreadable, Verdict
 from muflow_cli.scan.workflow import whole_image_map
 from muflow_cli.specs import InputSpec, Runtime
 
@@ -39,6 +39,7 @@ class ScoredImage:
         columns: (S,) nats per dimension.
         thumbnail: a small JPEG; None where none was asked for.
         heatmap: (g, g) score by position over the whole image, as `scan.workflow.whole_image_map` gives it.
+        declared: what the file says of its own origin.
     """
 
     sample: HashedSample
@@ -46,6 +47,7 @@ class ScoredImage:
     columns: NDArray[np.float64]
     thumbnail: bytes | None
     heatmap: NDArray[np.float32] | None
+    declared: Declared
 
 
 class Gallery(Protocol):
@@ -127,7 +129,7 @@ class Scoring:
                 heatmap = whole_image_map(self.detector, item.maps)
                 # A copy, since the map is a part of its whole batch's.
                 own = None if heatmap is None else heatmap.copy()
-                yield ScoredImage(sample, item.unit.facts, item.columns, item.unit.thumbnail, own)
+                yield ScoredImage(sample, item.unit.facts, item.columns, item.unit.thumbnail, own, item.unit.declared)
             elif isinstance(item, Unreadable):
                 unreadable.append(item)
 
@@ -152,6 +154,7 @@ class Scoring:
                 flagged=judgement.verdict is Verdict.FLAGGED,
                 sha256=image.sample.sha256,
                 facts=image.facts,
+                declared=image.declared,
             )
             for image, judgement, suspicion in zip(images, judgements, suspicions, strict=True)
         ]

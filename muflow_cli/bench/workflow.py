@@ -31,6 +31,7 @@ from muflow_cli.environment import utc_now, versions
 from muflow_cli.errors import NothingToDo
 from muflow_cli.images.perturb import Perturbation
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
+from muflow_cli.records import Origin
 from muflow_cli.specs import InputSpec, Runtime
 
 
@@ -180,6 +181,7 @@ class _Job:
         measured = Measured(
             rows=rows,
             evaluation=evaluate(rows, self.spec),
+            undeclared=self.undeclared(rows),
             selection=selection,
             detector=detector.info(str(request.detector)),
             conditions=self.conditions(scoring, selection, rows),
@@ -192,6 +194,14 @@ class _Job:
                 self.run, throughput=measure_speed(scoring, selection.images, request.detector, self.timer)
             )
         return replace(measured, nulls=nulls, comparisons=self.comparisons(rows))
+
+    def undeclared(self, rows: Sequence[Row]) -> tuple[Sequence[Row], Evaluation] | None:
+        """The rows that do not declare themselves synthetic and their figures, if that leaves some of both kinds."""
+        left = [row for row in rows if row.declared.origin is not Origin.SYNTHETIC]
+        fakes = sum(row.fake for row in left)
+        if len(left) == len(rows) or not 0 < fakes < len(left):
+            return None
+        return left, evaluate(left, self.spec)
 
     def select(self, detector: Detector) -> Selection:
         """The images to score."""

@@ -26,7 +26,7 @@ from muflow_cli.images.loader import Loaded, LoadSpec, look_ahead
 from muflow_cli.images.loader import load as load_images
 from muflow_cli.images.near import distinct, near_duplicate_groups, near_hash, packed, unpacked
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
-from muflow_cli.records import Unreadable
+from muflow_cli.records import Origin, Unreadable
 from muflow_cli.specs import InputSpec, Runtime
 
 
@@ -42,6 +42,7 @@ class CalibrateRequest:
         append: add to the stored scores instead of replacing them.
         inputs: which files are read.
         runtime: device, precision, workers.
+        allow_declared: also calibrate on images that declare themselves synthetic.
         force: replace an existing output.
     """
 
@@ -52,6 +53,7 @@ class CalibrateRequest:
     append: bool = False
     inputs: InputSpec = field(default_factory=InputSpec)
     runtime: Runtime = field(default_factory=Runtime)
+    allow_declared: bool = False
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -71,7 +73,8 @@ class CalibrateSummary:
         kept: number of calibration images whose stored scores are still in use.
         left_out: readable images not scored, by reason: "seen_in_fit" (the detector was fitted on these bytes),
             "duplicate" (given twice), "calibrated" (appended before), "near_copy" (of an image that is counted, fitted
-            to or appended before).
+            to or appended before), "declared_synthetic" (it says so itself).
+        declared_synthetic: paths of the images left out for that reason.
         unreadable: inputs that could not be read, by code.
         description: of the calibration.
         seconds: per stage.
@@ -83,6 +86,7 @@ class CalibrateSummary:
     scored: int
     kept: int
     left_out: dict[str, int]
+    declared_synthetic: tuple[str, ...]
     unreadable: dict[str, int]
     description: Description
     seconds: dict[str, float]
@@ -105,7 +109,7 @@ def calibrate(request: CalibrateRequest, progress: ProgressListener | None = Non
 
 def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> CalibrateSummary:
     detector = load(request.detector)
-    intake = Intake(detector, append=request.append)
+    intake = Intake(detector, append=request.append, allow_declared=request.allow_declared)
     if request.reals:
         calibration = _measured(request, detector, intake, timer)
     else:  # the stored scores under another rule; they keep their date, since nothing was measured
@@ -119,6 +123,7 @@ def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> Ca
         scored=intake.used,
         kept=len(calibration) - intake.used,
         left_out=dict(sorted(intake.left_out.items())),
+        declared_synthetic=tuple(intake.declared_synthetic),
         unreadable=dict(sorted(intake.unreadable.items())),
         description=description,
         seconds=dict(timer.seconds),
@@ -175,9 +180,18 @@ class Intake:
     Args:
         detector: to calibrate; images that it was fitted on must not calibrate it.
         append: whether the images that already calibrate it stay in use.
+        allow_declared: also pass images that declare themselves synthetic.
+
+    Attributes:
+        used: number of images passed.
+        left_out: reason -> number of readable images that were not.
+        declared_synthetic: paths of those that declare themselves synthetic.
+        unreadable: code -> number of inputs.
     """
 
-    def __init__(self, detector: Detector, *, append: bool) -> None:
+    def __init__(self, detector: Detector, *, append: bool, allow_declared: bool = False) -> None:
+        self._allow_declared = allow_declared
+        self.declared_synthetic: list[str] = []
         self._why = dict.fromkeys((bytes(row).hex() for row in detector.fitted_on), "seen_in_fit")
         if append:
             self._why |= dict.fromkeys((facts.sha256 for facts in detector.calibration.facts), "calibrated")
@@ -194,6 +208,9 @@ class Intake:
                 self.unreadable[item.code] += 1
             elif item.facts.sha256 in self._why:
                 self.left_out[self._why[item.facts.sha256]] += 1
+            elif item.declared.origin is Origin.SYNTHETIC and not self._allow_declared:
+                self.left_out["declared_synthetic"] += 1
+                self.declared_synthetic.append(item.path)
             else:
                 self._why[item.facts.sha256] = "duplicate"
                 self.used += 1

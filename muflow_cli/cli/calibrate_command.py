@@ -58,6 +58,7 @@ def calibrate_command(
     append: Annotated[
         bool, typer.Option("--append", help="Add to the stored scores instead of replacing them.")
     ] = False,
+    allow_declared: options.AllowDeclared = False,
     device: options.Device = "auto",
     precision: options.PrecisionOption = Precision.AUTO,
     workers: options.Workers = 0,
@@ -73,10 +74,9 @@ def calibrate_command(
 ) -> None:
     """Calibrate a detector with your own REAL face images: they set the threshold and the p-values, not the scores.
 
-    Images that the detector was fitted on are left out. Options that are not given keep their values in the detector;
-    without REAL, the stored scores are used under the new rule. Damaged images are left out, unless --damaged score is
-    given. Without -o the detector's own file is replaced, which
-    needs --force.
+    Images that the detector was fitted on, or that declare themselves synthetic, are left out, and so are damaged ones
+    unless --damaged score is given. Options that are not given keep their values in the detector; without REAL, the
+    stored scores are used under the new rule. Without -o the detector's own file is replaced, which needs --force.
 
     **Examples**
 
@@ -104,6 +104,7 @@ def calibrate_command(
         append=append,
         inputs=inputs,
         runtime=options.runtime(device, precision, workers),
+        allow_declared=allow_declared,
         force=force,
     )
     with StageProgress(console) as progress:
@@ -132,6 +133,7 @@ def _rows(summary: CalibrateSummary) -> Iterator[tuple[str, str]]:
         f"{summary.scored} scored{stored}, n = {summary.description.images}; "
         f"{_left_out(summary.left_out)}; unreadable: {_counts(summary.unreadable)}",
     )
+    yield from options.declared_rows(summary.declared_synthetic)
     yield from description_rows(summary.description)
     yield "fingerprint", f"{summary.fingerprint} (unchanged)"
     yield "calibration", summary.calibration_fingerprint

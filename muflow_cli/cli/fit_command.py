@@ -130,6 +130,7 @@ def fit_command(
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     damaged: options.DamagedOption = Damaged.REFUSE,
+    allow_declared: options.AllowDeclared = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit.")] = False,
     force: options.Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
@@ -137,8 +138,9 @@ def fit_command(
 ) -> None:
     """Fit a detector to REAL face images; it never sees a synthetic one.
 
-    Images are split by content into training, validation and calibration parts, and each is read and encoded once. The
-    detector is calibrated on images that it was not trained on, so it is ready to scan.
+    Images whose files declare themselves synthetic are left out and listed. The others are split by content into
+    training, validation and calibration parts, and each is read and encoded once. The detector is calibrated on images
+    that it was not trained on, so it is ready to scan.
 
     **Examples**
 
@@ -174,6 +176,7 @@ def fit_command(
         weights=branch_weights(spec, encoder_weights or []),
         inputs=options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged),
         runtime=options.runtime(device, precision, workers),
+        allow_declared=allow_declared,
         resume=resume,
         force=force,
     )
@@ -221,6 +224,7 @@ def _rows(summary: FitSummary) -> Iterator[tuple[str, str]]:
         f"{summary.used} used ({summary.train} train, {summary.validation} validation, {summary.calibration} "
         f"calibration); skipped: {skipped}; near duplicates kept together: {summary.near_duplicates}",
     )
+    yield from options.declared_rows(summary.declared_synthetic)
     for name, origin in summary.provenance.branches.items():
         layers = [column.partition("/")[2] for column in summary.columns if column.startswith(f"{name}/")]
         per_layer = ", ".join(

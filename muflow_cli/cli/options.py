@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from muflow_cli.output.inert import escape
 from muflow_cli.specs import Damaged, InputSpec, Precision, Runtime
 
 _DEFAULTS = InputSpec()
+_LISTED = 20
 
 Device = Annotated[
     str, typer.Option("--device", help="auto (a CUDA device if there is one), cpu, cuda or cuda:N.", show_default=True)
@@ -35,6 +38,9 @@ DamagedOption = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
+AllowDeclared = Annotated[
+    bool, typer.Option("--allow-declared", help="Keep images whose files declare themselves synthetic.")
+]
 DetectorArgument = Annotated[Path, typer.Argument(metavar="DETECTOR", help="A detector bundle (.safetensors).")]
 
 MAX_BYTES = _DEFAULTS.max_bytes
@@ -53,6 +59,18 @@ def input_spec(
         max_pixels=max_pixels,
         damaged=damaged,
     )
+
+
+def declared_rows(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Name and text of the summary's rows on images that were left out because they declare themselves synthetic."""
+    if not paths:
+        return
+    images = "image declares itself" if len(paths) == 1 else "images declare themselves"
+    yield "left out", f"{len(paths)} {images} synthetic; keep them with --allow-declared"
+    for path in paths[:_LISTED]:
+        yield "", escape(path)
+    if len(paths) > _LISTED:
+        yield "", f"and {len(paths) - _LISTED} more"
 
 
 def runtime(device: str, precision: Precision, workers: int, batch_size: int = 0) -> Runtime:

@@ -22,7 +22,7 @@ from muflow_cli.files import OutputFile, write_whole
 from muflow_cli.fit.work import UnfinishedFit
 from muflow_cli.images.loader import Loaded
 from muflow_cli.images.near import near_hash
-from muflow_cli.records import Facts, Unreadable
+from muflow_cli.records import Facts, Origin, Unreadable
 
 _INDEX = "index.json"
 
@@ -61,11 +61,13 @@ class Store:
     Attributes:
         entries: one per distinct image, in the order of the inputs.
         skipped: reason -> number of inputs.
+        declared_synthetic: paths of the inputs that were skipped because they declare themselves synthetic.
         views: branch -> (total views, size, size, 3) uint8, memory-mapped.
     """
 
     entries: tuple[Entry, ...]
     skipped: dict[str, int]
+    declared_synthetic: tuple[str, ...]
     views: dict[str, NDArray[np.uint8]]
 
     def image(self, index: int) -> StoredImage:
@@ -80,19 +82,23 @@ class Store:
         return [row for e in entries for row in range(e.first[branch], e.first[branch] + e.views[branch])]
 
 
-def build_store(loaded: Iterable[Loaded | Unreadable], folder: Path, sizes: Mapping[str, int]) -> Store:
+def build_store(
+    loaded: Iterable[Loaded | Unreadable], folder: Path, sizes: Mapping[str, int], *, allow_declared: bool = False
+) -> Store:
     """Write the images of `loaded` to `folder`; identical bytes are stored once, unreadable inputs are counted.
 
     Args:
         loaded: images with the views of every branch.
         folder: exists.
         sizes: branch -> side of its views, pixels.
+        allow_declared: also store images that declare themselves synthetic.
 
     Raises:
         CannotWrite: if the disk is full or the folder cannot be written.
     """
     entries: list[Entry] = []
     skipped: Counter[str] = Counter()
+    declared: list[str] = []
     rows = dict.fromkeys(sizes, 0)
     known: set[str] = set()
     with ExitStack() as stack:
@@ -105,6 +111,9 @@ def build_store(loaded: Iterable[Loaded | Unreadable], folder: Path, sizes: Mapp
                 skipped[item.code] += 1
             elif item.facts.sha256 in known:
                 skipped["duplicate"] += 1
+            elif item.declared.origin is Origin.SYNTHETIC and not allow_declared:
+                skipped["declared_synthetic"] += 1
+                declared.append(item.path)
             else:
                 known.add(item.facts.sha256)
                 counts = {name: len(views) for name, views in item.views.items()}
@@ -112,7 +121,7 @@ def build_store(loaded: Iterable[Loaded | Unreadable], folder: Path, sizes: Mapp
                 for name, views in item.views.items():
                     files[name].write(views.tobytes())
                     rows[name] += len(views)
-    index = {"entries": to_json(entries), "skipped": dict(skipped), "sizes": dict(sizes)}
+    index = {"entries": to_json(entries), "skipped": dict(skipped), "declared": declared, "sizes": dict(sizes)}
     write_whole(folder / _INDEX, canonical_json(index))
     return open_store(folder)
 
@@ -143,6 +152,6 @@ def open_store(folder: Path) -> Store:
         whole = all(e.first[n] + e.views[n] <= len(v) for e in entries[-1:] for n, v in views.items())
         if not whole:
             raise ValueError("views are missing")
-        return Store(entries, dict(index["skipped"]), views)
+        return Store(entries, dict(index["skipped"]), tuple(index["declared"]), views)
     except (ValueError, KeyError, TypeError, OSError):
         raise UnfinishedFit(f"the stored images in {folder} are damaged", "fit again with --force") from None

@@ -48,6 +48,7 @@ class FitRequest:
         weights: branch name -> local weights of its encoder; torchvision's download for the others.
         inputs: which files are read.
         runtime: device, precision, workers.
+        allow_declared: also fit to images that declare themselves synthetic.
         resume: continue a run that was killed.
         force: replace an existing output.
     """
@@ -58,17 +59,22 @@ class FitRequest:
     weights: Mapping[str, Path] = field(default_factory=dict)
     inputs: InputSpec = field(default_factory=InputSpec)
     runtime: Runtime = field(default_factory=Runtime)
+    allow_declared: bool = False
     resume: bool = False
     force: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitSummary:
-    """What `fit` did. NLLs in nats per dimension, times in seconds."""
+    """What `fit` did. NLLs in nats per dimension, times in seconds.
+
+    `declared_synthetic` holds the paths of images that were skipped because they declare themselves synthetic.
+    """
 
     output: str
     used: int
     skipped: dict[str, int]
+    declared_synthetic: tuple[str, ...]
     train: int
     validation: int
     calibration: int
@@ -97,6 +103,7 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
         "reals": [Path(name).absolute().as_posix() for name in request.reals],
         "spec": to_json(request.spec),
         "inputs": to_json(request.inputs),
+        "allow_declared": request.allow_declared,
         "weights": {name: weight.sha256 for name, weight in weights.items()},
         "placement": [str(placement.device), placement.precision.value],
         "versions": versions(),
@@ -170,6 +177,7 @@ class _Fit:
             output=str(self.request.output),
             used=len(store.entries),
             skipped=store.skipped,
+            declared_synthetic=store.declared_synthetic,
             train=len(parts.train),
             validation=len(parts.validation),
             calibration=len(parts.calibration),
@@ -206,7 +214,7 @@ class _Fit:
                 yield item
 
         sizes = {branch.name: branch.view.size for branch in self.spec.branches}
-        return build_store(counted(), self.work.folder, sizes)
+        return build_store(counted(), self.work.folder, sizes, allow_declared=self.request.allow_declared)
 
     def check_room(self, files: int) -> None:
         """State the size of the work folder, if there is anything to read; CannotWrite if the disk has less space."""

@@ -69,12 +69,25 @@ def data_text(report: Report) -> str:
     parts += [f"{data['duplicates']} duplicates left out"] if data["duplicates"] else []
     parts += [f"limited to {data['limit']} per group, {data['beyond_limit']} left out"] if data["limit"] else []
     parts += [f"{len(data['unreadable'])} unreadable"] if data["unreadable"] else []
+    for group in data["groups"]:
+        if group["declared"]:
+            counts = ", ".join(f"{count} declared {origin}" for origin, count in group["declared"].items())
+            parts.append(f"{escape(group['group'])} has {counts} of {group['images']}")
     overlap = data["overlap"]
     verb = "left out" if overlap["policy"] == "drop" else "kept"
     for group, counts in overlap["groups"].items():
         known = " and ".join(f"{how} on {count}" for how, count in counts.items())
         parts.append(f"{escape(group)}: the detector was {known} of these images, which are {verb}")
     return "; ".join(parts)
+
+
+def undeclared_rows(report: Report) -> Iterator[list[str]]:
+    """The headline on all images, and without those that declare themselves synthetic."""
+    data, left = report["data"], report["undeclared"]
+    for name, part, counted in (("all images", report, data), ("without declared synthetic", left, left)):
+        headline = part["headline"]
+        figures = figure_text(headline), figure_text(headline["rule"])
+        yield [name, str(counted["reals"]), str(counted["fakes"]), escape(headline["source"]), *figures]
 
 
 def source_rows(report: Report) -> Iterator[list[str]]:
@@ -150,9 +163,12 @@ def sections(report: Report) -> Iterator[Section]:
     worst = escape(report["results"]["worst_source"])
     generators = ["generator", "family", "n", "flagged", *metrics, "AP of chance"]
     yield f"Generators against {worst}", generators, list(generator_rows(report))
+    if report["undeclared"]:
+        headings = ["images", "reals", "fakes", "worst reals", "macro AUC", "macro rule AUC"]
+        yield "Without the images that declare themselves synthetic", headings, list(undeclared_rows(report))
     if report["nulls"]:
         headings = ["reals", *report["nulls"], "detector, AUC", "detector, rule AUC"]
-        yield "Macro AUC of null baselines (file facts, sharpness)", headings, list(null_rows(report))
+        yield "Macro AUC of null baselines (file facts, sharpness, marks)", headings, list(null_rows(report))
     if report["robustness"]["conditions"]:
         headings = ["perturbation", "on", "worst macro AUC", "worst macro rule AUC", "highest FPR"]
         yield "Robustness", headings, list(condition_rows(report))
@@ -192,6 +208,8 @@ def csv_bytes(report: Report) -> bytes:
 
 def _figures(report: Report) -> Iterator[list[Any]]:
     yield from _result_figures(["detector", "", ""], report["results"])
+    if report["undeclared"]:
+        yield from _result_figures(["detector, undeclared images", "", ""], report["undeclared"]["results"])
     for condition in report["robustness"]["conditions"]:
         yield from _result_figures(["detector", condition["perturbation"], condition["on"]], condition["results"])
     for other in report["comparisons"]:
