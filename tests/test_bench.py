@@ -363,7 +363,7 @@ def test_the_csv_holds_every_figure(report: dict[str, object]) -> None:
         row = found["celebahq", "generator", "sdxl_tiles", metric]
         assert [float(row[end]) for end in ("value", "low", "high")] == list(figure.values())
     assert float(found["celebahq", "reals", "", "fpr"]["high"]) == against["flagged"]["high"]
-    assert {row["scorer"] for row in lines} == {"detector", "metadata only", "sharpness only"}
+    assert {row["scorer"] for row in lines} == {"detector", "metadata only", "sharpness only", "mark only"}
 
 
 def test_markdown_keeps_its_tables_whatever_the_names(report: dict[str, object]) -> None:
