@@ -46,7 +46,7 @@ def test_a_scan_has_at_most_22_visible_options() -> None:
         (
             "scan",
             {"json_output", "jsonl_output", "csv_output", "sarif_output", "report", "verbose"}
-            | {"batch_size", "c2pa_trust"},
+            | {"batch_size", "c2pa_trust", "exit_zero"},
         ),
         ("fit", {"mean_size", "means"}),
     ],
