@@ -243,4 +243,3 @@ def _fill(file: FileIO, data: NDArray[np.uint8]) -> None:
         if not count:
             raise BadTensorFile
         rest = rest[count:]
-

@@ -64,9 +64,7 @@ def _bytes(detector: Detector) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in detector.tensors().values())
 
 
-def _rows(
-    path: Path, detector: Detector, file: BundleFile, description: Description
-) -> Iterator[tuple[str, str]]:
+def _rows(path: Path, detector: Detector, file: BundleFile, description: Description) -> Iterator[tuple[str, str]]:
     origin, spec = detector.provenance, detector.spec
     yield "bundle", f"{path}, format {file.format}, {_bytes(detector) / 1024:.0f} KiB of tensors"
     yield "  SHA-256", f"{file.sha256} (of the file)"

@@ -16,7 +16,7 @@ from muflow_cli.calibration.rules import rule_class
 from muflow_cli.canonical import to_json
 from muflow_cli.detector import Detector, Provenance, columns_of
 from muflow_cli.engine.devices import Placement, place
-from muflow_cli.engine.encoders import chosen_layers
+from muflow_cli.engine.encoders import layers_of
 from muflow_cli.engine.scoring import ScoredUnit, Scorer, score_stream
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
@@ -101,17 +101,12 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
         "placement": [str(placement.device), placement.precision.value],
         "versions": versions(),
     }
-    work = open_work(request.output, key, resume=request.resume, force=request.force)
-    try:
-        summary = _Fit(request, placement, weights, work, timer).run()
-    except KeyboardInterrupt:
-        timer.note(f"the finished work is kept in {work.folder}; continue with --resume")
-        raise
-    except BaseException:
-        work.remove()
-        raise
-    work.remove()
-    return summary
+    with open_work(request.output, key, resume=request.resume, force=request.force) as work:
+        try:
+            return _Fit(request, placement, weights, work, timer).run()
+        except KeyboardInterrupt:
+            timer.note(f"the finished work is kept in {work.folder}; continue with --resume")
+            raise
 
 
 def _weights(request: FitRequest) -> dict[str, Weights]:
@@ -121,7 +116,7 @@ def _weights(request: FitRequest) -> dict[str, Weights]:
         if name not in branches:
             raise BadSpec("--encoder-weights", f"{name}=...", "the name of a branch, " + " or ".join(branches))
     for branch in branches.values():
-        chosen_layers(branch.feature.encoder, branch.feature.layers)
+        layers_of(branch.feature, branch.view.size)
     return {name: find_weights(branch.feature.encoder, request.weights.get(name)) for name, branch in branches.items()}
 
 
