@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -405,9 +406,13 @@ def test_info_shows_what_the_bundle_holds(muflow: Muflow, tiny_bundle: Path) -> 
     shown, detector = json.loads(done.stdout), load(tiny_bundle)
     assert done.returncode == 0
     assert shown["fingerprint"] == detector.fingerprint
+    assert (shown["format"], shown["provenance_covered"]) == (2, True)
+    sha256 = hashlib.sha256(tiny_bundle.read_bytes()).hexdigest()
+    assert shown["file_sha256"] == sha256
     assert shown["provenance"]["train"] == detector.provenance.train
     assert shown["calibration"]["images"] == len(detector.calibration)
     text = muflow("info", tiny_bundle)
+    assert sha256.encode() in text.stdout
     assert detector.fingerprint.encode() in text.stdout
 
 
