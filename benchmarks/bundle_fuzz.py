@@ -324,6 +324,8 @@ class Run:
         except TimeoutError:
             self.add(mutation, "FAILED: hang")
         except EOFError:
+            if mutation == "start":
+                sys.exit("the worker did not start")
             self.add(mutation, "FAILED: crash")
         process.kill()
         process.join()

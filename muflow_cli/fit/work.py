@@ -14,8 +14,7 @@ from muflow_cli.canonical import canonical_json
 from muflow_cli.detector import hash_tensors
 from muflow_cli.engine.train_state import TrainState
 from muflow_cli.errors import CannotWrite, MuflowError
-from muflow_cli.files import replacing, write_whole
-from muflow_cli.fit.lock import LOCK, Locked, locked
+from muflow_cli.files import locked, replacing, write_whole
 from muflow_cli.fit.parts import START_AGAIN, UnfinishedFit, check_part, read_sealed, write_sealed
 from muflow_cli.tensor_file import BadTensorFile, open_regular, read_header, write
 
@@ -107,39 +106,30 @@ def open_work(output: Path, key: Mapping[str, Any], *, resume: bool, force: bool
     The folder is removed when the block ends, and when the block raises an error that `resume` would meet again.
 
     Raises:
-        UnfinishedFit: if another process has it, if it exists and neither `resume` nor `force` was given, if there is
-            none to resume, or if it was made with other settings.
-        CannotWrite: if it cannot be made.
+        UnfinishedFit: if it exists and neither `resume` nor `force` was given, if there is none to resume, or if it was
+            made with other settings.
+        CannotWrite: if it cannot be made, or another process has it.
         StoppedFit: where the block could not write after a part of its work was done.
     """
     folder = output.with_name(output.name + ".work")
-    try:
+    with locked(folder):
         if resume and not (folder / _KEY).exists():
             raise UnfinishedFit(f"there is no unfinished fit in {folder}", "start without --resume")
         if not resume and not force and folder.exists():
-            with locked(folder):
-                remedy = "continue it with --resume, or start again with --force"
-                raise UnfinishedFit(f"{folder} is left over from an unfinished fit", remedy)
-        folder.mkdir(exist_ok=True)
-        with locked(folder):
-            _prepare(folder, canonical_json(key), resume=resume)
-            with _kept_or_removed(folder):
-                yield Work(folder)
-    except Locked:
-        raise UnfinishedFit(
-            f"another fit is writing {folder}", "wait until it ends, or choose another output"
-        ) from None
+            remedy = "continue it with --resume, or start again with --force"
+            raise UnfinishedFit(f"{folder} is left over from an unfinished fit", remedy)
+        _prepare(folder, canonical_json(key), resume=resume)
+        with _kept_or_removed(folder):
+            yield Work(folder)
 
 
 def _prepare(folder: Path, key: bytes, *, resume: bool) -> None:
     """Check that `folder` belongs to this fit, or empty it for this fit."""
     try:
         if not resume:
-            for path in folder.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                elif path.name != LOCK:
-                    path.unlink()
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir()
             write_whole(folder / _KEY, key)
         elif (folder / _KEY).read_bytes() != key:
             raise UnfinishedFit(
@@ -156,7 +146,7 @@ def _kept_or_removed(folder: Path) -> Iterator[None]:
     try:
         yield
     except CannotWrite as error:
-        if any(path.is_file() and path.name not in (_KEY, LOCK) for path in folder.rglob("*")):
+        if any(path.is_file() and path.name != _KEY for path in folder.rglob("*")):
             raise StoppedFit(error, folder) from None
         shutil.rmtree(folder, ignore_errors=True)
         raise
