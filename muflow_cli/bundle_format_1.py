@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from torch import Tensor
@@ -18,6 +18,7 @@ from muflow_cli.detector import hash_tensors
 from muflow_cli.engine.encoders import chosen_layers
 
 _BRANCH: Final = "main"
+_CALIBRATION: Final = "calibration."
 _PARTS: Final = {"space": "projection", "flow": "flow", "target": "density"}
 _STEP: Final = re.compile(r"step(\d+)\.")
 _OF_BRANCH: Final = (
@@ -34,28 +35,26 @@ _OF_BRANCH: Final = (
 )
 
 
-def from_format_1(
-    head: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Head and tensors in FORMAT 2, without fingerprints; None if they do not match their fingerprints.
+def is_intact_format_1(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the stored tensors match the fingerprints in the stored head; no digest covers the provenance."""
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(_CALIBRATION)}
+    settings = {name: value for name, value in head["spec"].items() if name != "rule"}
+    digests = hash_tensors(own, settings), _calibration_fingerprint(head["calibration"], tensors)
+    return digests == (head["fingerprint"], head["calibration_fingerprint"])
+
+
+def upgraded(head: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The head in FORMAT 2, without fingerprints, and the name in FORMAT 2 of each of the tensors called `names`.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: if they do not describe a calibrated detector.
     """
     if head["calibration"] is None:
         raise ValueError("it has no calibration, which only muflow 0.1 can give it")
-    own = {name: tensor for name, tensor in tensors.items() if not name.startswith("calibration.")}
-    settings = {name: value for name, value in head["spec"].items() if name != "rule"}
-    if hash_tensors(own, settings) != head["fingerprint"]:
-        return None
-    if _calibration_fingerprint(head["calibration"], tensors) != head["calibration_fingerprint"]:
-        return None
     feature, target = dict(head["spec"]["feature"]), dict(head["spec"]["target"])
     feature["layers"] = feature.pop("cuts")
     target |= {"images_per_average": target.pop("mean_size"), "n_averages": target.pop("means")}
     layers = [layer.name for layer in chosen_layers(feature["encoder"], feature["layers"])]
-    renamed = {_renamed(name, layers): tensor for name, tensor in own.items()}
-    renamed |= {name: tensor for name, tensor in tensors.items() if name.startswith("calibration.")}
     calibration = dict(head["calibration"])
     columns = [f"{_BRANCH}/{layer}" for layer in layers]
     del calibration["scales"]
@@ -65,11 +64,12 @@ def from_format_1(
     old = head["spec"]
     branch = {"name": _BRANCH, "view": old["view"], "feature": feature, "flow": old["flow"], "target": target}
     spec = {"preset": old["preset"], "branches": [branch], "train": old["train"]}
+    renamed = {name: _renamed(name, layers) for name in names}
     return {"spec": spec, "provenance": provenance, "calibration": calibration}, renamed
 
 
 def _renamed(name: str, layers: list[str]) -> str:
-    if name == "fitted_on":
+    if name == "fitted_on" or name.startswith(_CALIBRATION):
         return name
     group, rest = name.split(".", 1)
     if group == "encoder":
@@ -85,7 +85,7 @@ def _renamed(name: str, layers: list[str]) -> str:
 def _calibration_fingerprint(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(canonical_json({"rule": meta["rule"], "formats": meta["formats"]}))
     arrays = {
-        name.removeprefix("calibration."): t.numpy() for name, t in tensors.items() if name.startswith("calibration.")
+        name.removeprefix(_CALIBRATION): t.numpy() for name, t in tensors.items() if name.startswith(_CALIBRATION)
     }
     for name, array in sorted(arrays.items()):
         digest.update(canonical_json([name, array.dtype.str, list(array.shape)]))

@@ -24,6 +24,7 @@ from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, from_pixels, load, look_ahead
 from muflow_cli.records import DetectorInfo, Judgement, Result, Scored, Unreadable
 from muflow_cli.specs import DetectorSpec, InputSpec, Runtime, ViewSpec
+from muflow_cli.tensor_file import Content
 
 Pixels = Image.Image | NDArray[np.uint8]
 
@@ -82,6 +83,29 @@ class Provenance:
     branches: dict[str, BranchProvenance]
 
 
+@dataclass(frozen=True, slots=True)
+class BundleFile:
+    """The file that a detector was loaded from.
+
+    Attributes:
+        content: as it was read.
+        format: FORMAT of the bundle.
+    """
+
+    content: Content
+    format: int
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file, as `sha256sum` prints it."""
+        return self.content.sha256
+
+    @property
+    def provenance_covered(self) -> bool:
+        """Whether a digest inside the file covers where the detector comes from; so it is from FORMAT 2 on."""
+        return self.format > 1
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Detector:
     """A fitted and calibrated detector.
@@ -93,6 +117,7 @@ class Detector:
         fitted_on: (n, 32) uint8 content hashes of the images that took part in fitting, sorted.
         calibration: scores of reals that did not, and the rule.
         fitted_near: (n, 8) uint8 perceptual hashes of the images in `fitted_on`; None in bundles of earlier versions.
+        file: that it was loaded from; None for one that was made in memory.
 
     Raises:
         BadCalibration: where the calibration holds other columns than the branches.
@@ -104,6 +129,8 @@ class Detector:
     fitted_on: NDArray[np.uint8]
     calibration: Calibration
     fitted_near: NDArray[np.uint8] | None = None
+    file: BundleFile | None = field(default=None, init=False, repr=False, compare=False)
+    _fingerprint: str = field(default="", init=False, repr=False, compare=False)
     _scorers: dict[Placement, Scorer] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +168,9 @@ class Detector:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over sorted names, dtypes, shapes, bytes and the spec: equal = the same scores."""
-        return fingerprint(self.tensors(), self.spec)
+        if not self._fingerprint:
+            object.__setattr__(self, "_fingerprint", fingerprint(self.tensors(), self.spec))
+        return self._fingerprint
 
     def score(self, images: Iterable[Pixels | str | os.PathLike[str]], runtime: Runtime | None = None) -> list[Result]:
         """One result per image, in their order; each image is scored by itself, copies included.

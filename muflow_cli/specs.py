@@ -80,6 +80,18 @@ def _inside_unit(spec: object, *names: str) -> None:
             raise BadSpec(name, value, "between 0 and 1, both excluded")
 
 
+def _at_most(most: float, product: str, value: float) -> None:
+    if value > most:
+        raise BadSpec(product, value, f"at most {most}")
+
+
+# Each factor has bounds of its own; these bound what they ask for together.
+MOST_VIEW_PIXELS: Final = 2**24  # of the views of one image, 50 MB as bytes
+MOST_KERNEL_WEIGHTS: Final = 4096  # of a flow, per pair of channels
+MOST_MEMBERS: Final = 10**8  # images in all averages
+MOST_BRANCHES: Final = 16
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewSpec:
     """How an image becomes views.
@@ -102,8 +114,10 @@ class ViewSpec:
     draft: bool = True
 
     def __post_init__(self) -> None:
-        _between(self, 16, 4096, "size")
+        _between(self, 16, 2048, "size")
         _between(self, 1, 4096, "count", "fit_count")
+        views = max(self.count, self.fit_count) if self.kind is View.CROPS else 1
+        _at_most(MOST_VIEW_PIXELS, "size x size x count", self.size**2 * views)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +141,7 @@ class FeatureSpec:
 
     def __post_init__(self) -> None:
         _between(self, 0, 65536, "dimensions")
-        _between(self, 0, 1024, "grid")
+        _between(self, 0, 256, "grid")
         if self.dimensions == 1:
             raise BadSpec("dimensions", 1, "0 (all channels) or at least 2, since a coupling splits the channels")
 
@@ -157,6 +171,8 @@ class FlowSpec:
             raise BadSpec("kernels", self.kernels, "odd numbers from 1 to 31")
         _between(self, 0.01, 16, "hidden_ratio")
         _between(self, 0.01, 100, "clamp")
+        weights = self.hidden_ratio * sum(self.kernels[step % len(self.kernels)] ** 2 for step in range(self.steps))
+        _at_most(MOST_KERNEL_WEIGHTS, "steps x kernels x kernels x hidden_ratio", weights)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,6 +203,7 @@ class TargetSpec:
         _between(self, 2, 1_000_000, "n_averages")
         _between(self, 0, 1024, "components")
         _between(self, 0, 1e6, "reg_covar")
+        _at_most(MOST_MEMBERS, "n_averages x images_per_average", self.n_averages * self.images_per_average)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -290,6 +307,7 @@ class DetectorSpec:
         names = [branch.name for branch in self.branches]
         if not names or len(set(names)) < len(names):
             raise BadSpec("branches", ", ".join(names) or "empty", "one branch or several with different names")
+        _at_most(MOST_BRANCHES, "the number of branches", len(names))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

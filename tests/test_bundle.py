@@ -3,7 +3,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -19,14 +21,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as to_safetensors
 
 from muflow_cli.bundle import FORMAT, load, save
 from muflow_cli.canonical import canonical_json
 from muflow_cli.detector import Detector, hash_tensors
 from muflow_cli.engine.devices import place
 from muflow_cli.errors import BadBundle, CannotWrite, OutputExists
-from muflow_cli.files import check_outputs
+from muflow_cli.files import OutputFile, check_outputs
 from muflow_cli.specs import Precision, Runtime
+from muflow_cli.tensor_file import DTYPES, write
 
 DEFAULT = Path(__file__).parents[1] / "weights" / "default.safetensors"
 
@@ -44,6 +48,20 @@ def scores(detector: Detector) -> np.ndarray:
     return np.stack([one.columns for one in scorer.submit(images).result()])
 
 
+def write_bundle(path: Path, tensors: dict[str, torch.Tensor], head: str) -> None:
+    """A bundle in the only spelling that is read, whatever its head says; types that no bundle has need the library."""
+    if not all(tensor.dtype in DTYPES.values() for tensor in tensors.values()):
+        save_file(tensors, path, {"muflow": head})
+        return
+    with OutputFile(path, "wb") as stream:
+        write(stream, {name: tensor.contiguous() for name, tensor in tensors.items()}, {"muflow": head})
+
+
+def canonical(head: dict[str, Any]) -> str:
+    """The one spelling of a head; of one with NaN, which has none, the nearest."""
+    return json.dumps(head, sort_keys=True, separators=(",", ":"))
+
+
 def split_file(path: Path) -> tuple[dict[str, Any], bytes]:
     """The header of a safetensors file, and its tensors' bytes."""
     data = path.read_bytes()
@@ -52,7 +70,7 @@ def split_file(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def join_file(path: Path, header: dict[str, Any], tensors: bytes) -> None:
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     path.write_bytes(struct.pack("<Q", len(text)) + text + tensors)
 
@@ -73,7 +91,7 @@ def changed_head(source: Path, path: Path, change: Callable[[dict[str, Any]], ob
     """A copy of the bundle `source` with another head, its tensors and its digests left alone."""
     head = read_head(source)
     change(head)
-    return with_head(source, path, json.dumps(head))
+    return with_head(source, path, canonical(head))
 
 
 def forged(source: Path, path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], object]) -> Path:
@@ -88,7 +106,7 @@ def forged(source: Path, path: Path, change: Callable[[dict[str, Any], dict[str,
         if sealed:
             rest = {name: value for name, value in head.items() if name != "head_sha256"}
             head["head_sha256"] = hashlib.sha256(canonical_json(rest)).hexdigest()
-    save_file(tensors, path, {"muflow": json.dumps(head)})
+    write_bundle(path, tensors, canonical(head))
     return path
 
 
@@ -239,7 +257,7 @@ def test_a_tensor_that_does_not_fit_is_one_sentence(
     tiny_bundle: Path, tmp_path: Path, name: str, tensor: torch.Tensor
 ) -> None:
     path = forged(tiny_bundle, tmp_path / "wrong", lambda _, tensors: tensors.update({name: tensor}))
-    with pytest.raises(BadBundle, match=r"^[^:]*wrong is inconsistent \([^:]*\): [^:]*$"):
+    with pytest.raises(BadBundle, match=r"^[^:]*wrong is (inconsistent \([^:]*\)|truncated, damaged or [^:]*): [^:]*$"):
         load(path)
 
 
@@ -307,6 +325,10 @@ def in_spec(*path: Any, value: Any) -> Callable[[dict[str, Any], object], None]:
     return change
 
 
+def in_flow(**changes: object) -> dict[str, object]:
+    return {"steps": 2, "kernels": [1], "hidden_ratio": 1.0, "clamp": 2.0, "matched_init": True, **changes}
+
+
 HOSTILE = [
     (("branches", 0, "flow", "steps"), 10**9),
     (("branches", 0, "flow", "steps"), -1),
@@ -316,12 +338,20 @@ HOSTILE = [
     (("branches", 0, "flow", "clamp"), float("inf")),
     (("branches", 0, "flow", "hidden_ratio"), 1e300),
     (("branches", 0, "feature", "grid"), 3000),
+    (("branches", 0, "feature", "grid"), 9),  # of the smaller map of 8 x 8 positions
+    (("branches", 0, "feature", "grid"), 10**9),
+    (("branches", 0, "feature", "grid"), 1e30),
     (("branches", 0, "feature", "dimensions"), 10**12),
+    (("branches", 0, "feature", "dimensions"), 10**4000),
     (("branches", 0, "feature", "encoder"), "a: b\nc"),
     (("branches", 0, "feature", "encoder"), []),
     (("branches", 0, "feature", "layers"), ["layer9"]),
     (("branches", 0, "feature", "layers"), "layer1"),
+    (("branches", 0, "view", "size"), 8),
+    (("branches", 0, "view", "size"), 20_000),
     (("branches", 0, "view", "size"), 10**6),
+    (("branches", 0, "view"), {"kind": "crops", "size": 2048, "count": 4096, "fit_count": 4, "draft": False}),
+    (("branches", 0, "flow"), in_flow(steps=256, kernels=[31], hidden_ratio=16.0)),
     (("branches", 0, "view", "count"), 10**12),
     (("branches", 0, "view", "size"), "64"),
     (("branches", 0, "target", "components"), 2**70),
@@ -331,7 +361,9 @@ HOSTILE = [
     (("branches",), None),
     (("train", "seed"), -1),
     (("rule", "alpha"), 2),
+    (("rule", "by"), ["colour"]),
     (("preset",), None),
+    (("preset",), "half a pair \ud800"),
     (("colour",), 1),
 ]
 
@@ -341,13 +373,114 @@ def test_a_hostile_spec_is_one_sentence_at_once(
     tiny_bundle: Path, tmp_path: Path, path: tuple[Any, ...], value: object
 ) -> None:
     bundle = forged(tiny_bundle, tmp_path / "hostile", in_spec(*path, value=value))
-    before, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(BadBundle, match=r"^[^:]*hostile [^:]*: [^:]*$") as caught:
         load(bundle)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
-    assert time.monotonic() - before < 5
+    assert time.process_time() - before < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200 * 1024  # KiB
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"train": 3}, "counts other images"),
+        ({"train_digest": "0" * 64}, "names another set of images"),
+        ({"branches": {}}, "names other branches"),
+        ({"created": "yesterday"}, "yesterday"),
+    ],
+)
+def test_a_provenance_that_contradicts_the_rest_is_one_sentence(
+    tiny_bundle: Path, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    path = forged(tiny_bundle, tmp_path / "other", lambda head, _: head["provenance"].update(changes))
+    with pytest.raises(BadBundle, match=rf"other is inconsistent \([^:]*{reason}[^:]*\): "):
+        load(path)
+
+
+def test_a_calibration_with_other_columns_is_one_sentence(tiny_bundle: Path, tmp_path: Path) -> None:
+    def change(head: dict[str, Any], _: object) -> None:
+        head["calibration"]["columns"] = ["main/layer1", "main/layer3"]
+
+    # Its fingerprint is checked after its columns.
+    with pytest.raises(BadBundle, match=r"holds the columns main/layer1, main/layer3, not those of the detector"):
+        load(forged(tiny_bundle, tmp_path / "columns", change))
+
+
+def spellings(text: bytes) -> dict[str, bytes]:
+    """The same header in other ways, each of which every reader of JSON takes for the same."""
+    head = json.loads(text)
+    return {
+        "padding": text + b" " * 8,
+        "tab": text.rstrip() + b"\t" * (len(text) - len(text.rstrip())) if text.endswith(b" ") else text + b"\t" * 8,
+        "white space": json.dumps(head).encode(),
+        "order": json.dumps(dict(reversed(head.items())), separators=(",", ":")).encode(),
+        "repeated key": text.replace(b"{", b'{"__metadata__":{"muflow":"{}"},', 1),
+        "more metadata": text.replace(b'"muflow":', b'"more":"","muflow":', 1),
+        "escape": text.replace(b"muflow", b"\\u006duflow", 1),
+        "repeated format": text.replace(b'\\"format\\":', b'\\"format\\":1,\\"format\\":', 1),
+        "infinite format": text.replace(b'\\"format\\":2', b'\\"format\\":Infinity', 1),
+        "long number": text.replace(b'\\"format\\":2', b'\\"format\\":' + b"9" * 5000, 1),
+        "brackets": b"[" * 100_000 + b"]" * 100_000,
+    }
+
+
+@pytest.mark.parametrize("name", spellings(b'{"__metadata__":{"muflow":"{\\"format\\":2}"}}'))
+def test_another_spelling_of_the_header_is_refused(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
+    data = tiny_bundle.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    spelt = spellings(data[8 : 8 + length])[name]
+    assert spelt != data[8 : 8 + length]
+    (tmp_path / "spelt").write_bytes(len(spelt).to_bytes(8, "little") + spelt + data[8 + length :])
+    with pytest.raises(BadBundle, match=r"^[^:]*spelt [^:]*: get the file again"):
+        load(tmp_path / "spelt")
+
+
+@pytest.mark.parametrize("length", [2**22, 2**32, 2**63])
+def test_a_header_of_gigabytes_is_refused_unread(tmp_path: Path, length: int) -> None:
+    with (tmp_path / "huge").open("wb") as file:
+        file.write(length.to_bytes(8, "little") + b'{"')
+        file.truncate(2**33)  # holds no data on the disk
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadBundle, match="not a safetensors file"):
+        load(tmp_path / "huge")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
+
+
+def test_bytes_after_the_end_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "longer").write_bytes(tiny_bundle.read_bytes() + b"\0")
+    with pytest.raises(BadBundle, match="longer is truncated, damaged"):
+        load(tmp_path / "longer")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadBundle, match="pipe is not a file"):
+        load(tmp_path / "pipe")
+
+
+def test_a_detector_does_not_change_when_its_file_does(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    shutil.copy(tiny_bundle, path)
+    detector, expected = load(path), load(tiny_bundle)
+    assert detector.file is not None
+    content = path.read_bytes()
+    path.write_bytes(bytes(len(content)))  # as `cp other d` does, in place
+    os.truncate(path, 0)  # mapped memory would end the process with SIGBUS
+    assert np.array_equal(scores(detector), scores(expected))
+    assert hash_tensors(detector.tensors(), {}) == hash_tensors(expected.tensors(), {})
+    assert detector.file.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_a_copy_in_memory_is_not_the_file(detector: Detector) -> None:
+    assert detector.file is not None
+    assert replace(detector, fitted_on=detector.fitted_on[1:]).file is None
+
+
+def test_the_library_of_the_format_writes_the_same_bytes(tiny_bundle: Path) -> None:
+    header, _ = split_file(tiny_bundle)
+    assert to_safetensors(load_file(tiny_bundle), header["__metadata__"]) == tiny_bundle.read_bytes()
 
 
 @pytest.mark.parametrize("part", ["spec", "provenance", "calibration"])
@@ -357,7 +490,7 @@ def test_a_part_nested_a_hundred_thousand_deep_is_one_sentence(tiny_bundle: Path
         load(with_head(tiny_bundle, tmp_path / "deep", head))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_bit_anywhere_is_never_overlooked(tiny_bundle: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(tiny_bundle.read_bytes())
@@ -366,15 +499,8 @@ def test_a_flipped_bit_anywhere_is_never_overlooked(tiny_bundle: Path, tmp_path:
     content[position] ^= 1 << data.draw(st.integers(0, 7))
     path = tmp_path / "flipped"
     path.write_bytes(content)
-    try:
-        again = load(path)
-    except BadBundle:
-        return
-    # A bit of white space between the parts of the header may flip unseen; nothing that is read may.
-    expected = load(tiny_bundle)
-    assert again.fingerprint == expected.fingerprint
-    assert again.provenance == expected.provenance
-    assert again.calibration.meta() == expected.calibration.meta()
+    with pytest.raises(BadBundle):
+        load(path)
 
 
 def as_format_1(source: Path, path: Path) -> Path:
@@ -406,7 +532,7 @@ def as_format_1(source: Path, path: Path) -> Path:
         "calibration": calibration,
         "calibration_fingerprint": digest.hexdigest(),
     }
-    save_file(old, path, {"muflow": json.dumps(old_head)})
+    write_bundle(path, old, canonical(old_head))
     return path
 
 
@@ -433,8 +559,11 @@ def test_a_bundle_of_format_1_scores_as_it_did(detector: Detector, tiny_bundle: 
     assert load(tmp_path / "new").fingerprint == detector.fingerprint
 
 
-def test_the_default_detector_is_a_bundle_of_format_1_or_2_and_names_its_columns() -> None:
-    assert load(DEFAULT).columns == ("main/full", "main/half", "main/quarter")
+def test_the_default_detector_is_covered_by_digests_and_names_its_columns() -> None:
+    detector = load(DEFAULT)
+    assert detector.columns == ("main/full", "main/half", "main/quarter")
+    assert detector.file is not None
+    assert detector.file.provenance_covered
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import random
 import urllib.request
 from pathlib import Path
 
@@ -115,6 +117,34 @@ def test_a_broken_weights_file_is_one_sentence_that_names_it(tmp_path: Path, nam
 def test_a_weights_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(BadWeights, match="No such file"):
         read_weights(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_every_damaged_pth_file_is_one_sentence_or_named_tensors(tmp_path: Path, form: str) -> None:
+    torch.save(
+        {f"{i}.weight": torch.ones(i) for i in range(9)}, tmp_path / "w", _use_new_zipfile_serialization=form == "zip"
+    )
+    data, path, draw = (tmp_path / "w").read_bytes(), tmp_path / "w.pth", random.Random(4)
+    refused = 0
+    for _ in range(200):
+        mutant = bytearray(data)
+        at = draw.randrange(len(data))
+        mutant[at : at + draw.choice((1, 1, 4, 40))] = draw.choice(
+            (b"", bytes([mutant[at] ^ 1 << draw.randrange(8)]), b"}")
+        )
+        path.write_bytes(mutant)
+        try:
+            assert all(isinstance(tensor, torch.Tensor) for tensor in read_weights(path).tensors.values())
+        except BadWeights as error:
+            refused += 1
+            assert "\n" not in str(error)  # noqa: PT017
+    assert refused > 50
+
+
+def test_a_pipe_is_no_weights_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.pth")
+    with pytest.raises(BadWeights, match="not a regular file"):
+        read_weights(tmp_path / "w.pth")
 
 
 def test_offline_the_sentence_says_what_to_download_and_which_option_takes_it(

@@ -147,6 +147,8 @@ class Calibration:
         try:
             datetime.fromisoformat(meta["created"])
             _check_arrays(arrays, meta["images"], len(meta["columns"]))
+            if not all(isinstance(name, str) for name in meta["formats"]):
+                raise BadCalibration("names a format that is not text")
             calibration = cls(
                 scores=arrays["scores"],
                 columns=tuple(meta["columns"]),

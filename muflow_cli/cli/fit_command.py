@@ -15,7 +15,6 @@ from muflow_cli.cli.fit_spec import branch_weights, fit_spec
 from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
-from muflow_cli.files import claimed
 from muflow_cli.specs import Damaged, Precision, Tail, TargetKind, View
 
 if TYPE_CHECKING:
@@ -189,7 +188,7 @@ def fit_command(
 
 
 def _fit(request: FitRequest, console: Console) -> FitSummary:
-    """Fit while the output is held; an interruption says where the finished work is."""
+    """Fit; an interruption says where the finished work is."""
     from muflow_cli.fit.workflow import fit
 
     work = request.output.with_name(f"{request.output.name}.work")
@@ -197,12 +196,7 @@ def _fit(request: FitRequest, console: Console) -> FitSummary:
     def kept() -> str:
         return f"; the finished work is kept in {work}, continue with --resume" if work.exists() else ""
 
-    read = [*map(Path, request.reals), *request.weights.values()]
-    with (
-        claimed([request.output], force=request.force or request.resume, inputs=read),
-        last_words(kept),
-        StageProgress(console) as progress,
-    ):
+    with last_words(kept), StageProgress(console) as progress:
         return fit(request, progress)
 
 

@@ -16,7 +16,7 @@ from muflow_cli.output.inert import inert
 
 if TYPE_CHECKING:
     from muflow_cli.calibration.coverage import Description
-    from muflow_cli.detector import Detector
+    from muflow_cli.detector import BundleFile, Detector
 
 
 def info_command(
@@ -36,13 +36,16 @@ def info_command(
 
         loaded = load(detector)
         from muflow_cli.calibration.calibration import Judge
-    description = Judge(loaded.calibration).describe()
+    description, file = Judge(loaded.calibration).describe(), loaded.file
+    assert file is not None  # noqa: S101 - it was loaded
     if as_json:
         from muflow_cli.canonical import to_json
 
         document = {
             "schema": "muflow.info/1",
-            "format": _format(detector),
+            "format": file.format,
+            "file_sha256": file.sha256,
+            "provenance_covered": file.provenance_covered,
             "fingerprint": loaded.fingerprint,
             "calibration_fingerprint": loaded.calibration.fingerprint(),
             "columns": list(loaded.columns),
@@ -53,25 +56,24 @@ def info_command(
         }
         typer.echo(json.dumps(document, indent=2))
         return
-    for name, text in _rows(detector, loaded, description):
+    for name, text in _rows(detector, loaded, file, description):
         typer.echo(f"{name:14} {inert(text)}")
-
-
-def _format(path: Path) -> int:
-    """FORMAT of the file of a bundle that was loaded."""
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="np") as file:
-        return int(json.loads(file.metadata()["muflow"])["format"])
 
 
 def _bytes(detector: Detector) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in detector.tensors().values())
 
 
-def _rows(path: Path, detector: Detector, description: Description) -> Iterator[tuple[str, str]]:
+def _rows(path: Path, detector: Detector, file: BundleFile, description: Description) -> Iterator[tuple[str, str]]:
     origin, spec = detector.provenance, detector.spec
-    yield "bundle", f"{path}, format {_format(path)}, {_bytes(detector) / 1024:.0f} KiB of tensors"
+    yield "bundle", f"{path}, format {file.format}, {_bytes(detector) / 1024:.0f} KiB of tensors"
+    yield "  SHA-256", f"{file.sha256} (of the file)"
+    if not file.provenance_covered:
+        yield (
+            "  note",
+            "where this detector comes from (fitted, images, versions, weights, epochs) is covered by no digest inside "
+            "a bundle of format 1; `muflow calibrate DETECTOR -o NEW` writes it in format 2",
+        )
     yield "fitted", f"{origin.created} on {origin.device} in {origin.precision}, preset {spec.preset}"
     yield "images", f"{origin.train} train, {origin.validation} validation, SHA-256 of the set {origin.train_digest}"
     yield "versions", ", ".join(f"{name} {number}" for name, number in origin.versions.items())

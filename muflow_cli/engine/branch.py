@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from muflow_cli.engine.encoders import build_backbone, chosen_layers, encoder_row, load_backbone
+from muflow_cli.engine.encoders import build_backbone, chosen_layers, encoder_row, layers_of, load_backbone
 from muflow_cli.engine.flow import PlainFlow
 from muflow_cli.engine.likelihood import mahalanobis, nll
 from muflow_cli.engine.mixture import Mixture
@@ -95,9 +95,12 @@ class Branch(nn.Module):
         Args:
             spec: of the branch.
             components: of each layer's density.
+
+        Raises:
+            BadSpec: as `layers_of`.
         """
         feature = spec.feature
-        layers = chosen_layers(feature.encoder, feature.layers)
+        layers = layers_of(feature, spec.view.size)
         heads = []
         for layer, count in zip(layers, components, strict=True):
             dimensions = min(feature.dimensions, layer.channels)

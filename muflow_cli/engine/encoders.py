@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from muflow_cli.engine.backbones import build_features
 from muflow_cli.engine.forensic import Forensic
 from muflow_cli.errors import BadSpec, BadWeights
+from muflow_cli.specs import FeatureSpec
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
@@ -96,6 +97,23 @@ def chosen_layers(name: str, names: Sequence[str]) -> tuple[Layer, ...]:
     if unknown:
         raise BadSpec("layers", ",".join(sorted(unknown)), f"among {', '.join(c.name for c in layers)} for {name}")
     return tuple(layer for layer in layers if not names or layer.name in names)
+
+
+def layers_of(feature: FeatureSpec, view_size: int) -> tuple[Layer, ...]:
+    """The layers of `feature`, whose maps of square views of `view_size` pixels are at least as large as its grid.
+
+    Raises:
+        BadSpec: for an unknown encoder or layer, or where a map has fewer positions than the grid.
+    """
+    row, layers = encoder_row(feature.encoder), chosen_layers(feature.encoder, feature.layers)
+    # A trunk of our own computes all of its layers, whichever are chosen.
+    least = max(layer.stride for layer in (row.layers if row.build else layers))
+    if view_size < least:
+        raise BadSpec("size", view_size, f"at least {least}, which {feature.encoder} needs")
+    side = view_size // max(layer.stride for layer in layers)
+    if feature.grid > side:
+        raise BadSpec("grid", feature.grid, f"at most {side}, the side of the smallest map of {view_size} pixels")
+    return layers
 
 
 class _Selected(nn.Module):

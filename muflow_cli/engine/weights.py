@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch import Tensor
 from muflow_cli.engine.backbones import import_torchvision
 from muflow_cli.engine.encoders import encoder_row
 from muflow_cli.errors import BadWeights
+from muflow_cli.tensor_file import open_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,36 +50,52 @@ def find_weights(encoder: str, path: Path | None) -> Weights:
             f"cannot download the encoder weights {enum}",
             f"fetch {weight.url} on a connected machine, copy {file} here and give it as --encoder-weights {file}",
         ) from None
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
-    return Weights(_read_pickled(cached), hashlib.sha256(cached.read_bytes()).hexdigest(), enum)
+    cached = read_weights(Path(torch.hub.get_dir()) / "checkpoints" / file)
+    return Weights(cached.tensors, cached.sha256, enum)
 
 
 def read_weights(path: Path) -> Weights:
-    """Tensors of a .safetensors file, or of a .pth file read with `weights_only=True`."""
+    """Tensors of a .safetensors file, or of a .pth file read with `weights_only=True`; each file is read once.
+
+    Raises:
+        BadWeights: where the file cannot be read, or holds anything but named dense tensors.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.readall()
     except OSError as error:
         reason = error.strerror or "not readable"
         raise BadWeights(f"cannot read the encoder weights {path} ({reason})", "check --encoder-weights") from None
+    # A name that is not UTF-8 is written out, since a bundle holds text.
+    origin = path.name.encode(errors="backslashreplace").decode()
     digest = hashlib.sha256(data).hexdigest()
     if path.suffix != ".safetensors":
-        return Weights(_read_pickled(path), digest, path.name)
+        return Weights(_unpickled(path, data), digest, origin)
     try:
-        return Weights(load(data), digest, path.name)
-    except SafetensorError:
+        return Weights(load(data), digest, origin)
+    except (SafetensorError, KeyError, ValueError, RuntimeError, MemoryError):  # KeyError: a type that torch lacks
         raise BadWeights(f"{path} is not a whole safetensors file", "copy or download it again") from None
 
 
-def _read_pickled(path: Path) -> dict[str, Tensor]:
+def _unpickled(path: Path, data: bytes) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old forms of files, which are refused or read
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001  torch's reader ends in any of a dozen exceptions where a file is damaged
         raise BadWeights(
             f"{path} is not a file of plain tensors", "give a .safetensors file, or a .pth that holds only a state dict"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(_is_plain(tensor) for tensor in state.values()):
         raise BadWeights(f"{path} holds something other than named tensors", "give the network's state dict")
-    return {str(k): v for k, v in state.items()}
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def _is_plain(value: object) -> bool:
+    """Whether `value` is a dense tensor of numbers in memory."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
+        return False
+    return not (value.is_quantized or value.is_complex())

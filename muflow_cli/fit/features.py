@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.encoders import chosen_layers
 from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.executor import one_thread, pipelined
 from muflow_cli.engine.flow import count_parameters
+from muflow_cli.engine.mixture import BIC_COMPONENTS
 from muflow_cli.engine.projection import Projection
+from muflow_cli.fit.parts import Part
 from muflow_cli.fit.work import Work
 from muflow_cli.progress import ProgressListener
 from muflow_cli.specs import BranchSpec, DetectorSpec, FeatureSpec, Normalisation, View
@@ -25,6 +29,8 @@ _CHUNK = 256
 _VIEWS = 64
 # Bytes of an image's entry in the store's index, including its path.
 _INDEX_ENTRY = 1024
+# Bytes of an image in the bundle: its content hash, and its facts and scores if it calibrates.
+_BUNDLE_ROW = 256
 
 
 def map_shapes(feature: FeatureSpec, view_size: int) -> list[tuple[int, int, int]]:
@@ -40,8 +46,8 @@ def cache_dtype(feature: FeatureSpec) -> np.dtype[np.generic]:
 
 
 def work_bytes(spec: DetectorSpec, images: int) -> int:
-    """Largest size of the work folder of a fit to `images` images."""
-    return images * _INDEX_ENTRY + sum(
+    """Largest size of the work folder of a fit to `images` images and of the bundle beside it."""
+    return images * (_INDEX_ENTRY + _BUNDLE_ROW) + sum(
         _branch_bytes(branch, images, spec.train.calibration_share) for branch in spec.branches
     )
 
@@ -50,7 +56,7 @@ def _branch_bytes(branch: BranchSpec, images: int, calibration_share: float) -> 
     """Largest size of one branch's files.
 
     These are the views of all images; the pooled maps and the flow's input vectors of images that do not calibrate;
-    and the training checkpoint, which exists twice while a new one replaces the old.
+    the training checkpoint, which exists twice while a new one replaces the old; and the branch in the bundle.
     """
     feature, view = branch.feature, branch.view
     views = images * (view.fit_count if view.kind is View.CROPS else 1)
@@ -62,7 +68,9 @@ def _branch_bytes(branch: BranchSpec, images: int, calibration_share: float) -> 
     vectors = encoded * numbers * cache_dtype(feature).itemsize
     trained = sum(count_parameters(min(feature.dimensions or c, c), branch.flow) for c, _, _ in shapes)
     checkpoint = 2 * 4 * 4 * trained  # float32: the flows now, at their best, and two moments of each parameter
-    return views * view.size**2 * 3 + vectors + checkpoint
+    components = [branch.target.components or max(BIC_COMPONENTS)] * len(shapes)
+    fitted: int = sum(t.numel() * t.itemsize for t in Branch.empty(branch, components).state_dict().values())
+    return views * view.size**2 * 3 + vectors + checkpoint + fitted
 
 
 def encode(
@@ -75,17 +83,21 @@ def encode(
     full = [(len(rows), *shape) for shape in shapes]
     progress.stage(work.stage("encode"), len(rows))
     if not work.done("encode"):
-        maps = [np.memmap(p, dtype, "w+", shape=s) for p, s in zip(paths, full, strict=True)]
-        step = encoder.placement.batch_size
+        with ExitStack() as stack:
+            parts = [
+                stack.enter_context(closing(Part(path, math.prod(shape) * dtype.itemsize)))
+                for path, shape in zip(paths, full, strict=True)
+            ]
+            step = encoder.placement.batch_size
 
-        def begin(start: int) -> Future[list[Tensor]]:
-            return encoder.submit(torch.from_numpy(views[list(rows[start : start + step])]).permute(0, 3, 1, 2))
+            def begin(start: int) -> Future[list[Tensor]]:
+                return encoder.submit(torch.from_numpy(views[list(rows[start : start + step])]).permute(0, 3, 1, 2))
 
-        for start, pooled in pipelined(range(0, len(rows), step), begin):
-            for map_, values in zip(maps, pooled, strict=True):
-                map_[start : start + len(values)] = values.numpy()
-            progress.advance(len(pooled[0]))
-        work.finish("encode")
+            for _, pooled in pipelined(range(0, len(rows), step), begin):
+                for part, values in zip(parts, pooled, strict=True):
+                    part.write(values.numpy().astype(dtype, copy=False))
+                progress.advance(len(pooled[0]))
+            work.finish("encode", {path.name: part.finish() for path, part in zip(paths, parts, strict=True)})
     return [np.memmap(p, dtype, "c", shape=s) for p, s in zip(paths, full, strict=True)]
 
 
@@ -111,9 +123,8 @@ def project(pooled: NDArray[np.generic], projection: Projection, feature: Featur
     if _sees_maps(feature):
         return torch.from_numpy(pooled)
     shape = (len(pooled), projection.dimensions, *pooled.shape[2:])
-    out = np.memmap(path, pooled.dtype, "w+", shape=shape)
     # On one core, because the last digits of a product depend on how many cores share it.
-    with one_thread():
-        for start, chunk in zip(range(0, len(pooled), _CHUNK), chunks(pooled), strict=True):
-            out[start : start + len(chunk)] = projection(chunk).numpy()
-    return torch.from_numpy(out)
+    with closing(Part(path, math.prod(shape) * pooled.dtype.itemsize)) as part, one_thread():
+        for chunk in chunks(pooled):
+            part.write(projection(chunk).numpy().astype(pooled.dtype, copy=False))
+    return torch.from_numpy(np.memmap(path, pooled.dtype, "c", shape=shape))

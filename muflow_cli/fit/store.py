@@ -1,6 +1,7 @@
 """The uint8 store of a fit: every view of every usable real, read once, on disk, memory-mapped.
 
-One file of raw views per branch and one JSON index, which is written last: without it, the store is incomplete.
+One file of raw views per branch and one JSON index, which is written last: without it, the store is incomplete. The
+index holds the digest of each file, and its own.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muflow_cli.canonical import canonical_json, from_json, to_json
-from muflow_cli.errors import CannotWrite
-from muflow_cli.files import OutputFile, write_whole
-from muflow_cli.fit.work import UnfinishedFit
+from muflow_cli.fit.parts import Part, check_part, read_sealed, write_sealed
 from muflow_cli.images.loader import Loaded
 from muflow_cli.images.near import near_hash
 from muflow_cli.records import Facts, Origin, Unreadable
@@ -102,10 +101,7 @@ def build_store(
     rows = dict.fromkeys(sizes, 0)
     known: set[str] = set()
     with ExitStack() as stack:
-        try:
-            files = {name: stack.enter_context(OutputFile(_views_path(folder, name), "wb")) for name in sizes}
-        except OSError as error:
-            raise CannotWrite(str(folder), error.strerror or str(error)) from None
+        files = {name: stack.enter_context(closing(Part(_views_path(folder, name)))) for name in sizes}
         for item in loaded:
             if isinstance(item, Unreadable):
                 skipped[item.code] += 1
@@ -119,11 +115,14 @@ def build_store(
                 counts = {name: len(views) for name, views in item.views.items()}
                 entries.append(Entry(item.path, item.facts, near_hash(item.views), dict(rows), counts))
                 for name, views in item.views.items():
-                    files[name].write(views.tobytes())
+                    files[name].write(views)
                     rows[name] += len(views)
-    index = {"entries": to_json(entries), "skipped": dict(skipped), "declared": declared, "sizes": dict(sizes)}
-    write_whole(folder / _INDEX, canonical_json(index))
-    return open_store(folder)
+        stored = {
+            name: {"side": side, "rows": rows[name], "sha256": files[name].finish()} for name, side in sizes.items()
+        }
+    index = {"entries": to_json(entries), "skipped": dict(skipped), "declared": declared, "views": stored}
+    write_sealed(folder / _INDEX, canonical_json(index))
+    return _mapped(folder, index)
 
 
 def _views_path(folder: Path, branch: str) -> Path:
@@ -139,19 +138,19 @@ def open_store(folder: Path) -> Store:
     """The store in `folder`, its views memory-mapped.
 
     Raises:
-        UnfinishedFit: if its index or its views are damaged.
+        UnfinishedFit: if a byte of its index or of its views has changed.
     """
-    try:
-        index: dict[str, Any] = json.loads((folder / _INDEX).read_bytes())
-        entries = tuple(from_json(Entry, entry) for entry in index["entries"])
-        views: dict[str, NDArray[np.uint8]] = {}
-        for name, side in index["sizes"].items():
-            path = _views_path(folder, name)
-            shape = (path.stat().st_size // (side * side * 3), side, side, 3)
-            views[name] = np.memmap(path, np.uint8, "r", shape=shape) if shape[0] else np.zeros(shape, np.uint8)
-        whole = all(e.first[n] + e.views[n] <= len(v) for e in entries[-1:] for n, v in views.items())
-        if not whole:
-            raise ValueError("views are missing")
-        return Store(entries, dict(index["skipped"]), tuple(index["declared"]), views)
-    except (ValueError, KeyError, TypeError, OSError):
-        raise UnfinishedFit(f"the stored images in {folder} are damaged", "fit again with --force") from None
+    index = json.loads(read_sealed(folder / _INDEX))
+    for name, stored in index["views"].items():
+        check_part(_views_path(folder, name), stored["sha256"])
+    return _mapped(folder, index)
+
+
+def _mapped(folder: Path, index: Mapping[str, Any]) -> Store:
+    views: dict[str, NDArray[np.uint8]] = {}
+    for name, stored in index["views"].items():
+        shape = (stored["rows"], stored["side"], stored["side"], 3)
+        path = _views_path(folder, name)
+        views[name] = np.memmap(path, np.uint8, "r", shape=shape) if shape[0] else np.zeros(shape, np.uint8)
+    entries = tuple(from_json(Entry, entry) for entry in index["entries"])
+    return Store(entries, dict(index["skipped"]), tuple(index["declared"]), views)

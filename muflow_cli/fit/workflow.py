@@ -16,12 +16,12 @@ from muflow_cli.calibration.rules import rule_class
 from muflow_cli.canonical import to_json
 from muflow_cli.detector import Detector, Provenance, columns_of
 from muflow_cli.engine.devices import Placement, place
-from muflow_cli.engine.encoders import chosen_layers
+from muflow_cli.engine.encoders import layers_of
 from muflow_cli.engine.scoring import ScoredUnit, Scorer, score_stream
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
 from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo, TooFewImages
-from muflow_cli.files import InputGuard, check_outputs
+from muflow_cli.files import InputGuard, claimed
 from muflow_cli.fit.branch import BranchFit, FittedBranch, fit_branch
 from muflow_cli.fit.features import work_bytes
 from muflow_cli.fit.split import Split, split
@@ -94,31 +94,27 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
         MuflowError: one sentence; the work folder stays only where `resume` can use it.
     """
     timer = StageTimer(progress or NoProgress())
-    check_outputs([request.output], force=request.force or request.resume)
-    rule_class(request.spec.rule.method).check(request.spec.rule)
-    weights = _weights(request)
-    placement = place(request.runtime)
-    # What must be equal for a resumed run to end in the same bundle.
-    key = {
-        "reals": [Path(name).absolute().as_posix() for name in request.reals],
-        "spec": to_json(request.spec),
-        "inputs": to_json(request.inputs),
-        "allow_declared": request.allow_declared,
-        "weights": {name: weight.sha256 for name, weight in weights.items()},
-        "placement": [str(placement.device), placement.precision.value],
-        "versions": versions(),
-    }
-    work = open_work(request.output, key, resume=request.resume, force=request.force)
-    try:
-        summary = _Fit(request, placement, weights, work, timer).run()
-    except KeyboardInterrupt:
-        timer.note(f"the finished work is kept in {work.folder}; continue with --resume")
-        raise
-    except BaseException:
-        work.remove()
-        raise
-    work.remove()
-    return summary
+    replaced = request.force or request.resume
+    with claimed([request.output], force=replaced, inputs=[*request.reals, *request.weights.values()]):
+        rule_class(request.spec.rule.method).check(request.spec.rule)
+        weights = _weights(request)
+        placement = place(request.runtime)
+        # What must be equal for a resumed run to end in the same bundle.
+        key = {
+            "reals": [Path(name).absolute().as_posix() for name in request.reals],
+            "spec": to_json(request.spec),
+            "inputs": to_json(request.inputs),
+            "allow_declared": request.allow_declared,
+            "weights": {name: weight.sha256 for name, weight in weights.items()},
+            "placement": [str(placement.device), placement.precision.value],
+            "versions": versions(),
+        }
+        with open_work(request.output, key, resume=request.resume, force=request.force) as work:
+            try:
+                return _Fit(request, placement, weights, work, timer).run()
+            except KeyboardInterrupt:
+                timer.note(f"the finished work is kept in {work.folder}; continue with --resume")
+                raise
 
 
 def _weights(request: FitRequest) -> dict[str, Weights]:
@@ -128,7 +124,7 @@ def _weights(request: FitRequest) -> dict[str, Weights]:
         if name not in branches:
             raise BadSpec("--encoder-weights", f"{name}=...", "the name of a branch, " + " or ".join(branches))
     for branch in branches.values():
-        chosen_layers(branch.feature.encoder, branch.feature.layers)
+        layers_of(branch.feature, branch.view.size)
     return {name: find_weights(branch.feature.encoder, request.weights.get(name)) for name, branch in branches.items()}
 
 
