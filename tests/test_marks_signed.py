@@ -7,12 +7,14 @@ import io
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import marked_files as files
 import pytest
 
+from muflow_cli.errors import BadSpec
 from muflow_cli.images.marks import read_marks
-from muflow_cli.images.metadata.signatures import check_signature
+from muflow_cli.images.metadata.signatures import check_signature, read_anchors
 from muflow_cli.records import Mark, Origin, Trust
 
 c2pa = pytest.importorskip("c2pa")
@@ -131,3 +133,20 @@ def test_nothing_is_fetched(server: tuple[str, list[str]]) -> None:
             "image/jpeg", io.BytesIO(data), context=c2pa.Context.from_dict({"verify": {"remote_manifest_fetch": True}})
         )
     assert requests == ["/manifest"]
+
+
+@pytest.mark.parametrize(
+    "text", [None, "no certificate", "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n"]
+)
+def test_a_trust_list_that_holds_no_certificate_is_refused(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "anchors.pem"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(BadSpec, match="certificates \\(PEM\\)"):
+        read_anchors(file)
+
+
+def test_a_trust_list_is_read_as_it_is(tmp_path: Path, signed: tuple[bytes, str]) -> None:
+    data, root = signed
+    (tmp_path / "anchors.pem").write_text(root)
+    assert mark(data, read_anchors(tmp_path / "anchors.pem")).trust is Trust.VALID
