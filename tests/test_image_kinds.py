@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,3 +280,26 @@ def test_the_refusal_of_a_large_image_names_the_option() -> None:
     with pytest.raises(ImageError, match="--max-pixels") as caught:
         decode(tiff(Page(samples=rgb())), 100)
     assert caught.value.code == "too_many_pixels"
+
+
+@pytest.mark.parametrize("folder", ["misread", "orientation", "reason"])
+def test_collected_files_give_the_reference_or_say_what_they_are(folder: str, shared: Path) -> None:
+    reference = np.asarray(Image.open(shared / "data/failing/reference.png").convert("RGB")).astype(int)
+    codes = {
+        "gif_bit_flip.gif": "corrupt",
+        "jp2_cut_in_half.jp2": "truncated",
+        "avif_cut_at_two_thirds.avif": "truncated",
+        "tif_cut_at_two_thirds.tif": "truncated",
+        "tif_grey16_signed.tif": "unsupported_pixels",
+    }
+    for path in sorted((shared / "data/failing" / folder).glob("*")):
+        if path.suffix == ".zip":
+            continue
+        try:
+            shown = decode(path.read_bytes(), MANY).image
+        except ImageError as error:
+            assert error.code == codes.get(path.name, "unsupported"), path.name  # noqa: PT017  either outcome is right
+        else:
+            shown = shown.resize((160, 200)) if shown.size == (480, 600) else shown
+            assert path.name not in codes
+            assert np.abs(np.asarray(shown).astype(int) - reference).mean() < 3, path.name
