@@ -183,6 +183,16 @@ def test_an_encrypted_member_is_one_record() -> None:
     assert contents(path) == [(f"{path}!a.png", "encrypted"), (f"{path}!b.png", png(2))]
 
 
+def test_a_member_that_is_packed_by_an_unread_method_is_one_record() -> None:
+    path = pack("zip", {"a.png": png(1), "b.png": png(2)})
+    data = bytearray(Path(path).read_bytes())
+    for signature, at in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        start = data.index(signature)
+        data[start + at] = 9  # deflate64, as Windows packs above 2 GB
+    Path(path).write_bytes(data)
+    assert contents(path) == [(f"{path}!a.png", "unsupported"), (f"{path}!b.png", png(2))]
+
+
 def test_a_member_with_a_wrong_checksum_is_one_record() -> None:
     with zipfile.ZipFile("a.zip", "w") as archive:
         archive.writestr("a.png", b"good content")

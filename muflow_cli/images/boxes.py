@@ -35,6 +35,13 @@ def child(data: bytes, parent: Box, kind: bytes, skip: int = 0) -> Box | None:
     return next((box for box in boxes(data, parent.start + skip, parent.end) if box.type == kind), None)
 
 
-def is_cut(data: bytes) -> bool:
-    """Whether a box announces more bytes than the file has."""
-    return any(box.end > len(data) for box in boxes(data))
+def is_cut(data: bytes, needed: bytes) -> bool:
+    """Whether a box announces more bytes than the file has, or the file ends before its first box of the type `needed`.
+
+    Boxes whose lengths make no sense are no evidence of a cut.
+    """
+    at, types = 0, set()
+    for box in boxes(data):
+        at = box.end
+        types.add(box.type)
+    return at > len(data) or (needed not in types and len(data) - at < 8)

@@ -54,17 +54,14 @@ _IS_CUT: Final[tuple[tuple[tuple[bytes, ...], Callable[[bytes], bool]], ...]] = 
 def diagnosis(error: BaseException, data: bytes) -> tuple[str, str]:
     """Code and message for an exception of BROKEN that was raised while `data` was decoded."""
     reason = "".join(c if c.isprintable() else "?" for c in str(error))[:160]
+    begins_like_an_image = is_image(data[:SIGNATURE_BYTES])
     if _is_cut(error, data, reason):
         return "truncated", "the image is cut short; bytes are missing at its end"
-    kind = jpeg_kind.unread_kind(data) if data.startswith(b"\xff\xd8\xff") else None
-    if kind is not None:
-        return "unsupported", f"a {kind} JPEG is not read; convert it to an ordinary 8-bit JPEG or to PNG"
+    unsupported = _unsupported(data, reason) if begins_like_an_image else None
+    if unsupported:
+        return "unsupported", unsupported
     if isinstance(error, UnidentifiedImageError):
-        head = data[:SIGNATURE_BYTES]
-        if brands(head) & AVIF_BRANDS and avif.alpha_lacks_its_size(data):
-            message = "its transparency plane has no size (property ispe), so libavif refuses it; convert it to PNG"
-            return "unsupported", message
-        if is_image(head):
+        if begins_like_an_image:
             return "corrupt", "it begins like an image, but its header cannot be read"
         return "not_an_image", "its bytes are not in an image format that muflow reads"
     if "truncated" in reason:  # so Pillow says of all data that end before the last pixel
@@ -72,10 +69,22 @@ def diagnosis(error: BaseException, data: bytes) -> tuple[str, str]:
     return "corrupt", f"the image data is damaged ({reason or type(error).__name__})"
 
 
+def _unsupported(data: bytes, reason: str) -> str | None:
+    """The message for a valid kind of image that its decoder does not read; None for any other."""
+    kind = jpeg_kind.unread_kind(data) if data.startswith(b"\xff\xd8\xff") else None
+    if kind:
+        return f"a {kind} JPEG is not read; convert it to an ordinary 8-bit JPEG or to PNG"
+    if brands(data[:SIGNATURE_BYTES]) & AVIF_BRANDS and avif.alpha_lacks_its_size(data):
+        return "its transparency plane has no size (property ispe), so libavif refuses it; convert it to PNG"
+    if "unsupported" in reason.lower():
+        return f"this kind of image is not read ({reason}); convert it to PNG or JPEG"
+    return None
+
+
 def _is_cut(error: BaseException, data: bytes, reason: str) -> bool:
     for signatures, is_cut in _IS_CUT:
         if data.startswith(signatures):
             return is_cut(data)
     if brands(data[:SIGNATURE_BYTES]):
-        return boxes.is_cut(data)
+        return boxes.is_cut(data, needed=b"mdat")
     return isinstance(error, EOFError) or any(word in reason.lower() for word in ("truncated", "unexpected end"))

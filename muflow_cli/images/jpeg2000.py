@@ -46,10 +46,11 @@ def check_jpeg2000(data: bytes) -> None:
 
 def lacks_its_end(data: bytes) -> bool:
     """Whether the codestream has no end mark, or a box announces more bytes than there are."""
-    if not data.startswith(CODESTREAM):
-        stream = next((box for box in boxes(data) if box.type == b"jp2c"), None)
-        return stream is None or is_cut(data) or _END not in data[max(stream.start, stream.end - 64) : stream.end]
-    return _END not in data[-64:]
+    if data.startswith(CODESTREAM):
+        return _END not in data[-64:]
+    stream = next((box for box in boxes(data) if box.type == b"jp2c"), None)
+    lacks_mark = stream is not None and _END not in data[max(stream.start, stream.end - 64) : stream.end]
+    return lacks_mark or is_cut(data, needed=b"jp2c")
 
 
 def _components(data: bytes) -> list[_Component]:

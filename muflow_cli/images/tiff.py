@@ -117,16 +117,17 @@ class Tiff:
             directory = directory.replaced({Tag.PHOTOMETRIC: _BLACK_IS_ZERO})
         try:
             image = Image.open(io.BytesIO(with_directory(self.data, directory)), formats=("TIFF",))
-        except UnidentifiedImageError:
-            raise _unsupported("this combination of samples") from None
-        image.load()
+            image.load()
+        except (UnidentifiedImageError, ValueError) as error:
+            if isinstance(error, UnidentifiedImageError) or "raw mode" in str(error):
+                raise _unsupported("this combination of samples") from None
+            raise
         return image
 
     def _merged(self) -> Image.Image:
         """An image of 8 bits per sample whose samples lie in one plane each; 16-bit samples keep their high byte."""
         mode = _PLANE_MODES[_COLOURS[self.directory.number(Tag.PHOTOMETRIC)].samples]
-        if self.directory.number(Tag.EXTRA_SAMPLES) == _ALPHA:
-            mode += "A"
+        mode += {_PREMULTIPLIED: "a", _ALPHA: "A"}.get(self.directory.number(Tag.EXTRA_SAMPLES), "")
         offset_tag, length_tag = _chunk_tags(self.directory)
         offsets, lengths = self.directory.numbers(offset_tag), self.directory.numbers(length_tag)
         one_plane = {
@@ -165,6 +166,8 @@ def open_tiff(data: bytes) -> Tiff:
     _check_layout(directory)
     kept = {tag: entry for tag, entry in directory.entries.items() if tag in _FOR_PIXELS}
     pixels = Directory(directory.order, kept)
+    if _planes(directory) == 1:
+        pixels = pixels.replaced({Tag.PLANAR: 1})  # Pillow would cut up the samples of a single plane
     if directory.number(Tag.PHOTOMETRIC) == _PALETTE:
         pixels = pixels.replaced({Tag.COLOR_MAP: _colour_map(directory)})
     return Tiff(
@@ -219,7 +222,8 @@ def _check_samples(image: Directory) -> None:
     Raises:
         ImageError: unsupported, unsupported_pixels.
     """
-    samples, bits = image.number(Tag.SAMPLES, 1), image.numbers(Tag.BITS)
+    samples = image.number(Tag.SAMPLES, 1)
+    bits = image.numbers(Tag.BITS)[:samples]  # some programs write one too many
     depth = int(bits[0]) if len(bits) else 1
     sample_format = image.number(Tag.SAMPLE_FORMAT, 1)
     if sample_format in _NO_WHITE or depth >= 32:
@@ -257,13 +261,11 @@ def _check_layout(image: Directory) -> None:
         raise _unsupported(f"predictor {image.number(Tag.PREDICTOR)}")
     if photometric == _YCBCR and compression != _JPEG:
         raise _unsupported("YCbCr samples outside JPEG")
-    if image.number(Tag.FILL_ORDER, 1) != 1 and compression not in _FAX:
-        raise _unsupported("reversed bit order")
     planes = _planes(image)
     if planes > 1 and (compression == _JPEG or photometric in (_PALETTE, _LAB, _YCBCR)):
         raise _unsupported(f"{_COLOURS[photometric].name} samples in planes")
-    if planes > 1 and image.number(Tag.EXTRA_SAMPLES) == _PREMULTIPLIED:
-        raise _unsupported("premultiplied transparency in planes")
+    if image.number(Tag.EXTRA_SAMPLES) and photometric in (_CMYK, _LAB, _YCBCR):
+        raise _unsupported(f"transparency in {_COLOURS[photometric].name}")
     parts = len(image.numbers(_chunk_tags(image)[0]))
     if parts != planes * _chunks(image):
         raise ImageError("corrupt", f"its {parts} strips or tiles do not cover the image")
