@@ -127,6 +127,11 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "grey jpeg": (lambda: cut_jpeg(0.5, image=face().convert("L")), "truncated", "about the lower half"),
     "progressive jpeg": (lambda: cut_jpeg(0.5, progressive=True), "corrupt", "a part of the image is wrong"),
     "jpeg with zeros": (lambda: zeroed(encoded("JPEG"))[:-2] + END, "corrupt", "about the lower"),
+    "progressive jpeg with zeros": (
+        lambda: zeroed(encoded("JPEG", progressive=True), 0.8)[:-2] + END,
+        "corrupt",
+        "a part of the image is wrong; zeros stand in the place of its coded data",
+    ),
     "jpeg in text mode": (lambda: encoded("JPEG").replace(b"\n", b"\r\n"), "corrupt", "a transfer in text mode"),
     "jpeg without some rows": (lambda: without_intervals(10, 11), "corrupt", "of the image is missing"),
     "jpeg twice as tall": (twice_as_tall, "truncated", "about the lower half of the image is missing"),
