@@ -19,8 +19,10 @@ from PIL import Image
 from muflow_cli.images.decode import decode
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.findings import missing_part
-from muflow_cli.records import Facts
-from muflow_cli.specs import Damaged
+from muflow_cli.images.inputs import Input
+from muflow_cli.images.loader import Loaded, LoadSpec, load
+from muflow_cli.records import Facts, Unreadable
+from muflow_cli.specs import Damaged, InputSpec, ViewSpec
 
 MANY = 10_000_000
 END = b"\xff\xd9"
@@ -125,6 +127,11 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "grey jpeg": (lambda: cut_jpeg(0.5, image=face().convert("L")), "truncated", "about the lower half"),
     "progressive jpeg": (lambda: cut_jpeg(0.5, progressive=True), "corrupt", "a part of the image is wrong"),
     "jpeg with zeros": (lambda: zeroed(encoded("JPEG"))[:-2] + END, "corrupt", "about the lower"),
+    "progressive jpeg with zeros": (
+        lambda: zeroed(encoded("JPEG", progressive=True), 0.8)[:-2] + END,
+        "corrupt",
+        "a part of the image is wrong; zeros stand in the place of its coded data",
+    ),
     "jpeg in text mode": (lambda: encoded("JPEG").replace(b"\n", b"\r\n"), "corrupt", "a transfer in text mode"),
     "jpeg without some rows": (lambda: without_intervals(10, 11), "corrupt", "of the image is missing"),
     "jpeg twice as tall": (twice_as_tall, "truncated", "about the lower half of the image is missing"),
@@ -303,3 +310,16 @@ def test_the_missing_part_is_a_clause_that_names_a_share_near_the_true_one(share
     if "%" in clause:
         percent = int(clause.split(" %")[0].split()[-1])
         assert percent == pytest.approx(100 * share, abs=1)
+
+
+def test_the_choice_reaches_the_decoder(tmp_path: Path) -> None:
+    path = tmp_path / "half.png"
+    path.write_bytes(half_png())
+    results = []
+    for damaged in Damaged:
+        spec = LoadSpec(views={"whole": ViewSpec(size=32)}, inputs=InputSpec(damaged=damaged), workers=1, ahead=1)
+        results += load([Input(str(path))], spec)
+    refused, marked = results
+    assert isinstance(refused, Unreadable)
+    assert isinstance(marked, Loaded)
+    assert (marked.facts.damaged, marked.facts.missing) == (True, 0.5)

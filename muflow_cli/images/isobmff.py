@@ -54,13 +54,15 @@ def coded_items(data: bytes) -> list[CodedItem]:
     if kinds.get(primary) == b"grid":
         wanted = list(dict.fromkeys(_tiles(meta.get(b"iref", b"\0\0\0\0"), primary)))
     configurations = _configurations(meta[b"iprp"])
-    items = []
+    items, allowed = [], len(data)
     for item in wanted:
         if kinds.get(item) not in (b"hvc1", b"av01") or item not in places:
             continue
         construction, extents = places[item]
         source = {0: data, 1: meta.get(b"idat", b"")}.get(construction)
-        if source is None or any(length == 0 for _, length in extents):
+        allowed -= sum(length for _, length in extents)
+        # A length of 0 means up to the end; extents that overlap could claim any amount of memory.
+        if source is None or allowed < 0 or any(length == 0 for _, length in extents):
             return []
         parts = [_Reader(source, offset).take(length) for offset, length in extents]
         items.append(CodedItem(kinds[item], configurations.get(item, b""), b"".join(parts)))
