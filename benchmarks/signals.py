@@ -87,7 +87,7 @@ class Checks:
             process.send_signal(number)
             _, said = process.communicate()
         status = process.returncode
-        if status == -number and b"muflow_cli/cli" not in said:
+        if status == -number and b"in main" not in said:
             self.count["before the first line of muflow"] += 1
         elif status != 130:
             ended = status in (0, 1, 3) and b"interrupted" not in said

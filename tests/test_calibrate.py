@@ -7,8 +7,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import write_faces
+from conftest import draw_face, write_faces
 from PIL import Image
 
 from muflow_cli.bundle import load, save
@@ -289,10 +290,8 @@ def test_a_scan_names_stratum_fallback_and_extrapolation(tiny_bundle, fresh, tmp
 
 
 def test_a_scan_marks_what_the_calibration_never_saw_without_changing_its_score(calibrated, fresh, tmp_path):
-    from PIL import Image
-
     path = sorted((fresh / "a").iterdir())[0]
-    Image.open(path).resize((200, 90)).save(tmp_path / "wide.png")
+    draw_face(np.random.default_rng(99)).resize((200, 90)).save(tmp_path / "wide.png")
     usual, odd = scanned(calibrated, path, tmp_path / "wide.png")
     assert usual.judgement.atypical_input == ()
     assert set(odd.judgement.atypical_input) >= {"format", "size"}
@@ -312,7 +311,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_is_scored(tiny_bun
 def saved_again(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One portrait with other bytes at its end, and the same portrait at other qualities."""
     folder = tmp_path_factory.mktemp("again")
-    original = next((fresh / "a").iterdir())
+    original = sorted((fresh / "a").iterdir())[0]
     for number in range(40):
         (folder / f"byte{number}.jpg").write_bytes(original.read_bytes() + bytes([number]))
     with Image.open(original) as image:

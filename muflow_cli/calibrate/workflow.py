@@ -101,9 +101,8 @@ def calibrate(request: CalibrateRequest, progress: ProgressListener | None = Non
         MuflowError: one sentence; nothing is written then.
     """
     output = request.output or request.detector
-    # Without an output the detector replaces itself, which is what calibrating in place means.
-    inputs: Sequence[str | Path] = request.reals if request.output is None else (request.detector, *request.reals)
-    with claimed([output], force=request.force, inputs=inputs):
+    # The detector is no input here: that a calibrated one takes its place is what calibrating in place means.
+    with claimed([output], force=request.force, inputs=request.reals):
         return _calibrate(request, output, StageTimer(progress or NoProgress()))
 
 
