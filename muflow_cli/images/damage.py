@@ -112,10 +112,12 @@ def _webp(data: bytes, image: Image.Image) -> Damage | None:
     """A run of zeros in the payload that the flat parts of the image do not explain.
 
     The arithmetic coder of VP8 writes zeros for macroblocks that only continue their neighbours. That costs little: in
-    flat images of all sizes and qualities at most a byte for each, and less than their share of the payload. So a run
-    is damage if it reaches the end of the payload and the last macroblocks are not flat, or if its share of a lossy
-    payload is larger than 0.6 times the share of flat macroblocks. In VP8L four prefix codes of a pixel that a share f
-    of all n pixels have take at most 1 - log2(f) bits each, so that a run of them has at most 4.3 n bits for any f.
+    flat images of all sizes and qualities at most a byte for each, and less than their share of the payload; in smooth
+    ones less than a bit for each. So a longer run is damage if it reaches the end of the payload and the last
+    macroblocks are not flat, or if its share of the payload is larger than 0.6 times the share of flat macroblocks.
+
+    In VP8L the four prefix codes of a pixel that a share f of all n pixels have take at most 1 - log2(f) bits each, so
+    that a run of them has at most 4.3 n bits for any f.
     """
     lossy, payload = _webp_payload(data)
     longest = max(_ZEROS_IN_WEBP.finditer(payload), key=lambda run: run.end() - run.start(), default=None)
@@ -125,7 +127,7 @@ def _webp(data: bytes, image: Image.Image) -> Damage | None:
     zeros = longest.end() - longest.start()
     at_end = longest.end() == len(payload) and zeros > flat.size / 8 and not flat[-1, -3:].all()
     if lossy:
-        is_damage = at_end or zeros / len(payload) > max(0.6 * flat.mean(), 0.02)
+        is_damage = at_end or (zeros > flat.size / 8 and zeros / len(payload) > max(0.6 * flat.mean(), 0.02))
     else:
         is_damage = at_end or 8 * zeros > 4.3 * image.width * image.height
     if is_damage:
