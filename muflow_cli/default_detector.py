@@ -67,11 +67,15 @@ def configured_detector(path: Path) -> Path | None:
         BadConfig: for a file that cannot be read, is not TOML, or names no path.
     """
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise BadConfig(path, "is not a file")
         entry = tomllib.loads(path.read_text(encoding="utf-8")).get("detector")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise BadConfig(path, f"cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise BadConfig(path, "is nested too deeply") from None
     except ValueError as error:  # not TOML, or not UTF-8
         raise BadConfig(path, f"is not TOML ({str(error).replace(': ', ', ')})") from None
     if entry is None:

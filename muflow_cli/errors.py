@@ -137,6 +137,13 @@ class BadExpression(MuflowError):
         super().__init__(f"{kind} {text!r}, column {column}, {problem}", remedy)
 
 
+class BadList(MuflowError):
+    """A list of paths that is no list."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem, "give one path per line, or end each with NUL and use -0")
+
+
 class BadTable(MuflowError):
     """A CSV file whose line or column is wrong; lines count from 1, the header being line 1."""
 

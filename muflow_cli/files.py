@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from muflow_cli.errors import BadSpec, CannotWrite, OutputExists, OutputIsInput
+from muflow_cli.errors import BadSpec, CannotResume, CannotWrite, OutputExists, OutputIsInput
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -280,6 +280,7 @@ def check_outputs(
         CannotWrite: for a folder, or if the folder of an output is missing or cannot be written.
         OutputIsInput: if the run reads an output.
         OutputExists: for an existing file.
+        CannotResume: for a pipe or a device to resume.
     """
     guard = InputGuard(paths)
     for name in inputs:
@@ -291,6 +292,8 @@ def check_outputs(
         taken.add(path.resolve())
         if path.is_dir():
             raise CannotWrite(str(path), "it is a folder")
+        if path == resumed and path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise CannotResume(str(path), "it is not a file")
         if path.is_file() and not force and path != resumed:
             raise OutputExists(str(path))
         if not path.exists() or path.is_file():

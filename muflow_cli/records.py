@@ -180,9 +180,10 @@ class Unreadable:
         path: as found.
         code: a stable word for programs ("truncated", "not_an_image", "empty", "too_large", ...).
         message: one sentence for people.
-        sha256: of the bytes, where they could be read.
-        bytes: their number, where they could be read.
-        declared: what the file says of its own origin, where its bytes could be read.
+        sha256: of the bytes, where they were read. They are not where a file is larger than allowed, or large and no
+            image by its first bytes (`inputs.HASHED_BYTES`).
+        bytes: their number, where it is known.
+        declared: what the file says of its own origin, where its bytes were read.
     """
 
     path: str

@@ -348,6 +348,9 @@ class InputSpec:
         max_pixels: an image with more pixels is one error record, undecoded.
         damaged: what becomes of images whose coded data is damaged or cut.
         c2pa_anchors: certificates (PEM) that may vouch for the signer of a C2PA manifest; None = none may.
+        max_seconds: an image whose decoding takes longer is one error record, where it is decoded in a process of its
+            own; images that a thread decodes take a few seconds at most.
+        archives: also read the members of archives inside folders; an archive that is named is always opened.
     """
 
     exclude: tuple[str, ...] = ()
@@ -357,9 +360,12 @@ class InputSpec:
     max_pixels: int = 100_000_000
     damaged: Damaged = Damaged.REFUSE
     c2pa_anchors: str | None = None
+    max_seconds: float = 30.0
+    archives: bool = True
 
     def __post_init__(self) -> None:
         _between(self, 1, 2**60, "max_bytes", "max_pixels")
+        _between(self, 0.001, 86_400, "max_seconds")
 
 
 LIGHT: Final = DetectorSpec()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from muflow_cli.images import archives
+from muflow_cli.images import archive_limits, tars, zips
 from muflow_cli.images.archives import split
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.find import find
@@ -111,9 +111,12 @@ def test_only_an_archive_that_exists_is_entered() -> None:
     assert contents("no.zip!a.png") == [("no.zip!a.png", "not_found")]
 
 
-def test_an_archive_in_a_folder_is_not_an_input() -> None:
-    pack("zip", {"a.png": png(1)})
-    assert contents(".") == []
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_archive_in_a_folder_is_opened_unless_archives_are_left_out(kind: str) -> None:
+    path = pack(kind, {"a.png": png(1), "b/inner.zip": b"PK", "notes.txt": b"text"})
+    assert contents(".") == [(f"./{path}!a.png", png(1)), (f"./{path}!b/inner.zip", "unsupported")]
+    assert contents(".", archives=False) == []
+    assert contents(path, archives=False)[0] == (f"{path}!a.png", png(1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,7 +137,24 @@ def test_links_and_devices_in_archives_are_not_inputs() -> None:
         link = zipfile.ZipInfo("l.png")
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
-    assert contents("a.tar") == contents("a.zip") == []
+    assert contents("a.tar") == [("a.tar!h.png", "not_found")]
+    assert contents("a.zip") == []
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_hard_link_in_a_tar_is_the_member_that_it_leads_to(kind: str) -> None:
+    path = pack(kind, {})
+    with tarfile.open(path, f"w:{kind.removeprefix('tar').removeprefix('.')}") as archive:
+        info = tarfile.TarInfo("a.png")
+        info.size = len(png(1))
+        archive.addfile(info, io.BytesIO(png(1)))
+        for name, target in (("b.png", "a.png"), ("c", "a.png"), ("d.txt", "a.png"), ("../e.png", "../../etc/passwd")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, target
+            archive.addfile(link)
+    links = [(f"{path}!{name}", png(1)) for name in ("b.png", "c", "d.txt")]
+    assert contents(path) == [(f"{path}!a.png", png(1)), *links, (f"{path}!../e.png", "not_found")]
+    assert contents(f"{path}!b.png") == links[:1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -149,7 +169,8 @@ def test_a_member_beyond_max_bytes_is_one_record(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.bz2", "tar.xz"])
 def test_an_archive_that_explodes_ends_with_one_record(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MAX_MEMBERS", 100)
+    monkeypatch.setattr(archive_limits, "MAX_MEMBERS", 100)
+    monkeypatch.setattr(tars, "MAX_MEMBERS", 100)
     path = pack(kind, {f"{number}.png": bytes(2**20) for number in range(12)})
     results = contents(path, max_bytes=2**20)
     assert 1 <= len(results) < 12
@@ -157,20 +178,77 @@ def test_an_archive_that_explodes_ends_with_one_record(kind: str, monkeypatch: p
 
 
 def test_skipping_in_a_compressed_tar_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MAX_MEMBERS", 100)
+    monkeypatch.setattr(archive_limits, "MAX_MEMBERS", 100)
+    monkeypatch.setattr(tars, "MAX_MEMBERS", 100)
     path = pack("tar.gz", {"a.png": png(1), "zeros.bin": bytes(50 * 2**20), "b.png": png(2)})
     assert contents(path) == [(f"{path}!a.png", png(1)), (path, "archive_bomb")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_members_are_counted(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives._Allowance, "__init__", _three_members)
+    monkeypatch.setattr(archive_limits.Allowance, "__init__", _three_members)
     path = pack(kind, {f"{number}.png": b"x" for number in range(5)})
     assert [content for _, content in contents(path)] == [b"x", b"x", b"x", "too_many_members"]
 
 
-def _three_members(self: archives._Allowance, size: int) -> None:
+def _three_members(self: archive_limits.Allowance, size: int) -> None:
     self.bytes, self.members = size, 3
+
+
+def test_only_so_many_members_without_an_image_s_name_are_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zips, "MAX_SNIFFED", 3)
+    path = pack("zip", {f"{number}": b"x" for number in range(5)} | {"known": png(1), "a.png": png(2)})
+    assert contents(path) == [(f"{path}!a.png", png(2)), (path, "too_many_members")]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_zip_of_very_many_members_is_refused_before_its_directory_is_parsed(
+    large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 2)  # so that the directory ends as a large one does
+    path = pack("zip", {f"{number}.png": png(1) for number in range(5)})
+    assert (b"PK\6\6" in Path(path).read_bytes()) is large
+    assert len(contents(path)) == 5
+    monkeypatch.setattr(zips, "MAX_MEMBERS", 4)
+    zips._parsed_zip.cache_clear()
+    assert contents(path) == [(path, "too_many_members")]
+
+
+def sparse_member(name: str, size: int) -> bytes:
+    """The header of a tar member that is one hole (GNU, old format)."""
+    header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = b"S"
+    for at, number in ((124, 0), (386, size), (398, 0), (483, size)):
+        header[at : at + 12] = b"%011o\0" % number
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def test_the_holes_of_a_tar_count_as_bytes() -> None:
+    Path("a.tar").write_bytes(b"".join(sparse_member(f"{n}.png", 2**20) for n in range(40)) + bytes(1024))
+    results = contents("a.tar", max_bytes=2**20)
+    assert 1 <= len(results) < 12
+    assert results[0] == ("a.tar!0.png", bytes(2**20))
+    assert results[-1] == ("a.tar", "archive_bomb")
+
+
+def test_a_tar_header_of_any_length_is_not_read() -> None:
+    with tarfile.open("a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a.png")
+        info.pax_headers = {"comment": "x" * 2**21}
+        archive.addfile(info)
+    assert contents("a.tar", max_bytes=2**28) == [("a.tar", "archive_bomb")]
+
+
+def test_a_member_packed_by_another_method_is_unsupported() -> None:
+    path = pack("zip", {"a.png": png(1)})
+    data = bytearray(Path(path).read_bytes())
+    for signature, at in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        data[data.index(signature) + at] = 9  # deflate64
+    Path(path).write_bytes(data)
+    assert contents(path) == [(f"{path}!a.png", "unsupported")]
 
 
 def test_an_encrypted_member_is_one_record() -> None:
@@ -262,7 +340,7 @@ def test_a_zip_is_opened_once_for_all_its_members(monkeypatch: pytest.MonkeyPatc
             super().__init__(path)
 
     path = pack("zip", {f"{number}.png": png(number) for number in range(20)})
-    monkeypatch.setattr(archives.zipfile, "ZipFile", Counted)
+    monkeypatch.setattr(zips.zipfile, "ZipFile", Counted)
     assert [content for _, content in contents(path)] == [png(number) for number in range(20)]
     assert opened == [path]
 

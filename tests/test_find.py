@@ -22,10 +22,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from muflow_cli.images import remote
+from muflow_cli.errors import BadList
+from muflow_cli.images import globs, inputs, remote
 from muflow_cli.images.error import ImageError
-from muflow_cli.images.find import find, read_list
+from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input, InputKind
+from muflow_cli.images.lists import read_list
 from muflow_cli.images.read import read_input
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import InputSpec
@@ -79,9 +81,12 @@ def test_arguments_keep_their_order_and_spelling(folder: Path) -> None:
 
 def test_in_a_folder_images_are_known_by_name_or_by_content() -> None:
     put("d/image", "d/image.dat", "d/no extension.")
-    put("d/text.jpg", "d/TEXT.HEIC", "d/notes.txt", "d/faces.zip", "d/script.eps", content=b"text")
+    put("d/psd.PSD", "d/raw.nef", content=b"text")
+    put("d/jxl", content=b"\xff\x0a")
+    put("d/text.jpg", "d/TEXT.HEIC", "d/notes.txt", "d/script.eps", content=b"text")
     put("d/empty.jpg", "d/empty", content=b"")
-    assert listed("d") == ["d/TEXT.HEIC", "d/empty.jpg", "d/image", "d/image.dat", "d/no extension.", "d/text.jpg"]
+    images = ["d/TEXT.HEIC", "d/empty.jpg", "d/image", "d/image.dat", "d/no extension.", "d/text.jpg"]
+    assert listed("d") == sorted([*images, "d/psd.PSD", "d/raw.nef", "d/jxl"])
 
 
 def test_a_file_that_is_named_is_an_input_whatever_it_is() -> None:
@@ -243,6 +248,50 @@ def test_deep_folders_are_walked(folder: Path) -> None:
     assert paths == [str(deep / "a.png")]
 
 
+def test_globs_reach_deep_folders_and_list_each_path_once_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = ["/".join("d" * depth) for depth in range(1, 1001)]
+    for level in levels:
+        Path(level).mkdir()
+    put("b.png", f"{levels[-1]}/a.png")
+    looked: list[str] = []
+    monkeypatch.setattr(globs, "entries", lambda path: looked.append(path) or inputs.entries(path))
+    found = {}
+    for pattern in ("**/*.png", "**/**/**/**/**/**/*.png", "**/**/**/d/**/*.png"):
+        looked.clear()
+        found[pattern] = listed(pattern)
+        assert len(looked) == len(set(looked)) <= 1002
+    Path(f"{levels[-1]}/a.png").unlink()
+    for level in reversed(levels):  # pytest's own clean-up is recursive
+        Path(level).rmdir()
+    deep = f"{levels[-1]}/a.png"
+    assert list(found.values()) == [["b.png", deep], ["b.png", deep], [deep]]
+
+
+@pytest.fixture
+def closed(folder: Path, request: pytest.FixtureRequest) -> None:
+    """A folder d of one image, and of links into a folder that may not be entered."""
+    put("shut/a.png", "shut/sub/b.png", "d/z.png")
+    Path("d/file.png").symlink_to(folder / "shut" / "a.png")
+    Path("d/sub").symlink_to(folder / "shut" / "sub")
+    for path in (folder.parent, folder, folder.parent.parent):
+        path.chmod(0o755)
+    Path("shut").chmod(0)
+    request.getfixturevalue("plain_user")
+
+
+@pytest.mark.usefixtures("closed")
+def test_links_into_a_folder_that_may_not_be_entered_are_records_and_the_rest_is_listed() -> None:
+    expected = ["d/file.png:permission", "d/sub:permission", "d/z.png"]
+    assert listed("d", follow_links=True) == listed("d") == expected
+    assert listed("**/*.png") == ["d/file.png:permission", "d/z.png", "shut:unreadable_folder"]
+    assert listed("d/*/*.png") == ["d/file.png:permission", "d/sub:permission"]
+
+
+@pytest.mark.usefixtures("closed")
+def test_what_lies_in_a_closed_folder_is_not_reported_as_missing() -> None:
+    assert listed("shut/a.png", "shut/none.png") == ["shut/a.png:permission", "shut/none.png:permission"]
+
+
 def test_names_that_are_not_utf8_survive() -> None:
     Path(os.fsdecode(b"d\xff")).mkdir()
     Path(os.fsdecode(b"d\xff/\xfe\n<b>.png")).write_bytes(PNG)
@@ -291,6 +340,43 @@ def test_a_list_gives_back_its_paths(names: list[bytes], null: bool, crlf: bool)
 def test_a_null_list_keeps_line_ends_in_names_and_blank_lines_are_no_names() -> None:
     assert list(read_list(io.BytesIO(b"a\nb\r\0\0c"), null=True)) == ["a\nb\r", "c"]
     assert list(read_list(io.BytesIO(b"a\n\r\n\nb"), null=False)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("mark", "encoding"),
+    [(b"", "utf-8"), (b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_a_list_is_read_in_the_encoding_that_its_mark_names(mark: bytes, encoding: str, end: str) -> None:
+    names = ["x.jpg", "é ä.png", "\U0001f600/Ċ.jpg", "last"]
+    data = mark + end.join(names).encode(encoding)
+    assert list(read_list(Trickle(data), null=end == "\0")) == names
+
+
+class Trickle(io.BytesIO):
+    """Gives few bytes at a time, as a pipe may."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(min(size or 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("content", "null"), [(b"a", False), (b"\0", False), (b"\0", True), (b"a", True), (b"\n", False)]
+)
+def test_an_endless_file_is_no_list(content: bytes, null: bool) -> None:
+    class Endless(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return content * (size or 0)
+
+    with pytest.raises(BadList, match="the list holds"):
+        list(read_list(Endless(), null))
+
+
+def test_a_name_in_a_list_is_never_a_pattern() -> None:
+    put("x1.png", "a[1].png", "d!/b.zip")
+    names = list(read_list(io.BytesIO(b"x[1].png\na[1].png\n*.png\n"), null=False))
+    assert listed(*names) == ["x[1].png:not_found", "a[1].png", "*.png:not_found"]
+    assert listed("x[1].png") == ["x1.png"]
 
 
 def test_a_long_list_is_read_in_pieces() -> None:

@@ -20,7 +20,8 @@ from PIL import Image
 from muflow_cli.errors import BadSpec
 from muflow_cli.images.decode import decode
 from muflow_cli.images.inputs import Input, InputKind
-from muflow_cli.images.loader import Loaded, LoadSpec, Seen, load, load_unknown, sharpness
+from muflow_cli.images.loader import Loaded, LoadSpec, Seen, load, load_unknown
+from muflow_cli.images.prepare import sharpness
 from muflow_cli.images.views import cut_views
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import InputSpec, Runtime, View, ViewSpec

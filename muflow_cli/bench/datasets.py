@@ -152,9 +152,11 @@ def _from_folder(root: str, name: str | None, wanted: Wanted, spec: InputSpec) -
     inputs = [item for item in listed if isinstance(item, Input)]
     unreadable = tuple(item for item in listed if isinstance(item, Unreadable))
     folders: dict[str, Folder] = {}
-    for path in (input_.path for input_ in inputs):
-        # Members of an archive are reported as `faces.zip!folder/name`.
-        below = path.removeprefix(root.rstrip("/")).removeprefix("!") if path.startswith(root) else ""
+    for input_ in inputs:
+        path, archive = input_.path, input_.location
+        # Members of an archive, which may lie in a folder, are reported as `faces.zip!folder/name`.
+        inner = f"{archive}/{path.removeprefix(f'{archive}!')}" if archive and path.startswith(f"{archive}!") else path
+        below = inner.removeprefix(root.rstrip("/")) if inner.startswith(root) else ""
         folders[path] = PurePath(below.lstrip("/")).parts[:-1]
     assignments = assign(folders.values())
     default = None if wanted is Wanted.BOTH else Label(wanted)

@@ -15,7 +15,7 @@ from muflow_cli.cli import options
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec, IncompatibleOptions, MuflowError, NothingToDo
 from muflow_cli.files import InputGuard, claimed, write_whole
-from muflow_cli.specs import Damaged, InputSpec, Precision, Runtime
+from muflow_cli.specs import Damaged, Precision, Runtime
 
 if TYPE_CHECKING:
     from muflow_cli.bench import BenchRequest, BenchResult
@@ -148,6 +148,8 @@ def bench_command(
     max_bytes: Annotated[int, typer.Option("--max-bytes", min=1, hidden=True)] = options.MAX_BYTES,
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, hidden=True)] = options.MAX_PIXELS,
     damaged: Annotated[Damaged, typer.Option("--damaged", hidden=True)] = Damaged.REFUSE,
+    max_seconds: options.MaxSeconds = options.MAX_SECONDS,
+    no_archives: options.NoArchives = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", hidden=True)] = False,
     # Former spellings, for one release.
     allow_overlap: Annotated[bool, typer.Option("--allow-overlap", hidden=True)] = False,
@@ -231,13 +233,8 @@ def bench_command(
         scores_from=scores_from,
         compare=tuple(compare or ()),
         families=FAMILIES if families is None else read_families(str(families)),
-        inputs=InputSpec(
-            exclude=tuple(exclude or ()),
-            hidden=hidden,
-            follow_links=follow_links,
-            max_bytes=max_bytes,
-            max_pixels=max_pixels,
-            damaged=damaged,
+        inputs=options.input_spec(
+            exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives
         ),
         runtime=Runtime(device=device, precision=precision, batch_size=batch_size, workers=workers),
         overlap=overlap_policy(overlap),

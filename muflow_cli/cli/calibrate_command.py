@@ -68,6 +68,8 @@ def calibrate_command(
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     damaged: options.DamagedOption = Damaged.REFUSE,
+    max_seconds: options.MaxSeconds = options.MAX_SECONDS,
+    no_archives: options.NoArchives = False,
     force: options.Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     quiet: options.Quiet = False,
@@ -91,7 +93,7 @@ def calibrate_command(
         given["band"] = _band(band)
     if by is not None:
         given["by"] = () if by == "none" else tuple(dict.fromkeys(by.split(",")))
-    inputs = options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged)
+    inputs = options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives)
     console = stderr_console(quiet)
     from muflow_cli.calibrate.workflow import CalibrateRequest, calibrate
     from muflow_cli.canonical import to_json

@@ -130,6 +130,8 @@ def fit_command(
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     damaged: options.DamagedOption = Damaged.REFUSE,
     allow_declared: options.AllowDeclared = False,
+    max_seconds: options.MaxSeconds = options.MAX_SECONDS,
+    no_archives: options.NoArchives = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit.")] = False,
     force: options.Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
@@ -173,7 +175,9 @@ def fit_command(
         output=output,
         spec=spec,
         weights=branch_weights(spec, encoder_weights or []),
-        inputs=options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged),
+        inputs=options.input_spec(
+            exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives
+        ),
         runtime=options.runtime(device, precision, workers),
         allow_declared=allow_declared,
         resume=resume,

@@ -36,6 +36,13 @@ DamagedOption = Annotated[
         help="Report images whose coded data is damaged or cut as errors, or score what can be decoded and mark it.",
     ),
 ]
+MaxSeconds = Annotated[
+    float,
+    typer.Option("--max-seconds", min=0.1, help="Report images as errors that take longer to decode.", hidden=True),
+]
+NoArchives = Annotated[
+    bool, typer.Option("--no-archives", help="Do not open zip and tar archives inside folders.", hidden=True)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 AllowDeclared = Annotated[
@@ -45,10 +52,18 @@ DetectorArgument = Annotated[Path, typer.Argument(metavar="DETECTOR", help="A de
 
 MAX_BYTES = _DEFAULTS.max_bytes
 MAX_PIXELS = _DEFAULTS.max_pixels
+MAX_SECONDS = _DEFAULTS.max_seconds
 
 
 def input_spec(
-    exclude: list[str] | None, hidden: bool, follow_links: bool, max_bytes: int, max_pixels: int, damaged: Damaged
+    exclude: list[str] | None,
+    hidden: bool,
+    follow_links: bool,
+    max_bytes: int,
+    max_pixels: int,
+    damaged: Damaged,
+    max_seconds: float,
+    no_archives: bool,
 ) -> InputSpec:
     """The options on inputs as one spec."""
     return InputSpec(
@@ -58,6 +73,8 @@ def input_spec(
         max_bytes=max_bytes,
         max_pixels=max_pixels,
         damaged=damaged,
+        max_seconds=max_seconds,
+        archives=not no_archives,
     )
 
 

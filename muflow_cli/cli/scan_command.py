@@ -87,6 +87,8 @@ def scan_command(
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     damaged: options.DamagedOption = Damaged.REFUSE,
+    max_seconds: options.MaxSeconds = options.MAX_SECONDS,
+    no_archives: options.NoArchives = False,
     fdr: Annotated[
         float | None,
         typer.Option(
@@ -198,16 +200,14 @@ def scan_command(
         from muflow_cli.scan.run import Job
 
         loaded = load(bundle)
+    limits = options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives)
     stdout = [] if outputs.stdout is None else [Destination(outputs.stdout, None)]
     job = Job(
         detector=loaded,
         detector_path=str(bundle),
         arguments=arguments,
         destinations=[*stdout, *(Destination(kind, file, resumed=file == resumed) for file, kind in outputs.files)],
-        inputs=replace(
-            options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged),
-            c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust),
-        ),
+        inputs=replace(limits, c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust)),
         runtime=options.runtime(device, precision, workers, batch_size),
         fields=names,
         fdr=fdr,
@@ -237,7 +237,7 @@ _ALIASES: Final = (
 
 
 def _listed(files_from: Path, null: bool) -> Iterator[str]:
-    from muflow_cli.images.find import read_list
+    from muflow_cli.images.lists import read_list
 
     if str(files_from) == "-":
         yield from read_list(sys.stdin.buffer, null)

@@ -32,6 +32,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise BadSpec("device", name, "auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):  # torch knows more, none of which muflow is tested on
+        raise BadSpec("device", name, "auto, cpu, cuda or cuda:N")
     devices = torch.cuda.device_count()
     if device.type == "cuda" and not devices:
         raise BadSpec("device", name, "cpu or auto, since no CUDA device is available")

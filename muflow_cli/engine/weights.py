@@ -43,6 +43,11 @@ def find_weights(encoder: str, path: Path | None) -> Weights:
     # The pinned weights, from torchvision's cache or server, checked against the hash in their name.
     weight = import_torchvision().models.get_weight(enum)
     file = str(weight.url).rsplit("/", 1)[-1]
+    if not Path(torch.hub.get_dir()).is_absolute():  # torch would make a folder named "~" here
+        raise BadWeights(
+            f"there is no home folder to keep the encoder weights {enum} in",
+            "set TORCH_HOME to a folder, or give the weights with --encoder-weights",
+        )
     try:
         weight.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
     except (URLError, OSError, RuntimeError, pickle.UnpicklingError):
@@ -63,6 +68,8 @@ def read_weights(path: Path) -> Weights:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise BadWeights(f"the encoder weights {path} are not a file", "check --encoder-weights")
     try:
         with open_regular(path) as file:
             data = file.readall()

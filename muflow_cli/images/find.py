@@ -5,45 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 from muflow_cli.images import archives, globs, remote
-from muflow_cli.images.inputs import Input, entries, has_image_name, is_skipped, sniff
+from muflow_cli.images.archive_limits import is_archive
+from muflow_cli.images.inputs import Input, entries, file_error, has_image_name, is_skipped, sniff, unreadable
+from muflow_cli.images.lists import ListedPath
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import InputSpec
-
-_READ_BYTES = 2**16
 
 
 def find(arguments: Iterable[str], spec: InputSpec) -> Iterator[Input | Unreadable]:
     """Inputs in the order of the arguments; the entries of a folder ordered by the bytes of their names.
 
     An argument is a file, a folder (walked recursively), an archive or one of its members (`faces.zip!a/b.jpg`), an
-    address (http, https, s3) or, if no such file exists, a glob (`**` = any number of folders). A file that is an
-    argument is always an input. A file in a folder, a glob or an archive is an input if it has the extension or the
-    signature of an image and is neither hidden nor excluded. Symbolic links in a folder are followed only with
-    `follow_links`, and then each folder is entered once. A path that comes up twice is listed once, the first time.
-    An input that does not exist or cannot be read becomes a record.
+    address (http, https, s3) or, if no such file exists, a glob (`**` = any number of folders); a path from a list
+    (`lists.ListedPath`) is never a glob. A file that is an argument is always an input. A file in a folder, a glob or
+    an archive is an input if it has the extension or the signature of an image and is neither hidden nor excluded. An
+    archive in a folder is opened where `spec.archives` allows it, and one in an archive is a record. Symbolic links in
+    a folder are followed only with `follow_links`, and then each folder is entered once. A path that comes up twice is
+    listed once, the first time. An input that does not exist or cannot be read becomes a record.
     """
     finder = _Finder(spec)
     for argument in arguments:
         yield from finder.inputs(argument)
-
-
-def read_list(stream: BinaryIO, null: bool) -> Iterator[str]:  # noqa: FBT001  the two formats of --files-from
-    """Paths of a list, one per line (LF or CRLF) or, with `null`, each ended by a NUL byte; empty ones are left out."""
-    rest = b""
-    end = b"\0" if null else b"\n"
-    while block := stream.read(_READ_BYTES):
-        *names, rest = (rest + block).split(end)
-        yield from _decoded(names, null)
-    yield from _decoded([rest], null)
-
-
-def _decoded(names: Iterable[bytes], null: bool) -> Iterator[str]:  # noqa: FBT001  as read_list
-    for name in names:
-        if path := name if null else name.removesuffix(b"\r"):
-            yield os.fsdecode(path)
 
 
 @dataclass(slots=True)
@@ -60,17 +44,17 @@ class _Finder:
             yield from self._present(argument)
         elif archive:
             yield from archives.members(archive, self.spec, member) if self._is_new(argument) else ()
-        elif globs.is_glob(argument):
+        elif globs.is_glob(argument) and not isinstance(argument, ListedPath):
             yield from self._matches(argument)
         else:
-            yield from self._once(_record(argument, "not_found", "no such file or folder"))
+            yield from self._once(_missing(argument))
 
     def _present(self, path: str) -> Iterator[Input | Unreadable]:
         if os.path.isdir(path):
             yield from self._walk(path)
-        elif not os.path.exists(path):
-            yield from self._once(_dangling(path))
-        elif archives.is_archive(path) and os.path.isfile(path):
+        elif os.path.islink(path) and (record := _broken_link(path)):
+            yield from self._once(record)
+        elif is_archive(path) and os.path.isfile(path):
             yield from archives.members(path, self.spec) if self._is_new(path) else ()
         else:
             yield from self._once(Input(path))
@@ -81,7 +65,7 @@ class _Finder:
             any_match = True
             if isinstance(match, Unreadable):
                 yield from self._once(match)
-            elif not os.path.isfile(match) or archives.is_archive(match) or _is_input(match):
+            elif not os.path.isfile(match) or is_archive(match) or _is_input(match):
                 yield from self._present(match)
         if not any_match:
             yield from self._once(_record(pattern, "not_found", "no file matches this pattern"))
@@ -93,14 +77,30 @@ class _Finder:
             entry = stack.pop()
             if isinstance(entry, Unreadable):
                 yield from self._once(entry)
-            elif is_skipped(entry.path, entry.name, self.spec):
                 continue
-            elif entry.is_symlink() and not os.path.exists(entry.path):
-                yield from self._once(_dangling(entry.path))
-            elif entry.is_dir(follow_symlinks=self.spec.follow_links):
+            if is_skipped(entry.path, entry.name, self.spec):
+                continue
+            if entry.is_symlink() and (record := _broken_link(entry.path)):
+                yield from self._once(record)
+                continue
+            try:
+                is_folder = entry.is_dir(follow_symlinks=self.spec.follow_links)
+                is_file = entry.is_file(follow_symlinks=self.spec.follow_links)
+            except OSError as error:  # it vanished, or lies behind a folder that may not be entered
+                yield from self._once(unreadable(entry.path, file_error(error)))
+                continue
+            if is_folder:
                 stack.extend(self._entries(entry.path))
-            elif entry.is_file(follow_symlinks=self.spec.follow_links) and _is_input(entry.path):
-                yield from self._once(Input(entry.path))
+            elif is_file:
+                yield from self._file(entry.path)
+
+    def _file(self, path: str) -> Iterator[Input | Unreadable]:
+        """What a file in a folder gives."""
+        if is_archive(path):
+            if self.spec.archives and self._is_new(path):
+                yield from archives.members(path, self.spec)
+        elif _is_input(path):
+            yield from self._once(Input(path))
 
     def _entries(self, folder: str) -> list[os.DirEntry[str] | Unreadable]:
         """The entries of a folder, last first; none if a chain of links led back to it."""
@@ -130,8 +130,26 @@ def _is_input(path: str) -> bool:
     return has_image_name(path) or sniff(path)
 
 
-def _dangling(path: str) -> Unreadable:
-    return _record(path, "dangling_link", "the symbolic link points to nothing")
+def _broken_link(path: str) -> Unreadable | None:
+    """The record of a symbolic link that leads nowhere, or to a place that may not be entered."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return _record(path, "dangling_link", "the symbolic link points to nothing")
+    except OSError as error:
+        return unreadable(path, file_error(error))
+    return None
+
+
+def _missing(path: str) -> Unreadable:
+    """The record of an argument that is not there, or that a folder hides which may not be entered."""
+    try:
+        os.lstat(path)
+    except PermissionError as error:
+        return unreadable(path, file_error(error))
+    except (OSError, ValueError):
+        pass
+    return _record(path, "not_found", "no such file or folder")
 
 
 def _record(path: str, code: str, message: str) -> Unreadable:

@@ -13,7 +13,8 @@ from io import FileIO
 from typing import Final
 
 from muflow_cli.images.error import ImageError
-from muflow_cli.images.formats import SIGNATURE_BYTES, is_image
+from muflow_cli.images.formats import SIGNATURE_BYTES, is_image, unread_format
+from muflow_cli.images.kinds import has_unread_name
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import InputSpec
 
@@ -27,6 +28,10 @@ _EXTENSIONS: Final = (
     *(".tif", ".tiff", ".heic", ".heif", ".hif", ".avif", ".avifs", ".ppm", ".pgm", ".pbm", ".pnm"),
     *(".jp2", ".j2k", ".jpf", ".jpx", ".j2c"),
 )
+
+# A larger file that does not begin like an image is refused by its first bytes: neither read nor hashed. Thirty sparse
+# files of this size take a second; photographs that are larger have a signature.
+HASHED_BYTES: Final = 32 * 2**20
 
 _CODES = {
     errno.ENOENT: ("not_found", "no such file"),
@@ -57,7 +62,7 @@ class Input:
         member: name of the archive's member.
         index: position of a zip member in the archive's directory; an archive may repeat a name.
         offset: first byte of a tar member's data.
-        size: length of a tar member's data, in bytes.
+        size: length of a member's data, in bytes, as its archive announces it.
         content: the bytes of a tar member that cannot be read again in place, because its archive is compressed or
             the member is sparse.
     """
@@ -76,13 +81,16 @@ def read_file(path: str, max_bytes: int) -> bytes:
     """The content of a regular file, at most `max_bytes`; anything else is refused without blocking.
 
     Raises:
-        ImageError: not_found, dangling_link, permission, not_a_file, too_large, read_error.
+        ImageError: not_found, dangling_link, permission, not_a_file, too_large, not_an_image, read_error.
     """
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > max_bytes:
                 raise too_large(size, max_bytes)
+            if size > HASHED_BYTES:
+                check_large(file.read(SIGNATURE_BYTES) or b"", size)
+                file.seek(0)
             return read_all(file.read, size, max_bytes)
     except OSError as error:
         raise file_error(error) from error
@@ -108,6 +116,17 @@ def read_all(read: Callable[[int], bytes | None], expected: int, max_bytes: int)
     if total > max_bytes:
         raise too_large(None, max_bytes)
     return b"".join(parts)
+
+
+def check_large(head: bytes, size: int) -> None:
+    """Refuse a file of more than HASHED_BYTES that does not begin like any image, read or not.
+
+    Raises:
+        ImageError: not_an_image.
+    """
+    if size > HASHED_BYTES and not has_image_signature(head):
+        message = "its first bytes are not those of an image, so the rest was not read"
+        raise ImageError("not_an_image", message, size=size)
 
 
 def open_regular(path: str) -> FileIO:
@@ -145,15 +164,20 @@ def unreadable(path: str, error: ImageError) -> Unreadable:
 
 
 def has_image_name(name: str) -> bool:
-    """Whether a file name has the extension of an image."""
-    return name.lower().endswith(_EXTENSIONS)
+    """Whether a file name has the extension of an image, of a kind that is read or not."""
+    return name.lower().endswith(_EXTENSIONS) or has_unread_name(name)
+
+
+def has_image_signature(head: bytes) -> bool:
+    """Whether the first SIGNATURE_BYTES bytes of a file are those of an image, of a kind that is read or not."""
+    return is_image(head) or unread_format(head) is not None
 
 
 def sniff(path: str) -> bool:
     """Whether a file begins like an image; True if it cannot be read, so that it becomes one error record."""
     try:
         with open_regular(path) as file:
-            return is_image(file.read(SIGNATURE_BYTES) or b"")
+            return has_image_signature(file.read(SIGNATURE_BYTES) or b"")
     except (OSError, ImageError):
         return True
 

@@ -1,49 +1,41 @@
-"""Read, decode and cut on worker threads: bounded look-ahead, results in the order of the inputs."""
+"""Read, decode and cut on worker threads: bounded look-ahead and memory, results in the order of the inputs."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import math
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from muflow_cli.errors import BadSpec
-from muflow_cli.images.decode import decode, pixels_of
+from muflow_cli.images.budget import Budget
+from muflow_cli.images.decode import DecodedImage, pixels_of
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input, unreadable
+from muflow_cli.images.kinds import check_name
 from muflow_cli.images.marks import read_marks, with_mark
-from muflow_cli.images.read import read_input
+from muflow_cli.images.prepare import Loaded, PrepareSpec, decoded, out_of_memory, with_views
+from muflow_cli.images.read import announced_bytes, read_input
 from muflow_cli.images.thumbnails import thumbnail_mark
-from muflow_cli.images.views import cut_views
-from muflow_cli.records import Declared, Facts, Unreadable
+from muflow_cli.images.triage import triage
+from muflow_cli.images.worker import Workers
+from muflow_cli.records import Facts, Mark, Unreadable
 from muflow_cli.specs import InputSpec, View, ViewSpec
 
+__all__ = ["LoadSpec", "Loaded", "Seen", "from_pixels", "load", "load_unknown", "look_ahead"]
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """An image that is ready to be scored.
-
-    Attributes:
-        path: as reported.
-        facts: with the sharpness of the first view of the first branch.
-        views: branch name -> (V, size, size, 3), in the order of the branches.
-        thumbnail: a small JPEG, if the specification asks for one.
-        declared: what the file says of its own origin.
-    """
-
-    path: str
-    facts: Facts
-    views: Mapping[str, NDArray[np.uint8]]
-    thumbnail: bytes | None
-    declared: Declared = field(default_factory=Declared)
+# Bytes of files that are held at a time, and of what they decode to: those of the costliest image, or more with many
+# threads.
+_FILES: Final = 512 * 2**20
+_DECODED: Final = 2 * 2**30
+_DECODED_PER_THREAD: Final = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +46,7 @@ class Seen:
     sha256: str
 
 
-_T = TypeVar("_T")
-_Task = Callable[[Input | Unreadable], _T]
+_Result = Loaded | Seen | Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +88,17 @@ class LoadSpec:
             return 0
         return max(view.size for view in views)
 
+    @property
+    def prepare(self) -> PrepareSpec:
+        """What is done to the bytes of one image, short of the transform."""
+        return PrepareSpec(
+            views=self.views,
+            inputs=replace(self.inputs, c2pa_anchors=None),
+            draft_side=self.draft_side,
+            crops_seed=self.crops_seed,
+            thumbnail=self.thumbnail,
+        )
+
 
 def look_ahead(batch_size: int, workers: int) -> int:
     """Inputs to hold so that neither a device with batches of `batch_size` nor the workers wait: `LoadSpec.ahead`."""
@@ -107,111 +109,132 @@ def load(inputs: Iterable[Input | Unreadable], spec: LoadSpec) -> Iterator[Loade
     """Results in the order of the inputs; at most `spec.ahead` inputs are read beyond those handed out.
 
     `inputs` is iterated in the consumer's thread. An exception that it raises is raised here after the results of
-    everything before it. Closing the iterator cancels what waits and returns when the running images are done.
+    everything before it. Closing the iterator cancels what waits, ends the processes that decode, and returns when the
+    images on the threads are done.
     """
-
-    def task(input_: Input | Unreadable) -> Loaded | Unreadable:
-        if isinstance(input_, Unreadable):
-            return input_
-        try:
-            return _decoded(input_.path, read_input(input_, spec.inputs.max_bytes), spec)
-        except ImageError as error:
-            return unreadable(input_.path, error)
-
-    return _ordered(inputs, spec, task)
+    return cast("Iterator[Loaded | Unreadable]", load_unknown(inputs, spec, lambda _: False))
 
 
 def load_unknown(
     inputs: Iterable[Input | Unreadable], spec: LoadSpec, known: Callable[[str], bool]
 ) -> Generator[Loaded | Seen | Unreadable]:
     """As `load`, but content whose SHA-256 is `known` is only read and hashed; called on the worker threads."""
+    crew = _Crew(spec, known)
+    pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="decode")
+    queue = _Queue(pool, crew.result, inputs, spec.ahead)
+    try:
+        queue.fill()
+        while queue.pending:
+            result = queue.pending.popleft().result()
+            queue.fill()
+            yield result
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        crew.workers.close()
+        pool.shutdown(wait=True)
 
-    def task(input_: Input | Unreadable) -> Loaded | Seen | Unreadable:
+
+class _Crew:
+    """What the threads share: the workers, and the budgets of memory."""
+
+    def __init__(self, spec: LoadSpec, known: Callable[[str], bool]) -> None:
+        self._spec, self._prepare, self._known = spec, spec.prepare, known
+        # Claimed in this order by every thread, so that none waits for another in a circle.
+        self._files = Budget(_FILES)
+        self._decoded = Budget(max(_DECODED, spec.workers * _DECODED_PER_THREAD))
+        self.workers = Workers(self._decoded)
+
+    def result(self, input_: Input | Unreadable) -> Loaded | Seen | Unreadable:
+        """The result for one input; whatever is wrong with it is a record."""
         if isinstance(input_, Unreadable):
             return input_
         try:
-            data = read_input(input_, spec.inputs.max_bytes)
-            sha256 = hashlib.sha256(data).hexdigest()
-            return Seen(input_.path, sha256) if known(sha256) else _decoded(input_.path, data, spec, sha256)
+            with self._files.claim(announced_bytes(input_)):
+                data = read_input(input_, self._spec.inputs.max_bytes)
+                sha256 = hashlib.sha256(data).hexdigest()
+                return Seen(input_.path, sha256) if self._known(sha256) else self._loaded(input_.path, data, sha256)
         except ImageError as error:
             return unreadable(input_.path, error)
+        except MemoryError:
+            return Unreadable(path=input_.path, code="out_of_memory", message="there is not enough memory to read it")
 
-    return _ordered(inputs, spec, task)
-
-
-def sharpness(view: NDArray[np.uint8]) -> float:
-    """Standard deviation of the 4-neighbour Laplacian of the luma, in grey levels.
-
-    Args:
-        view: (H, W, 3), RGB, H and W at least 3.
-    """
-    luma = np.asarray(Image.fromarray(view).convert("L")).astype(np.int32)
-    laplacian = luma[1:-1, :-2] + luma[1:-1, 2:] + luma[:-2, 1:-1] + luma[2:, 1:-1] - 4 * luma[1:-1, 1:-1]
-    # Sums of integers are exact in any order: every machine reports the same figure.
-    mean = int(laplacian.sum(dtype=np.int64)) / laplacian.size
-    mean_square = int(np.square(laplacian, out=laplacian).sum(dtype=np.int64)) / laplacian.size
-    return math.sqrt(mean_square - mean**2)
-
-
-def _ordered(inputs: Iterable[Input | Unreadable], spec: LoadSpec, task: _Task[_T]) -> Generator[_T]:
-    pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="decode")
-    pending: deque[Future[_T]] = deque()
-
-    def submitted() -> Iterator[Future[_T]]:
+    def _loaded(self, path: str, data: bytes, sha256: str) -> Loaded | Unreadable:
+        declared = read_marks(data, self._spec.inputs.c2pa_anchors)
         try:
-            for input_ in inputs:
-                yield pool.submit(task, input_)
-        except Exception as error:  # noqa: BLE001  result() raises it again, in its place among the results
-            failed: Future[_T] = Future()
-            failed.set_exception(error)
-            yield failed
+            loaded, mark = self._views(path, data, sha256)
+        except ImageError as error:
+            record = Unreadable(path=path, code=error.code, message=error.message, sha256=sha256, bytes=len(data))
+            return replace(record, declared=declared)
+        return replace(loaded, declared=with_mark(declared, mark))
 
-    futures = submitted()
-    try:
-        _fill(pending, futures, spec.ahead)
-        while pending:
-            result = pending.popleft().result()
-            _fill(pending, futures, spec.ahead)
-            yield result
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    def _views(self, path: str, data: bytes, sha256: str) -> tuple[Loaded, Mark | None]:
+        """The views of an image, and the mark of its embedded thumbnail."""
+        try:
+            check_name(path, data)
+            where = triage(data, self._prepare.draft_side)
+            if where.isolated:
+                return self._isolated(path, data, sha256)
+            with self._decoded.claim(where.bytes):
+                image = decoded(data, self._prepare, sha256)
+                return self._cut(path, image), thumbnail_mark(data, image.image)
+        except MemoryError as error:
+            raise out_of_memory(data, sha256) from error
 
+    def _isolated(self, path: str, data: bytes, sha256: str) -> tuple[Loaded, Mark | None]:
+        with self.workers.one() as worker:
+            if self._spec.transform is None:
+                return worker.load(path, data, self._prepare, sha256)
+            image, mark = worker.decode(data, self._prepare, sha256)
+        return self._cut(path, image), mark
 
-def _fill(pending: deque[Future[_T]], futures: Iterator[Future[_T]], ahead: int) -> None:
-    while len(pending) < ahead and (future := next(futures, None)) is not None:
-        pending.append(future)
-
-
-def _decoded(path: str, data: bytes, spec: LoadSpec, sha256: str | None = None) -> Loaded | Unreadable:
-    limits = spec.inputs
-    declared = read_marks(data, limits.c2pa_anchors)
-    try:
-        decoded = decode(data, limits.max_pixels, draft_side=spec.draft_side, sha256=sha256, damaged=limits.damaged)
-    except ImageError as error:
-        return replace(unreadable(path, error), declared=declared)
-    declared = with_mark(declared, thumbnail_mark(data, decoded.image))
-    image = decoded.image if spec.transform is None else spec.transform(decoded.image)
-    return replace(_with_views(path, decoded.facts, image, spec), declared=declared)
+    def _cut(self, path: str, decoded_image: DecodedImage) -> Loaded:
+        transform, image = self._spec.transform, decoded_image.image
+        return with_views(path, decoded_image.facts, image if transform is None else transform(image), self._prepare)
 
 
-def _with_views(path: str, facts: Facts, image: Image.Image, spec: LoadSpec) -> Loaded:
-    views = {}
-    for branch, view in spec.views.items():
-        generator = None
-        if spec.crops_seed is not None:
-            # A generator of its own, so that a branch draws the same crops beside others as alone.
-            generator = np.random.default_rng([spec.crops_seed, int(facts.sha256, 16)])
-        views[branch] = cut_views(image, view, generator)
-    facts = replace(facts, sharpness=sharpness(next(iter(views.values()))[0]))
-    thumbnail = None
-    if spec.thumbnail:
-        scale = min(1.0, spec.thumbnail / max(image.size))
-        width, height = (max(1, round(length * scale)) for length in image.size)
-        buffer = io.BytesIO()
-        small = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        small.save(buffer, "JPEG", quality=80)
-        thumbnail = buffer.getvalue()
-    return Loaded(path, facts, views, thumbnail)
+class _Queue:
+    """The inputs that were given to the threads: at most `ahead`, and fewer where they bring many bytes along."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        task: Callable[[Input | Unreadable], _Result],
+        inputs: Iterable[Input | Unreadable],
+        ahead: int,
+    ) -> None:
+        self.pending: deque[Future[_Result]] = deque()
+        self._pool, self._task, self._inputs, self._ahead = pool, task, iter(inputs), ahead
+        self._carried = 0  # bytes of inputs that no thread has taken yet
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def fill(self) -> None:
+        """Draw inputs while there is room."""
+        while not self._ended and len(self.pending) < self._ahead and (self._carried < _FILES or not self.pending):
+            try:
+                input_ = next(self._inputs)
+            except StopIteration:
+                self._ended = True
+            except Exception as error:  # noqa: BLE001  result() raises it again, in its place among the results
+                failed: Future[_Result] = Future()
+                failed.set_exception(error)
+                self.pending.append(failed)
+                self._ended = True
+            else:
+                self._submit(input_)
+
+    def _submit(self, input_: Input | Unreadable) -> None:
+        carried = len(input_.content or b"") if isinstance(input_, Input) else 0
+        with self._lock:
+            self._carried += carried
+        future = self._pool.submit(self._task, input_)
+        if carried:
+            future.add_done_callback(lambda _: self._release(carried))
+        self.pending.append(future)
+
+    def _release(self, carried: int) -> None:
+        with self._lock:
+            self._carried -= carried
 
 
 def from_pixels(label: str, pixels: Image.Image | NDArray[np.uint8], spec: LoadSpec) -> Loaded:
@@ -242,4 +265,4 @@ def from_pixels(label: str, pixels: Image.Image | NDArray[np.uint8], spec: LoadS
         width=image.width,
         height=image.height,
     )
-    return _with_views(label, facts, image, spec)
+    return with_views(label, facts, image, spec.prepare)

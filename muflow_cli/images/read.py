@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from muflow_cli.images.archives import read_tar_member, read_zip_member
 from muflow_cli.images.inputs import Input, InputKind, read_file
 from muflow_cli.images.remote import read_remote
+from muflow_cli.images.tars import read_tar_member
+from muflow_cli.images.zips import read_zip_member
 
 READERS: Final[Mapping[InputKind, Callable[[Input, int], bytes]]] = {
     InputKind.FILE: lambda input_, max_bytes: read_file(input_.path, max_bytes),
@@ -15,6 +17,20 @@ READERS: Final[Mapping[InputKind, Callable[[Input, int], bytes]]] = {
     InputKind.TAR_MEMBER: read_tar_member,
     InputKind.REMOTE: read_remote,
 }
+
+_UNKNOWN: Final = 32 * 2**20  # what a server sends
+
+
+def announced_bytes(input_: Input) -> int:
+    """The length of an input before it is read, as far as it is known: an upper bound on the memory that it takes."""
+    if input_.kind is InputKind.REMOTE:
+        return _UNKNOWN
+    if input_.kind is not InputKind.FILE:
+        return input_.size
+    try:
+        return os.stat(input_.path).st_size
+    except (OSError, ValueError):  # reading says what is wrong
+        return 0
 
 
 def read_input(input_: Input, max_bytes: int) -> bytes:

@@ -162,6 +162,8 @@ def read_report(path: Path) -> Report:
     Raises:
         BadReport: where it is not a report of this schema, or was written with `--fields`.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise BadReport(f"{path} is not a file")
     try:
         data = path.read_bytes()
     except OSError as error:

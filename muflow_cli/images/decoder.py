@@ -1,0 +1,110 @@
+"""The decoding process itself: one image after the other from stdin to stdout, within limits; ends with its owner."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import re
+import resource
+import signal
+import struct
+import sys
+import traceback
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+from PIL import Image
+
+from muflow_cli.images.error import ImageError
+from muflow_cli.images.formats import FORMATS, TIFF_SIGNATURES
+from muflow_cli.images.prepare import decoded, out_of_memory, with_views
+from muflow_cli.images.protocol import Answer, Closed, Failure, Request, Size, receive, send
+from muflow_cli.images.thumbnails import thumbnail_mark
+from muflow_cli.images.tiff import open_tiff
+
+# Address space beyond what the process has at its start: for the threads and tables of the codecs, and for an image.
+_SPARE: Final = 2**30
+_PER_PIXEL: Final = 24  # bytes; the costliest legitimate image takes 20
+_MAX_REQUEST: Final = 2**40
+_EXTENTS_WITHIN: Final = 2**20  # bytes of a file
+
+
+def serve() -> None:
+    """Answer requests until stdin ends."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the owner decides when work ends
+    with contextlib.suppress(OSError):
+        # If the machine runs out of memory, this process goes and not its owner.
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    with contextlib.suppress(Closed, OSError):
+        while True:
+            request, data = receive(requests, Request, _MAX_REQUEST)
+            _answer(request, data, requests, answers)
+
+
+def _answer(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
+    # An owner that was killed cannot end this process, but the kernel can, even in the middle of a codec.
+    seconds = math.ceil(request.spec.inputs.max_seconds) + 5
+    _limit_memory(request, len(data))
+    signal.alarm(seconds)
+    size = _announced_size(data)
+    signal.alarm(0)
+    send(answers, size)
+    if requests.read(1) != b"g":
+        raise Closed
+    signal.alarm(seconds)
+    try:
+        answer, parts = _image(request, data)
+    except ImageError as error:
+        answer, parts = Answer(failure=Failure(code=error.code, message=error.message), shapes={}), []
+    except Exception:  # noqa: BLE001 - the owner raises it
+        answer, parts = Answer(failure=Failure(code="bug", message=traceback.format_exc()), shapes={}), []
+    send(answers, answer, *parts)
+    signal.alarm(0)
+
+
+def _limit_memory(request: Request, file_bytes: int) -> None:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):
+        return  # a system that does not say how much it has given
+    limit = pages * resource.getpagesize() + _SPARE + file_bytes + _PER_PIXEL * request.spec.inputs.max_pixels
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _announced_size(data: bytes) -> Size:
+    if data[4:8] == b"ftyp":  # AVIF and HEIC: the largest image spatial extent (ISO/IEC 23008-12, box `ispe`)
+        boxes = [match.end() + 4 for match in re.finditer(b"ispe", data[:_EXTENTS_WITHIN])]
+        extents = [struct.unpack_from(">II", data, at) for at in boxes if at + 8 <= len(data)]
+        width, height = max(extents, key=lambda extent: extent[0] * extent[1], default=(0, 0))
+        return Size(width=width, height=height)
+    try:
+        if data.startswith(TIFF_SIGNATURES):
+            tiff = open_tiff(data)
+            return Size(width=tiff.width, height=tiff.height)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return Size(width=image.width, height=image.height)
+    except Exception:  # noqa: BLE001 - `decode` says what is wrong
+        return Size(width=0, height=0)
+
+
+def _image(request: Request, data: bytes) -> tuple[Answer, list[bytes | memoryview]]:
+    try:
+        image = decoded(data, request.spec, request.sha256)
+        mark = thumbnail_mark(data, image.image)
+        if request.whole:
+            pixels = np.asarray(image.image)
+            return Answer(facts=image.facts, shapes={"": pixels.shape}, mark=mark), [pixels.data.cast("B")]
+        loaded = with_views("", image.facts, image.image, request.spec)
+    except MemoryError as error:
+        raise out_of_memory(data, request.sha256) from error
+    parts: list[bytes | memoryview] = [np.ascontiguousarray(views).data.cast("B") for views in loaded.views.values()]
+    if loaded.thumbnail is not None:
+        parts.append(loaded.thumbnail)
+    shapes = {branch: views.shape for branch, views in loaded.views.items()}
+    length = None if loaded.thumbnail is None else len(loaded.thumbnail)
+    return Answer(facts=loaded.facts, shapes=shapes, thumbnail=length, mark=mark), parts

@@ -1,0 +1,218 @@
+"""Decoding in a process that can be killed: for images that may take any time or memory, or crash their codec."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from math import prod
+from typing import BinaryIO, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from muflow_cli.images.budget import Budget
+from muflow_cli.images.decode import DecodedImage
+from muflow_cli.images.error import ImageError
+from muflow_cli.images.prepare import Loaded, PrepareSpec
+from muflow_cli.images.protocol import Answer, Closed, Request, Size, receive, send
+from muflow_cli.records import Mark
+
+_BYTES_PER_PIXEL: Final = 20  # at the peak, as in triage
+_BYTES_PER_SIDE: Final = 64  # of each pixel of a side: the weights with which it is resized
+# -P: the folder in which muflow is started may hold anybody's files, and none of them is a module of ours.
+_PROGRAM: Final = "import sys; sys.path[:] = {path!r}; from muflow_cli.images.decoder import serve; serve()"
+# One thread each: there are as many processes as threads that decode. Each heap of glibc reserves address space.
+_ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+
+
+class Worker:
+    """A process that decodes one image at a time, started with the first one.
+
+    Attributes:
+        budget: shared with all that decodes at the same time: bytes of decoded pixels.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        self._late = False
+
+    def load(self, path: str, data: bytes, spec: PrepareSpec, sha256: str) -> tuple[Loaded, Mark | None]:
+        """The views of an image, as `prepare.with_views` gives them, and the mark of its embedded thumbnail.
+
+        Raises:
+            ImageError: as `prepare.decoded`; too_slow, decoder_crashed.
+        """
+        answer, raw = self._ask(data, Request(spec=spec, sha256=sha256, whole=False))
+        assert answer.facts is not None  # noqa: S101 - _ask raises where there is no image
+        views, at = {}, 0
+        for branch, shape in answer.shapes.items():
+            views[branch] = _array(raw, at, shape)
+            at += prod(shape)
+        return Loaded(path, answer.facts, views, None if answer.thumbnail is None else raw[at:]), answer.mark
+
+    def decode(self, data: bytes, spec: PrepareSpec, sha256: str) -> tuple[DecodedImage, Mark | None]:
+        """The image itself and the same mark; raises as `load`."""
+        answer, raw = self._ask(data, Request(spec=spec, sha256=sha256, whole=True))
+        assert answer.facts is not None  # noqa: S101 - as above
+        return DecodedImage(answer.facts, Image.fromarray(_array(raw, 0, answer.shapes[""]))), answer.mark
+
+    def close(self) -> None:
+        """End the process, in the middle of an image too; whoever waits for it gets an ImageError."""
+        with self._lock:
+            self._closed = True
+            process = self._process
+        if process is not None:
+            process.kill()
+
+    def _ask(self, data: bytes, request: Request) -> tuple[Answer, bytes]:
+        try:
+            answer, raw = self._exchange(data, request)
+        except (Closed, OSError) as error:
+            raise self._ended(data, request, error) from error
+        if answer.failure is not None:
+            if answer.failure.code == "bug":
+                raise RuntimeError(f"the decoding process failed\n{answer.failure.message}")
+            raise ImageError(answer.failure.code, answer.failure.message, sha256=request.sha256, size=len(data))
+        if len(raw) != sum(map(prod, answer.shapes.values())) + (answer.thumbnail or 0):
+            raise self._ended(data, request, None)
+        return answer, raw
+
+    def _exchange(self, data: bytes, request: Request) -> tuple[Answer, bytes]:
+        requests, answers = self._streams()
+        seconds = request.spec.inputs.max_seconds
+        with self._time_limit(seconds):
+            send(requests, request, data)
+            size, _ = receive(answers, Size, 0)
+        pixels = min(size.width * size.height, request.spec.inputs.max_pixels)
+        needed = _BYTES_PER_PIXEL * pixels + _BYTES_PER_SIDE * max(size.width, size.height)
+        with self.budget.claim(needed), self._time_limit(seconds):
+            requests.write(b"g")
+            requests.flush()
+            return receive(answers, Answer, _largest_answer(request.spec))
+
+    def _streams(self) -> tuple[BinaryIO, BinaryIO]:
+        with self._lock:
+            if self._closed:
+                raise Closed
+            if self._process is None:
+                self._late = False
+                program = _PROGRAM.format(path=[os.path.abspath(entry) for entry in sys.path])
+                self._process = subprocess.Popen(  # noqa: S603 - this Python and a text of ours
+                    [sys.executable, "-P", "-c", program],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=os.environ | _ENVIRONMENT,
+                    start_new_session=True,  # Ctrl-C is for the owner
+                )
+            return cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
+
+    @contextlib.contextmanager
+    def _time_limit(self, seconds: float) -> Iterator[None]:
+        def end() -> None:
+            self._late = True
+            if self._process is not None:
+                self._process.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _ended(self, data: bytes, request: Request, error: BaseException | None) -> ImageError:
+        """The error for an image whose process is gone or talks nonsense; the next image gets a new process."""
+        with self._lock:
+            process, self._process = self._process, None
+        status = None
+        if process is not None:
+            process.kill()
+            status = process.wait()
+            for stream in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):
+                    cast(BinaryIO, stream).close()
+        if self._late:
+            code, message = (
+                "too_slow",
+                f"decoding it took longer than the {request.spec.inputs.max_seconds:g} s allowed",
+            )
+        else:
+            code, message = "decoder_crashed", f"the decoder ended in the middle of it ({_reason(status, error)})"
+        return ImageError(code, message, sha256=request.sha256, size=len(data))
+
+
+class Workers:
+    """Workers that are lent to the threads that decode, as many as there are threads at most; idle ones are kept."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._lent: set[Worker] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Worker]:
+        """A worker that no other thread uses inside the block."""
+        with self._lock:
+            worker = _idle.pop() if _idle else Worker(self._budget)
+            worker.budget = self._budget
+            self._lent.add(worker)
+        if self._closed:
+            worker.close()
+        try:
+            yield worker
+        finally:
+            with self._lock:
+                self._lent.discard(worker)
+                if not self._closed:
+                    _idle.append(worker)
+
+    def close(self) -> None:
+        """End those that are at work."""
+        with self._lock:
+            self._closed = True
+            lent = list(self._lent)
+        for worker in lent:
+            worker.close()
+
+
+_idle: Final[list[Worker]] = []  # of earlier runs in this process too, since a start takes 0.2 s
+
+
+def _end_idle() -> None:
+    while _idle:
+        _idle.pop().close()
+
+
+atexit.register(_end_idle)
+# A forked process must not share the pipes of its parent's workers.
+os.register_at_fork(after_in_child=_idle.clear)
+
+
+def _array(raw: bytes, at: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.frombuffer(raw, np.uint8, prod(shape), at).reshape(shape)
+
+
+def _largest_answer(spec: PrepareSpec) -> int:
+    views = sum(max(view.count, view.fit_count) * view.size**2 * 3 for view in spec.views.values())
+    return views + 3 * spec.inputs.max_pixels + 2**24
+
+
+def _reason(status: int | None, error: BaseException | None) -> str:
+    if status is None or status >= 0:
+        return str(error) if isinstance(error, OSError) and str(error) else "its answer makes no sense"
+    if status == -signal.SIGKILL:
+        return "killed, perhaps because the machine ran out of memory"
+    return signal.Signals(-status).name
