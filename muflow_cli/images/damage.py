@@ -7,8 +7,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from muflow_cli.images.findings import Damage, missing_part
@@ -18,7 +16,6 @@ from muflow_cli.images.jpeg import decode_jpeg
 
 _ZEROS_IN_AV1: Final = 32
 _ZEROS_IN_WEBP: Final = re.compile(rb"\0{64,}")
-_MACROBLOCK: Final = 16
 # Adam7 (PNG 1.2, 2.6): first row and column, step of rows and columns of each pass.
 _PASSES: Final = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
@@ -109,12 +106,11 @@ def _inflated(coded: list[memoryview], most: int) -> int:
 
 
 def _webp(data: bytes, image: Image.Image) -> Damage | None:
-    """A run of zeros in the payload that the flat parts of the image do not explain.
+    """A run of zeros in the payload that no flat or smooth part of an image explains.
 
-    The arithmetic coder of VP8 writes zeros for macroblocks that only continue their neighbours. That costs little: in
-    flat images of all sizes and qualities at most a byte for each, and less than their share of the payload; in smooth
-    ones less than a bit for each. So a longer run is damage if it reaches the end of the payload and the last
-    macroblocks are not flat, or if its share of the payload is larger than 0.6 times the share of flat macroblocks.
+    The arithmetic coder of VP8 writes zeros for macroblocks that only continue their neighbours: at most 0.75 bytes for
+    each in flat images and gradients of all sizes, qualities and methods of libwebp. So a run of more than one byte for
+    each macroblock of the image is damage.
 
     In VP8L the four prefix codes of a pixel that a share f of all n pixels have take at most 1 - log2(f) bits each, so
     that a run of them has at most 4.3 n bits for any f.
@@ -123,18 +119,13 @@ def _webp(data: bytes, image: Image.Image) -> Damage | None:
     longest = max(_ZEROS_IN_WEBP.finditer(payload), key=lambda run: run.end() - run.start(), default=None)
     if longest is None:
         return None
-    flat = _flat(image)
-    zeros = longest.end() - longest.start()
-    at_end = longest.end() == len(payload) and zeros > flat.size / 8 and not flat[-1, -3:].all()
-    if lossy:
-        is_damage = at_end or (zeros > flat.size / 8 and zeros / len(payload) > max(0.6 * flat.mean(), 0.02))
-    else:
-        is_damage = at_end or 8 * zeros > 4.3 * image.width * image.height
-    if is_damage:
-        share = 1 - longest.start() / len(payload)
-        part = missing_part(share, is_lower=longest.end() == len(payload))
-        return Damage("corrupt", f"{part}; zeros stand in the place of its coded data", missing=share)
-    return None
+    macroblocks = -(-image.width // 16) * -(-image.height // 16)
+    explained = macroblocks if lossy else 4.3 * image.width * image.height / 8
+    if longest.end() - longest.start() <= explained:
+        return None
+    share = 1 - longest.start() / len(payload)
+    part = missing_part(share, is_lower=longest.end() == len(payload))
+    return Damage("corrupt", f"{part}; zeros stand in the place of its coded data", missing=share)
 
 
 def _webp_payload(data: bytes) -> tuple[bool, bytes]:
@@ -146,17 +137,6 @@ def _webp_payload(data: bytes) -> tuple[bool, bytes]:
             return kind == b"VP8 ", data[at + 8 : at + 8 + size]
         at += 8 + 16 if kind == b"ANMF" else 8 + size + size % 2
     return False, b""
-
-
-def _flat(image: Image.Image) -> NDArray[np.bool_]:
-    """Which macroblocks, whole ones only, have one colour to within two grey levels: (H / 16, W / 16)."""
-    pixels = np.asarray(image.convert("RGB"))
-    side = _MACROBLOCK
-    rows, columns = max(1, pixels.shape[0] // side), max(1, pixels.shape[1] // side)
-    pixels = pixels[: rows * side, : columns * side]
-    blocks = pixels.reshape(rows, -1, columns, pixels.shape[1] // columns, 3)
-    flat: NDArray[np.bool_] = (np.ptp(blocks, axis=(1, 3)) <= 2).all(axis=-1)
-    return flat
 
 
 def _avif(data: bytes, image: Image.Image) -> Damage | None:  # noqa: ARG001  one signature for all checks

@@ -139,7 +139,7 @@ def _meaning(warning: str, coded: _Coded) -> Damage | None:
     if reason.startswith(_EARLY_ENDS):
         return _early_end(blocks, coded.rows)
     share, is_lower = _missing(blocks)
-    part = missing_part(share, is_lower=is_lower) if share else "a part of the image is wrong"
+    part = missing_part(share, is_lower=is_lower) if share > 0.02 else "a part of the image is wrong"
     return Damage("corrupt", f"{part}; its coded data is damaged ({reason})", missing=share or None)
 
 
