@@ -67,7 +67,7 @@ def configured_detector(path: Path) -> Path | None:
         BadConfig: for a file that cannot be read, is not TOML, or names no path.
     """
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
             raise BadConfig(path, "is not a file")
         entry = tomllib.loads(path.read_text(encoding="utf-8")).get("detector")
     except (FileNotFoundError, NotADirectoryError):
