@@ -213,6 +213,7 @@ class Detector:
             columns=self.columns,
             calibration_images=len(self.calibration),
             smallest_p_value=self.calibration.smallest_p_value,
+            file_sha256=None if self.file is None else self.file.sha256,
         )
 
 

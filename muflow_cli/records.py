@@ -226,6 +226,7 @@ class DetectorInfo:
         columns: (S,) names of the scores, `branch/layer`.
         calibration_images: number of calibration reals.
         smallest_p_value: that this rule can give with that many reals.
+        file_sha256: of the bundle as it was read, as `sha256sum` prints it; None for a detector made in memory.
     """
 
     path: str
@@ -238,6 +239,7 @@ class DetectorInfo:
     columns: tuple[str, ...]
     calibration_images: int
     smallest_p_value: float
+    file_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -57,6 +57,7 @@ DETECTOR = DetectorInfo(
     columns=("main/layer2", "main/layer3"),
     calibration_images=300,
     smallest_p_value=2 / 301,
+    file_sha256="f1" * 32,
 )
 SUMMARY = Summary(
     inputs=5,

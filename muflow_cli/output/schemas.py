@@ -32,6 +32,7 @@ _SILHOUETTE: Final = {"minimum": -1, "maximum": 1}
 _RANGES: Final[Mapping[str, Schema]] = {
     "sha256": _HASH,
     "results_sha256": _HASH,
+    "file_sha256": _HASH,
     "digest": _HASH,
     "started": _TIME,
     "finished": _TIME,
