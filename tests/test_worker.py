@@ -6,6 +6,8 @@ import io
 import os
 import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -59,9 +61,9 @@ def png(width: int, height: int, before: bytes = b"") -> bytes:
     )
 
 
-def slow_ppm() -> bytes:
-    """Pillow skips this comment byte by byte in Python, for half a minute."""
-    return b"P3\n#" + bytes([97]) * 30_000_000 + b"\n9 9\n255\n"
+def slow_ppm(length: int = 30_000_000) -> bytes:
+    """Pillow skips this comment byte by byte in Python, for seconds."""
+    return b"P3\n#" + bytes([97]) * length + b"\n9 9\n255\n"
 
 
 @pytest.fixture
@@ -159,7 +161,7 @@ def test_closing_ends_a_process_in_the_middle_of_an_image(idle: list[worker.Work
     results = load(items, spec)
     next(results)
     time.sleep(0.3)
-    (busy,) = children()
+    (busy,) = children(os.getpid())
     start = time.monotonic()
     results.close()  # type: ignore[attr-defined] # a generator
     assert time.monotonic() - start < 2
@@ -167,15 +169,42 @@ def test_closing_ends_a_process_in_the_middle_of_an_image(idle: list[worker.Work
     assert not alive(busy)
 
 
-def children() -> list[int]:
-    """Process ids of the decoding processes of this one."""
+def test_a_process_ends_with_an_owner_that_was_killed_in_the_middle_of_an_image(tmp_path: Path) -> None:
+    slow = tmp_path / "a.ppm"
+    slow.write_bytes(slow_ppm(100_000_000))
+    program = f"""
+from muflow_cli.images.inputs import Input
+from muflow_cli.images.loader import LoadSpec, load
+from muflow_cli.specs import InputSpec, ViewSpec
+list(load([Input({str(slow)!r})], LoadSpec(views={{"a": ViewSpec()}}, inputs=InputSpec(), workers=1, ahead=1)))
+"""
+    with subprocess.Popen([sys.executable, "-c", program]) as owner:
+        while not (busy := children(owner.pid)):
+            time.sleep(0.05)
+        while resident(busy[0]) < 150_000_000:  # it has started and received the image
+            time.sleep(0.05)
+        time.sleep(0.3)
+        owner.kill()
+    deadline = time.monotonic() + 2
+    while alive(busy[0]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(busy[0])
+
+
+def resident(process_id: int) -> int:
+    """Bytes of memory that a process takes."""
+    return int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def children(owner: int) -> list[int]:
+    """Process ids of the decoding processes of another."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
-        if int(fields[1]) == os.getpid() and fields[0] != "Z":
+        if int(fields[1]) == owner and fields[0] != "Z":
             found.append(int(path.parent.name))
     return found
 

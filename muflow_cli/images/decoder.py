@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import math
+import os
 import re
 import resource
 import signal
 import struct
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -46,24 +49,39 @@ def serve() -> None:
 
 
 def _answer(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
-    # An owner that was killed cannot end this process, but the kernel can, even in the middle of a codec.
-    seconds = math.ceil(request.spec.inputs.max_seconds) + 5
     _limit_memory(request, len(data))
-    signal.alarm(seconds)
-    size = _announced_size(data)
-    signal.alarm(0)
+    seconds = math.ceil(request.spec.inputs.max_seconds) + 5
+    with _ending_with_its_owner(requests, seconds):
+        size = _announced_size(data)
     send(answers, size)
     if requests.read(1) != b"g":
         raise Closed
+    with _ending_with_its_owner(requests, seconds):
+        try:
+            answer, parts = _image(request, data)
+        except ImageError as error:
+            answer, parts = Answer(failure=Failure(code=error.code, message=error.message), shapes={}), []
+        except Exception:  # noqa: BLE001 - the owner raises it
+            answer, parts = Answer(failure=Failure(code="bug", message=traceback.format_exc()), shapes={}), []
+    send(answers, answer, *parts)
+
+
+@contextlib.contextmanager
+def _ending_with_its_owner(requests: BinaryIO, seconds: int) -> Iterator[None]:
+    """Let the kernel end this process, in the middle of a codec too, when the pipe of an owner that died is closed.
+
+    Inside the block the owner writes nothing, so that the next event on the pipe is its end; the default action of
+    SIGIO, as of SIGALRM for an owner that has stopped, ends the process.
+    """
+    flags = fcntl.fcntl(requests, fcntl.F_GETFL)
+    fcntl.fcntl(requests, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(requests, fcntl.F_SETFL, flags | os.O_ASYNC)
     signal.alarm(seconds)
     try:
-        answer, parts = _image(request, data)
-    except ImageError as error:
-        answer, parts = Answer(failure=Failure(code=error.code, message=error.message), shapes={}), []
-    except Exception:  # noqa: BLE001 - the owner raises it
-        answer, parts = Answer(failure=Failure(code="bug", message=traceback.format_exc()), shapes={}), []
-    send(answers, answer, *parts)
-    signal.alarm(0)
+        yield
+    finally:
+        signal.alarm(0)
+        fcntl.fcntl(requests, fcntl.F_SETFL, flags)
 
 
 def _limit_memory(request: Request, file_bytes: int) -> None:
