@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from muflow_cli.images.findings import Damage, missing_part
@@ -108,9 +110,10 @@ def _inflated(coded: list[memoryview], most: int) -> int:
 def _webp(data: bytes, image: Image.Image) -> Damage | None:
     """A run of zeros in the payload that no flat or smooth part of an image explains.
 
-    The arithmetic coder of VP8 writes zeros for macroblocks that only continue their neighbours: at most 0.75 bytes for
-    each in flat images and gradients of all sizes, qualities and methods of libwebp. So a run of more than one byte for
-    each macroblock of the image is damage.
+    The arithmetic coder of VP8 writes zeros for macroblocks that only continue their neighbours: 25 ends of a block, of
+    -log2(f) bits each if a share f of all blocks are such. That is at most 13.3 bits for each macroblock of the image.
+    Where libwebp does not adapt its probabilities (method 0, noise above a flat part) it takes up to 30, but then a
+    share of the payload below 0.4 times that of flat macroblocks. Damage exceeds both.
 
     In VP8L the four prefix codes of a pixel that a share f of all n pixels have take at most 1 - log2(f) bits each, so
     that a run of them has at most 4.3 n bits for any f.
@@ -119,9 +122,13 @@ def _webp(data: bytes, image: Image.Image) -> Damage | None:
     longest = max(_ZEROS_IN_WEBP.finditer(payload), key=lambda run: run.end() - run.start(), default=None)
     if longest is None:
         return None
-    macroblocks = -(-image.width // 16) * -(-image.height // 16)
-    explained = macroblocks if lossy else 4.3 * image.width * image.height / 8
-    if longest.end() - longest.start() <= explained:
+    zeros = longest.end() - longest.start()
+    if lossy:
+        flat = _flat(image)
+        explained = max(2 * flat.size, 0.5 * flat.mean() * len(payload))
+    else:
+        explained = 4.3 * image.width * image.height / 8
+    if zeros <= explained:
         return None
     share = 1 - longest.start() / len(payload)
     part = missing_part(share, is_lower=longest.end() == len(payload))
@@ -137,6 +144,16 @@ def _webp_payload(data: bytes) -> tuple[bool, bytes]:
             return kind == b"VP8 ", data[at + 8 : at + 8 + size]
         at += 8 + 16 if kind == b"ANMF" else 8 + size + size % 2
     return False, b""
+
+
+def _flat(image: Image.Image) -> NDArray[np.bool_]:
+    """Which macroblocks have one colour to within two grey levels, (H / 16, W / 16), parts at the edges left out."""
+    pixels = np.asarray(image.convert("RGB"))
+    rows, columns = max(1, pixels.shape[0] // 16), max(1, pixels.shape[1] // 16)
+    height, width = min(pixels.shape[0], 16 * rows), min(pixels.shape[1], 16 * columns)
+    blocks = pixels[:height, :width].reshape(rows, height // rows, columns, width // columns, 3)
+    flat: NDArray[np.bool_] = (np.ptp(blocks, axis=(1, 3)) <= 2).all(axis=-1)
+    return flat
 
 
 def _avif(data: bytes, image: Image.Image) -> Damage | None:  # noqa: ARG001  one signature for all checks
