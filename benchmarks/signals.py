@@ -119,7 +119,7 @@ class Checks:
             self.count["lost"] += lines != len(document["results"])
 
 
-def measure(base: Path, command: str, words: list[str], outputs: list[str], signals: int) -> int:
+def measure(base: Path, command: str, words: list[str], outputs: list[str], signals: int, minutes: float) -> int:
     """Interrupt one command so many times; the number of things that went wrong."""
     folder, temporary = base / command, base / f"{command}.tmp"
     folder.mkdir()
@@ -127,7 +127,8 @@ def measure(base: Path, command: str, words: list[str], outputs: list[str], sign
     os.environ["TMPDIR"] = str(temporary)
     # The work folder of an interrupted fit is its finished work, which --resume continues.
     checks = Checks(folder, words, outputs, lambda left: left == "a.safetensors.work")
-    while checks.count["status 130"] < signals:
+    until = time.monotonic() + 60 * minutes
+    while checks.count["status 130"] < signals and time.monotonic() < until:
         checks.one()
     for left in temporary.iterdir():
         print("left behind:", left)
@@ -141,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--signals", type=int, default=100)
     parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--minutes", type=float, default=60, help="most for each command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", default="scan,fit,calibrate,bench,ablate")
     options = parser.parse_args()
@@ -172,7 +174,7 @@ def main() -> None:
             ),
         }
         for command in options.commands.split(","):
-            bad += measure(base, command, *commands[command], options.signals)
+            bad += measure(base, command, *commands[command], options.signals, options.minutes)
     sys.exit(1 if bad else 0)
 
 

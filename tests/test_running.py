@@ -161,7 +161,7 @@ def test_a_signal_at_a_random_moment_is_one_line_and_leaves_whole_outputs(
     assert {path.suffix for path in tmp_path.iterdir()} <= {".jsonl", ".json", ".csv", ".html", ".safetensors"}
 
 
-def test_a_second_signal_ends_a_scan_at_once_while_an_image_is_decoded(
+def test_a_second_signal_ends_a_scan_at_once_while_a_thread_is_busy_with_an_image(
     tiny_bundle: Path, faces: Path, tmp_path: Path
 ) -> None:
     code = (
@@ -169,9 +169,9 @@ def test_a_second_signal_ends_a_scan_at_once_while_an_image_is_decoded(
         "import muflow_cli.images.loader as loader\n"
         "from muflow_cli.cli import main\n"
         "def slow(*_, **__):\n"
-        "    print('decoding', flush=True)\n"
+        "    print('reading', flush=True)\n"
         "    time.sleep(600)\n"
-        "loader.decode = slow\n"
+        "loader.read_input = slow\n"
         "main()\n"
     )
     words = [sys.executable, "-c", code, "scan", faces, "--detector", tiny_bundle, "-o", "a.json", "--force", "-q"]
