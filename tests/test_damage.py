@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from muflow_cli.images.decode import decode
-from muflow_cli.images.error import ImageError
-from muflow_cli.images.findings import missing_part
+from muflow_cli.images.error import ImageError, missing_part
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, load
 from muflow_cli.records import Facts, Unreadable

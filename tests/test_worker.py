@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muflow_cli.images import jpeg_layout, loader, worker
+from muflow_cli.images import loader, worker
 from muflow_cli.images.budget import Budget
+from muflow_cli.images.containers.jpeg import MAX_SCANS
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import HASHED_BYTES, Input, InputKind
 from muflow_cli.images.loader import Loaded, LoadSpec, load
@@ -243,8 +244,8 @@ def with_scans(count: int, **settings: object) -> bytes:
 
 
 def test_more_scans_than_encoders_write_are_refused_and_others_are_not() -> None:
-    triage(with_scans(jpeg_layout.MAX_SCANS), 0)
-    record = result(with_scans(jpeg_layout.MAX_SCANS + 1))
+    triage(with_scans(MAX_SCANS), 0)
+    record = result(with_scans(MAX_SCANS + 1))
     assert isinstance(record, Unreadable)
     assert (record.code, len(record.sha256 or "")) == ("too_many_scans", 64)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from muflow_cli.images.findings import Damage, missing_part
+from muflow_cli.images.containers import png, riff
+from muflow_cli.images.containers.boxes import coded_items
+from muflow_cli.images.error import Damage, missing_part
 from muflow_cli.images.hevc import first_warning, units
-from muflow_cli.images.isobmff import coded_items
 from muflow_cli.images.jpeg import decode_jpeg
 
 _ZEROS_IN_AV1: Final = 32
@@ -45,12 +46,15 @@ def load(image: Image.Image, data: bytes) -> tuple[Image.Image, Damage | None]:
 
 def _png(data: bytes, image: Image.Image) -> Damage | None:
     """Checksums of the critical chunks, and rows that the pixel data do not hold; Pillow looks at neither."""
-    coded = []
-    for kind, content, is_whole in _png_chunks(data):
-        if not is_whole:
+    view, coded = memoryview(data), list[memoryview]()
+    for name, at, start, end in png.chunks(data):
+        if end + 4 > len(data) or (coded and name != b"IDAT"):
+            break
+        is_critical = not name[0] & 0x20
+        if is_critical and zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             return Damage("corrupt", "a part of the image may be wrong; the checksum of its pixel data does not match")
-        if kind == b"IDAT":
-            coded.append(content)
+        if name == b"IDAT":
+            coded.append(view[start:end])
     interlaced = isinstance(image, PngImagePlugin.PngImageFile) and bool(image.info.get("interlace"))
     last = image.height - 1 - (interlaced and image.height % 2)  # the last pass of Adam7 holds the odd rows
     row = image.crop((0, last, image.width, last + 1))
@@ -63,21 +67,6 @@ def _png(data: bytes, image: Image.Image) -> Damage | None:
         return None
     share = 1 - held / needed
     return Damage("truncated", f"{missing_part(share)}; its pixel data ends early", missing=share)
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
-    """Critical chunks up to the end of the pixel data as kind, content, and whether the checksum matches."""
-    view, at, any_pixels = memoryview(data), 8, False
-    while at + 12 <= len(data):
-        size, kind = int.from_bytes(view[at : at + 4], "big"), bytes(view[at + 4 : at + 8])
-        end = at + 8 + size
-        if end + 4 > len(data) or (any_pixels and kind != b"IDAT"):
-            return
-        any_pixels = kind == b"IDAT"
-        if not kind[0] & 0x20:
-            matches = zlib.crc32(view[at + 4 : end]) == int.from_bytes(view[end : end + 4], "big")
-            yield kind, view[at + 8 : end], matches
-        at = end + 4
 
 
 def _row_sizes(header: bytes) -> list[int]:
@@ -137,13 +126,11 @@ def _webp(data: bytes, image: Image.Image) -> Damage | None:
 
 def _webp_payload(data: bytes) -> tuple[bool, bytes]:
     """Whether the first frame is lossy, and its coded data; empty if there is none."""
-    at = 12
-    while at + 8 <= len(data):
-        kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        if kind in (b"VP8 ", b"VP8L"):
-            return kind == b"VP8 ", data[at + 8 : at + 8 + size]
-        at += 8 + 16 if kind == b"ANMF" else 8 + size + size % 2
-    return False, b""
+    first = next((chunk for chunk in riff.chunks(data) if chunk.name in (b"VP8 ", b"VP8L", b"ANMF")), None)
+    if first is not None and first.name == b"ANMF":
+        within = riff.chunks(data, first.start + 16)
+        first = next((chunk for chunk in within if chunk.name in (b"VP8 ", b"VP8L")), None)
+    return (False, b"") if first is None else (first.name == b"VP8 ", data[first.start : first.end])
 
 
 def _flat(image: Image.Image) -> NDArray[np.bool_]:

@@ -14,7 +14,8 @@ from typing import Final
 
 from PIL import Image, ImageFile, JpegImagePlugin
 
-from muflow_cli.images import png
+from muflow_cli.images.containers.boxes import brands
+from muflow_cli.images.containers.png import SIGNATURE, still_pixels
 from muflow_cli.images.damage import load
 from muflow_cli.images.diagnosis import BROKEN, diagnosis
 from muflow_cli.images.error import ImageError
@@ -25,14 +26,12 @@ from muflow_cli.images.formats import (
     JPEG2000_SIGNATURES,
     SIGNATURE_BYTES,
     TIFF_SIGNATURES,
-    brands,
     unread_format,
 )
 from muflow_cli.images.jpeg2000 import check_jpeg2000
 from muflow_cli.images.jpeg_quality import jpeg_quality
 from muflow_cli.images.orientation import orientation_of, upright
 from muflow_cli.images.pixels import to_rgb
-from muflow_cli.images.png import still_pixels
 from muflow_cli.images.tiff import open_tiff
 from muflow_cli.records import Facts
 from muflow_cli.specs import Damaged
@@ -151,7 +150,7 @@ def _opened(data: bytes) -> ImageFile.ImageFile:
     if brands(head) & HEIF_BRANDS and not brands(head) & AVIF_BRANDS:
         _register_heif()
         formats = ("HEIF",)
-    image = Image.open(io.BytesIO(still_pixels(data) if data.startswith(png.SIGNATURE) else data), formats=formats)
+    image = Image.open(io.BytesIO(still_pixels(data) if data.startswith(SIGNATURE) else data), formats=formats)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         # libjpeg cannot pause in arithmetic-coded data, so it must get them all at once.
         image.decodermaxblock = max(image.decodermaxblock, len(data))

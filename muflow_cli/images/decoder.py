@@ -7,10 +7,8 @@ import fcntl
 import io
 import math
 import os
-import re
 import resource
 import signal
-import struct
 import sys
 import traceback
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from typing import BinaryIO, Final
 import numpy as np
 from PIL import Image
 
+from muflow_cli.images.containers.boxes import largest_extent
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import FORMATS, TIFF_SIGNATURES
 from muflow_cli.images.prepare import decoded, out_of_memory, with_views
@@ -31,7 +30,6 @@ from muflow_cli.images.tiff import open_tiff
 _SPARE: Final = 2**30
 _PER_PIXEL: Final = 24  # bytes; the costliest legitimate image takes 20
 _MAX_REQUEST: Final = 2**40
-_EXTENTS_WITHIN: Final = 2**20  # bytes of a file
 
 
 def serve() -> None:
@@ -95,10 +93,8 @@ def _limit_memory(request: Request, file_bytes: int) -> None:
 
 
 def _announced_size(data: bytes) -> Size:
-    if data[4:8] == b"ftyp":  # AVIF and HEIC: the largest image spatial extent (ISO/IEC 23008-12, box `ispe`)
-        boxes = [match.end() + 4 for match in re.finditer(b"ispe", data[:_EXTENTS_WITHIN])]
-        extents = [struct.unpack_from(">II", data, at) for at in boxes if at + 8 <= len(data)]
-        width, height = max(extents, key=lambda extent: extent[0] * extent[1], default=(0, 0))
+    if data[4:8] == b"ftyp":
+        width, height = largest_extent(data)
         return Size(width=width, height=height)
     try:
         if data.startswith(TIFF_SIGNATURES):

@@ -9,13 +9,14 @@ from typing import Final
 
 from PIL import UnidentifiedImageError
 
-from muflow_cli.images import avif, boxes, gif, jpeg2000, jpeg_kind, tiff
+from muflow_cli.images import jpeg2000, tiff
+from muflow_cli.images.containers import boxes, gif, jpeg, riff
+from muflow_cli.images.containers.boxes import brands, child
 from muflow_cli.images.formats import (
     AVIF_BRANDS,
     JPEG2000_SIGNATURES,
     SIGNATURE_BYTES,
     TIFF_SIGNATURES,
-    brands,
     is_image,
 )
 
@@ -40,12 +41,14 @@ BROKEN: Final = (
     AssertionError,
 )
 
+_ALPHA: Final = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0", b"urn:mpeg:hevc:2015:auxid:1\0")
+
 # Signature -> whether a file that could not be decoded was cut: it lacks its end mark or the length that it announces.
 _IS_CUT: Final[tuple[tuple[tuple[bytes, ...], Callable[[bytes], bool]], ...]] = (
-    ((b"\xff\xd8\xff",), jpeg_kind.lacks_its_end),
+    ((b"\xff\xd8\xff",), jpeg.lacks_its_end),
     ((b"\x89PNG",), lambda data: b"IEND" not in data),
     ((b"GIF8",), gif.lacks_its_end),
-    ((b"RIFF",), lambda data: int.from_bytes(data[4:8], "little") + 8 > len(data)),
+    ((b"RIFF",), riff.is_cut),
     (TIFF_SIGNATURES, tiff.lacks_data),
     (JPEG2000_SIGNATURES, jpeg2000.lacks_its_end),
 )
@@ -71,10 +74,10 @@ def diagnosis(error: BaseException, data: bytes) -> tuple[str, str]:
 
 def _unsupported(data: bytes, reason: str) -> str | None:
     """The message for a valid kind of image that its decoder does not read; None for any other."""
-    kind = jpeg_kind.unread_kind(data) if data.startswith(b"\xff\xd8\xff") else None
+    kind = jpeg.unread_kind(data) if data.startswith(b"\xff\xd8\xff") else None
     if kind:
         return f"a {kind} JPEG is not read; convert it to an ordinary 8-bit JPEG or to PNG"
-    if brands(data[:SIGNATURE_BYTES]) & AVIF_BRANDS and avif.alpha_lacks_its_size(data):
+    if brands(data[:SIGNATURE_BYTES]) & AVIF_BRANDS and _alpha_lacks_its_size(data):
         return "its transparency plane has no size (property ispe), so libavif refuses it; convert it to PNG"
     if "unsupported" in reason.lower():
         return f"this kind of image is not read ({reason}); convert it to PNG or JPEG"
@@ -88,3 +91,19 @@ def _is_cut(error: BaseException, data: bytes, reason: str) -> bool:
     if brands(data[:SIGNATURE_BYTES]):
         return boxes.is_cut(data, needed=b"mdat")
     return isinstance(error, EOFError) or any(word in reason.lower() for word in ("truncated", "unexpected end"))
+
+
+def _alpha_lacks_its_size(data: bytes) -> bool:
+    """Whether a transparency plane has no `ispe` property, as early versions of cavif wrote it."""
+    meta = next((box for box in boxes.boxes(data) if box.type == b"meta"), None)
+    properties = meta and child(data, meta, b"iprp", skip=4)
+    container = properties and child(data, properties, b"ipco")
+    association = properties and child(data, properties, b"ipma")
+    if not container or not association:
+        return False
+    kinds = list(boxes.boxes(data, container.start, container.end))
+    alpha = {
+        number for number, box in enumerate(kinds, 1) if box.type == b"auxC" and data.startswith(_ALPHA, box.start + 4)
+    }
+    sizes = {number for number, box in enumerate(kinds, 1) if box.type == b"ispe"}
+    return any(alpha.intersection(item) and sizes.isdisjoint(item) for _, item in boxes.associations(data, association))

@@ -1,10 +1,13 @@
-"""Which formats are read, which are only named, and how a file of each begins."""
+"""Which formats are read and which are only named, by how a file begins and by what its name ends with."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from PIL import Image
+
+from muflow_cli.images.containers.boxes import brands
+from muflow_cli.images.error import ImageError
 
 Image.init()  # fills Image.OPEN
 
@@ -48,6 +51,13 @@ _UNREAD: Final = (
     (6, b"HEAPCCDR", _CAMERA_RAW),
     (4, b"ftypcrx ", _CAMERA_RAW),
 )
+# Most raw files are TIFFs, whose first picture is a preview.
+_RAW_NAMES: Final = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw"),
+    *(".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+)
+_OTHER_NAMES: Final = (".jxl", ".psd", ".psb", ".exr", ".dds", ".jxr", ".wdp", ".hdp")
+_ZIP: Final = b"PK\x03\x04"
 SIGNATURE_BYTES: Final = 32
 
 
@@ -67,9 +77,19 @@ def unread_format(head: bytes) -> str | None:
     return next((name for at, magic, name in _UNREAD if head.startswith(magic, at)), None)
 
 
-def brands(head: bytes) -> set[bytes]:
-    """Major and compatible brands of an ISO base media file (ISO/IEC 14496-12, box `ftyp`)."""
-    if head[4:8] != b"ftyp":
-        return set()
-    end = min(int.from_bytes(head[:4], "big"), len(head))
-    return {head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))}
+def has_unread_name(name: str) -> bool:
+    """Whether a file name has the extension of an image that is not read."""
+    return name.lower().endswith(_RAW_NAMES + _OTHER_NAMES)
+
+
+def check_name(path: str, data: bytes) -> None:
+    """Refuse what the name and the first bytes of a file show not to be the image that a decoder would find in it.
+
+    Raises:
+        ImageError: unsupported.
+    """
+    if data.startswith(TIFF_SIGNATURES) and path.lower().endswith(_RAW_NAMES):
+        message = "it is a camera raw file; convert it to JPEG, PNG or TIFF with a raw converter"
+        raise ImageError("unsupported", message)
+    if data.startswith(_ZIP):
+        raise ImageError("unsupported", "it is a zip archive; unpack it, or give it a name that ends with .zip")

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from muflow_cli.images.isobmff import CodedItem
+from muflow_cli.images.containers.boxes import CodedItem
 
 # Deblocking and sample-adaptive offset change pixels behind the prediction loop only, so no warning depends on them.
 _WITHOUT_FILTERS: Final = (7, 8)  # DE265_DECODER_PARAM_DISABLE_DEBLOCKING, _DISABLE_SAO

@@ -13,8 +13,7 @@ from io import FileIO
 from typing import Final
 
 from muflow_cli.images.error import ImageError
-from muflow_cli.images.formats import SIGNATURE_BYTES, is_image, unread_format
-from muflow_cli.images.kinds import has_unread_name
+from muflow_cli.images.formats import SIGNATURE_BYTES, has_unread_name, is_image, unread_format
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import InputSpec
 

@@ -11,17 +11,14 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from muflow_cli.images.findings import Damage, missing_part
+from muflow_cli.images.containers.jpeg import FRAMES, SCAN, segments
+from muflow_cli.images.error import Damage, missing_part
 
 # TurboJPEG's names of the pixels that Pillow gives for a mode. CMYK stays with Pillow, which converts it otherwise.
 _COLOURS: Final = {"L": "GRAY", "RGB": "RGB"}
 
-_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SCAN: Final = 0xDA
-_ALONE: Final = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a length
 # Segments that the coded data need; comments and what applications store raise warnings of their own.
-_NEEDED: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD}
-_MARKER: Final = re.compile(rb"\xff[^\x00\xff]")
+_NEEDED: Final = FRAMES | {0xC4, 0xCC, 0xDB, 0xDD}
 _ZEROS: Final = re.compile(rb"\0{64,}")
 _LINE_FEEDS: Final = 8  # so many, each behind a carriage return, are no chance: 1 in 256 ** 8
 _RESTARTS: Final = tuple(f"0x{marker:02x}" for marker in range(0xD0, 0xD8))
@@ -162,22 +159,16 @@ def _early_end(blocks: NDArray[np.uint8], rows: int) -> Damage:
 
 
 def _coded(data: bytes) -> _Coded | None:
-    """The segments that the coded data need, found as libjpeg finds them; None if no scan follows a frame header."""
-    segments, at, rows = [b"\xff\xd8"], 2, 0
-    while marker := _MARKER.search(data, at):
-        at, kind = marker.start(), data[marker.end() - 1]
-        if kind in _ALONE:
-            at += 2
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if kind in _FRAMES and end >= at + 13:
+    """The segments that the coded data need; None if no scan follows a frame header."""
+    parts, rows = [b"\xff\xd8"], 0
+    for marker, at, _, end in segments(data):
+        if marker in FRAMES and end >= at + 13:
             rows = max((factors & 15 for factors in data[at + 11 : end : 3]), default=1)
-        if kind == _SCAN:
-            header = b"".join(segments) + data[at:end]
+        if marker == SCAN:
+            header = b"".join(parts) + data[at:end]
             return _Coded(header + data[end:] + b"\xff\xd9", len(header), rows) if rows else None
-        if kind in _NEEDED:
-            segments.append(data[at:end])
-        at = end
+        if marker in _NEEDED:
+            parts.append(data[at:end])
     return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from muflow_cli.images.boxes import Box, boxes, child, is_cut
+from muflow_cli.images.containers.boxes import Box, boxes, child, is_cut
 from muflow_cli.images.error import ImageError
 
 CODESTREAM: Final = b"\xff\x4f\xff\x51"

@@ -18,8 +18,8 @@ from muflow_cli.errors import BadSpec
 from muflow_cli.images.budget import Budget
 from muflow_cli.images.decode import DecodedImage, pixels_of
 from muflow_cli.images.error import ImageError
+from muflow_cli.images.formats import check_name
 from muflow_cli.images.inputs import Input, unreadable
-from muflow_cli.images.kinds import check_name
 from muflow_cli.images.marks import read_marks, with_mark
 from muflow_cli.images.prepare import Loaded, PrepareSpec, decoded, out_of_memory, with_views
 from muflow_cli.images.read import announced_bytes, read_input

@@ -12,11 +12,11 @@ from functools import cached_property
 from itertools import islice
 from typing import Final
 
-from muflow_cli.images.metadata.containers import Metadata, read_metadata
 from muflow_cli.images.metadata.generators import GENERATORS, Text, parsed
 from muflow_cli.images.metadata.iptc import iptc_credits, resources
 from muflow_cli.images.metadata.jumbf import Manifest, read_manifests
 from muflow_cli.images.metadata.names import digital_source, is_camera, software_claim
+from muflow_cli.images.metadata.pieces import Metadata, read_metadata
 from muflow_cli.images.metadata.signatures import check_signature
 from muflow_cli.images.metadata.tiff import Tag, read_tags
 from muflow_cli.images.metadata.xmp import read_xmp

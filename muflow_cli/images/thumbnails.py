@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from muflow_cli.images.metadata.containers import read_metadata
+from muflow_cli.images.metadata.pieces import read_metadata
 from muflow_cli.images.metadata.tiff import thumbnail
 from muflow_cli.records import Mark, Origin
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, UnidentifiedImageError
 
+from muflow_cli.images.containers.tiff import Directory, Tag, directories, with_directory
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.pixels import to_rgb
-from muflow_cli.images.tiff_directory import Directory, Tag, directories, with_directory
 
 _WHITE_IS_ZERO: Final = 0
 _BLACK_IS_ZERO: Final = 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from muflow_cli.images.containers import png
+from muflow_cli.images.containers.jpeg import jpeg_layout
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import SIGNATURE_BYTES, is_image, unread_format
-from muflow_cli.images.jpeg_layout import jpeg_layout
 
 # What a thread decodes in a few seconds at most, in C code that lets go of Python's lock.
 _PIXELS: Final = 40_000_000
@@ -58,7 +59,7 @@ def triage(data: bytes, draft_side: int) -> Triage:
         return Triage(isolated=False)
     if head.startswith(b"\xff\xd8\xff"):
         return _jpeg(data, draft_side)
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+    if head.startswith(png.SIGNATURE):
         return _png(data)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return _by_size(data, *_webp_size(head))
@@ -92,16 +93,14 @@ def _jpeg(data: bytes, draft_side: int) -> Triage:
 
 
 def _png(data: bytes) -> Triage:
-    at, others = 8, 0
-    for _ in range(2000 + len(data) // 2048):
-        if at + 8 > len(data):
-            width, height = (int.from_bytes(data[n : n + 4], "big") for n in (16, 20))
-            return _ISOLATED if others > _HEADER_BYTES else _by_size(data, width, height)
-        length = int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] != b"IDAT":
-            others += length
-        at += length + 12
-    return _ISOLATED  # far more chunks than bytes to fill them
+    others = 0
+    for number, (name, _, start, end) in enumerate(png.chunks(data), 1):
+        if number >= 2000 + len(data) // 2048:
+            return _ISOLATED  # far more chunks than bytes to fill them
+        if name != b"IDAT":
+            others += end - start
+    width, height = (int.from_bytes(data[n : n + 4], "big") for n in (16, 20))
+    return _ISOLATED if others > _HEADER_BYTES else _by_size(data, width, height)
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:

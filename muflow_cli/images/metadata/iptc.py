@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from muflow_cli.images.metadata.containers import Metadata
+from muflow_cli.images.metadata.pieces import Metadata
 
 _MAX_BLOCKS: Final = 1_000
 _IPTC_BLOCK: Final = 0x0404

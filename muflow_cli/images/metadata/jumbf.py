@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
+from muflow_cli.images.containers.boxes import whole_boxes
 from muflow_cli.images.metadata.cbor import BadCbor, decode
-from muflow_cli.images.metadata.iso import boxes
 
 _MAX_DEPTH: Final = 8
 _MAX_BOXES: Final = 5_000
@@ -56,7 +56,7 @@ def _contents(store: bytes) -> Iterator[tuple[tuple[str, ...], bytes, bytes]]:
     while pending:
         start, end, labels = pending.pop()
         inner = []
-        for kind, first, last in boxes(store, start, end):
+        for kind, first, last in whole_boxes(store, start, end):
             visited += 1
             if visited > _MAX_BOXES:
                 return

@@ -1,15 +1,33 @@
-"""The chunks of a PNG that its pixels need, without the texts and profiles that can hide bombs or damage."""
+"""The chunks of a PNG, and those that its pixels need without the texts and profiles that hide bombs or damage."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-_FRAME: Final = 12  # bytes of a chunk around its data: length, name, checksum
 _METADATA: Final = frozenset((b"iCCP", b"tEXt", b"zTXt", b"iTXt"))
 _ANIMATION: Final = frozenset((b"acTL", b"fcTL", b"fdAT"))
 _RAW_PROFILE: Final = b"Raw profile type "
 _MAX_PROFILE: Final = 2**17  # twice what an EXIF block can have, compressed or in hexadecimal digits
+
+
+class Chunk(NamedTuple):
+    """A chunk: its name, where its length stands, and where its data begin and end, perhaps behind the file."""
+
+    name: bytes
+    at: int
+    start: int
+    end: int
+
+
+def chunks(data: bytes) -> Iterator[Chunk]:
+    """The chunks of a PNG, whatever stands behind its end included; four bytes of checksum follow each."""
+    at = len(SIGNATURE)
+    while at + 8 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        yield Chunk(data[at + 4 : at + 8], at, at + 8, end)
+        at = end + 4
 
 
 def still_pixels(data: bytes) -> bytes:
@@ -20,16 +38,13 @@ def still_pixels(data: bytes) -> bytes:
     it is, and so is whatever follows a damaged length.
     """
     parts = []
-    at = kept = len(SIGNATURE)
-    while at + _FRAME <= len(data):
-        end = at + _FRAME + int.from_bytes(data[at : at + 4], "big")
-        name = data[at + 4 : at + 8]
-        if name in _METADATA | _ANIMATION and end <= len(data) and not _is_exif(data, at + 8, end):
+    kept = len(SIGNATURE)
+    for name, at, start, end in chunks(data):
+        if name in _METADATA | _ANIMATION and end + 4 <= len(data) and not _is_exif(data, start, end):
             parts.append(data[kept:at])
-            kept = end
+            kept = end + 4
         if name == b"IEND":
             break
-        at = end
     return b"".join((SIGNATURE, *parts, data[kept:])) if parts else data
 
 

@@ -10,13 +10,16 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
-from muflow_cli.images.metadata.iso import boxes, read_items
+from muflow_cli.images.containers import jpeg, png, riff
+from muflow_cli.images.containers.boxes import items, places, whole_boxes
 from muflow_cli.images.metadata.tiff import Tag, read_tags
 
 MAX_PIECES: Final = 100_000
 MAX_BYTES: Final = 16 * 2**20
+_MAX_ITEM: Final = 4 * 2**20
 _MAX_TEXT: Final = 2**20
 _MAX_TEXT_COUNT: Final = 200
 _MAX_TEXTS: Final = 4 * 2**20
@@ -91,7 +94,7 @@ def read_metadata(data: bytes) -> Metadata:
 def _jpeg(data: bytes, found: Metadata) -> None:
     segments = list(_jpeg_segments(data, found))
     photoshop = []
-    for marker, start, end in segments:
+    for marker, _, start, end in segments:
         body = memoryview(data)[start:end]
         if marker == 0xE1 and data.startswith(_EXIF, start):
             found.exif.append(found.take(body[len(_EXIF) :]))
@@ -106,11 +109,11 @@ def _jpeg(data: bytes, found: Metadata) -> None:
     _jpeg_parts(data, segments, found)
 
 
-def _jpeg_parts(data: bytes, segments: Sequence[tuple[int, int, int]], found: Metadata) -> None:
+def _jpeg_parts(data: bytes, segments: Sequence[jpeg.Segment], found: Metadata) -> None:
     """Extended XMP and JUMBF boxes, which lie in several segments in any order."""
     xmp: dict[bytes, list[tuple[int, bytes]]] = defaultdict(list)
     jumbf: dict[bytes, list[tuple[int, bytes]]] = defaultdict(list)
-    for marker, start, end in segments:
+    for marker, _, start, end in segments:
         if marker == 0xE1 and data.startswith(_XMP_EXTENSION, start):
             # 32 characters name the packet, then its length and the part's offset (Adobe XMP part 3, 1.1.3.1).
             at = start + len(_XMP_EXTENSION)
@@ -126,44 +129,36 @@ def _jpeg_parts(data: bytes, segments: Sequence[tuple[int, int, int]], found: Me
             pieces.append(b"".join(part for _, part in sorted(parts, key=lambda numbered: numbered[0])))
 
 
-def _jpeg_segments(data: bytes, found: Metadata) -> Iterator[tuple[int, int, int]]:
-    """Marker, first and last byte + 1 of every segment before the first scan."""
-    at = 2
-    for _ in range(MAX_PIECES):
-        if data[at : at + 1] != b"\xff":
-            found.complain("the JPEG's segments end in other bytes")
+def _jpeg_segments(data: bytes, found: Metadata) -> Iterator[jpeg.Segment]:
+    """The whole segments before the first scan, up to the first junk between them."""
+    reached = 2
+    for segment in jpeg.segments(data):
+        if data[reached : segment.at].strip(b"\xff"):
+            break
+        if segment.marker in (jpeg.SCAN, jpeg.END):
             return
-        marker = data[at + 1] if at + 1 < len(data) else 0xD9
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker in (0xDA, 0xD9):  # start of scan, end of image
-            return
-        if 0xD0 <= marker <= 0xD8 or marker == 0x01:  # without a length
-            at += 2
-            continue
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        if length < 2 or at + 2 + length > len(data):
+        if segment.end < segment.start > segment.at + 2 or segment.end > len(data):
             found.complain("a JPEG segment is cut short")
             return
-        yield marker, at + 4, at + 2 + length
-        at += 2 + length
-    found.complain("too many JPEG segments")
+        if segment.start > segment.at + 2:
+            yield segment
+        reached = segment.end
+    if data[reached:].strip(b"\xff") or reached >= len(data):
+        found.complain("the JPEG's segments end in other bytes")
 
 
 def _png(data: bytes, found: Metadata) -> None:
-    at = 8
-    for _ in range(MAX_PIECES):
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if kind == b"IEND":
+    for number, (name, _, start, end) in enumerate(png.chunks(data)):
+        if number >= MAX_PIECES:
+            found.complain("too many PNG chunks")
             return
-        if len(kind) < 4 or at + 12 + length > len(data):
-            found.complain("a PNG chunk is cut short")
+        if name == b"IEND":
             return
-        if kind in _PNG_CHUNKS:
-            _PNG_CHUNKS[kind](memoryview(data)[at + 8 : at + 8 + length], found)
-        at += 12 + length
-    found.complain("too many PNG chunks")
+        if end + 4 > len(data):
+            break
+        if name in _PNG_CHUNKS:
+            _PNG_CHUNKS[name](memoryview(data)[start:end], found)
+    found.complain("a PNG chunk is cut short")
 
 
 def _png_text(body: memoryview, found: Metadata) -> None:
@@ -219,23 +214,20 @@ _PNG_CHUNKS: Final[Mapping[bytes, Callable[[memoryview, Metadata], None]]] = {
 
 
 def _webp(data: bytes, found: Metadata) -> None:
-    at = 12
-    for _ in range(MAX_PIECES):
-        if at + 8 > len(data):
+    for number, (name, start, end) in enumerate(riff.chunks(data)):
+        if number >= MAX_PIECES:
+            found.complain("too many WebP chunks")
             return
-        kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        body = memoryview(data)[at + 8 : at + 8 + length]
-        if len(body) < length:
+        if end > len(data):
             found.complain("a WebP chunk is cut short")
             return
-        if kind == b"EXIF":
-            found.exif.append(found.take(body[6:] if data.startswith(_EXIF, at + 8) else body))
-        elif kind == b"XMP ":
+        body = memoryview(data)[start:end]
+        if name == b"EXIF":
+            found.exif.append(found.take(body[6:] if data.startswith(_EXIF, start) else body))
+        elif name == b"XMP ":
             found.xmp.append(found.take(body))
-        elif kind == b"C2PA":
+        elif name == b"C2PA":
             found.c2pa.append(found.take(body))
-        at += 8 + length + length % 2
-    found.complain("too many WebP chunks")
 
 
 def _gif(data: bytes, found: Metadata) -> None:
@@ -274,7 +266,7 @@ def _tiff(data: bytes, found: Metadata) -> None:
 
 def _iso(data: bytes, found: Metadata) -> None:
     """HEIF, AVIF and JPEG 2000: boxes."""
-    for number, (kind, start, end) in enumerate(boxes(data, 0, len(data))):
+    for number, (kind, start, end) in enumerate(whole_boxes(data, 0, len(data))):
         if number >= MAX_PIECES:
             found.complain("too many boxes")
             return
@@ -291,13 +283,23 @@ def _iso(data: bytes, found: Metadata) -> None:
 
 
 def _iso_items(data: bytes, start: int, end: int, found: Metadata) -> None:
-    for item in read_items(data, start, end):
-        if item.kind == b"Exif":
+    inner = {box.type: box for box in islice(whole_boxes(data, start + 4, end), 64)}
+    if not {b"iinf", b"iloc"} <= inner.keys():
+        return
+    located = places(data, inner[b"iloc"])
+    for number, item in items(data, inner[b"iinf"]):
+        if item.type not in (b"Exif", b"mime") or number not in located:
+            continue
+        method, extents = located[number]
+        base = inner[b"idat"].start if method == 1 and b"idat" in inner else 0
+        parts = (data[base + at : base + at + min(size, _MAX_ITEM)] for at, size in extents[:64])
+        content = b"".join(parts)[:_MAX_ITEM]
+        if item.type == b"Exif":
             # Four bytes say where the TIFF stream begins after them.
-            skip = 4 + int.from_bytes(item.content[:4], "big")
-            found.exif.append(found.take(item.content[skip:].removeprefix(_EXIF)))
-        elif item.kind == b"mime" and item.content_type == b"application/rdf+xml":
-            found.xmp.append(found.take(item.content))
+            skip = 4 + int.from_bytes(content[:4], "big")
+            found.exif.append(found.take(content[skip:].removeprefix(_EXIF)))
+        elif item.content_type == b"application/rdf+xml":
+            found.xmp.append(found.take(content))
 
 
 _READERS: Final[Mapping[re.Pattern[bytes], Callable[[bytes, Metadata], None]]] = {

@@ -1,0 +1,1 @@
+"""The structure of image files, one reader for each container: where its parts lie, without decoding them."""
