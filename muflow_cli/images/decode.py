@@ -15,7 +15,8 @@ from typing import Final
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from muflow_cli.images.containers.boxes import brands
-from muflow_cli.images.containers.png import SIGNATURE, still_pixels
+from muflow_cli.images.containers.png import PNG_SIGNATURE, still_pixels
+from muflow_cli.images.containers.tiff import TIFF_SIGNATURES
 from muflow_cli.images.damage import load
 from muflow_cli.images.diagnosis import BROKEN, diagnosis
 from muflow_cli.images.error import ImageError
@@ -25,7 +26,6 @@ from muflow_cli.images.formats import (
     HEIF_BRANDS,
     JPEG2000_SIGNATURES,
     SIGNATURE_BYTES,
-    TIFF_SIGNATURES,
     unread_format,
 )
 from muflow_cli.images.jpeg2000 import check_jpeg2000
@@ -150,7 +150,7 @@ def _opened(data: bytes) -> ImageFile.ImageFile:
     if brands(head) & HEIF_BRANDS and not brands(head) & AVIF_BRANDS:
         _register_heif()
         formats = ("HEIF",)
-    image = Image.open(io.BytesIO(still_pixels(data) if data.startswith(SIGNATURE) else data), formats=formats)
+    image = Image.open(io.BytesIO(still_pixels(data) if data.startswith(PNG_SIGNATURE) else data), formats=formats)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         # libjpeg cannot pause in arithmetic-coded data, so it must get them all at once.
         image.decodermaxblock = max(image.decodermaxblock, len(data))

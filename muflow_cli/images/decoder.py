@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image
 
 from muflow_cli.images.containers.boxes import largest_extent
+from muflow_cli.images.containers.tiff import TIFF_SIGNATURES
 from muflow_cli.images.error import ImageError
-from muflow_cli.images.formats import FORMATS, TIFF_SIGNATURES
+from muflow_cli.images.formats import FORMATS
 from muflow_cli.images.prepare import decoded, out_of_memory, with_views
 from muflow_cli.images.protocol import Answer, Closed, Failure, Request, Size, receive, send
 from muflow_cli.images.thumbnails import thumbnail_mark

@@ -12,11 +12,11 @@ from PIL import UnidentifiedImageError
 from muflow_cli.images import jpeg2000, tiff
 from muflow_cli.images.containers import boxes, gif, jpeg, riff
 from muflow_cli.images.containers.boxes import brands, child
+from muflow_cli.images.containers.tiff import TIFF_SIGNATURES
 from muflow_cli.images.formats import (
     AVIF_BRANDS,
     JPEG2000_SIGNATURES,
     SIGNATURE_BYTES,
-    TIFF_SIGNATURES,
     is_image,
 )
 

@@ -7,6 +7,8 @@ from typing import Final
 from PIL import Image
 
 from muflow_cli.images.containers.boxes import brands
+from muflow_cli.images.containers.png import PNG_SIGNATURE
+from muflow_cli.images.containers.tiff import TIFF_SIGNATURES
 from muflow_cli.images.error import ImageError
 
 Image.init()  # fills Image.OPEN
@@ -20,11 +22,10 @@ FORMATS: Final = tuple(
 HEIF_BRANDS: Final = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 AVIF_BRANDS: Final = frozenset((b"avif", b"avis"))
 _BMP_HEADERS: Final = frozenset((12, 16, 40, 52, 56, 64, 108, 124))
-TIFF_SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG2000_SIGNATURES: Final = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 _SIGNATURES: Final = (
     b"\xff\xd8\xff",
-    b"\x89PNG\r\n\x1a\n",
+    PNG_SIGNATURE,
     b"GIF87a",
     b"GIF89a",
     *TIFF_SIGNATURES,

@@ -11,6 +11,8 @@ from typing import Final
 
 from PIL import Image
 
+from muflow_cli.images.containers.tiff import Reader, Tag
+
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -21,8 +23,6 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_TAG: Final = 0x0112
-_ENTRY: Final = 12  # bytes of a directory entry
 _WIDTHS: Final = {1: 1, 3: 2, 4: 4}  # bytes of a BYTE, SHORT and LONG
 _EXIF: Final = b"Exif\0\0"
 _RAW_PROFILES: Final = ("Raw profile type exif", "Raw profile type APP1")
@@ -48,20 +48,12 @@ def exif_orientation(exif: bytes) -> int:
     block = exif.removeprefix(_EXIF)
     if block[:4] not in (b"II*\0", b"MM\0*"):
         return 1
-    order: Final = "little" if block[:2] == b"II" else "big"
-
-    def number(at: int, width: int) -> int:
-        return int.from_bytes(block[at : at + width], order)
-
-    directory = number(4, 4)
-    for entry in range(number(directory, 2)):
-        at = directory + 2 + _ENTRY * entry
-        if at + _ENTRY > len(block):
-            break
-        if number(at, 2) == _TAG:
-            value = number(at + 8, _WIDTHS.get(number(at + 2, 2), 0))
-            return value if value in _TURNS else 1
-    return 1
+    reader = Reader(block)
+    field = next((field for field in reader.fields(reader.first) if field.tag == Tag.ORIENTATION), None)
+    if field is None:
+        return 1
+    value = reader.number(block[field.start : field.start + _WIDTHS.get(field.type, 0)])
+    return value if value in _TURNS else 1
 
 
 def _from_hexadecimal(profile: str) -> bytes:

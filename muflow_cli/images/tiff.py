@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from muflow_cli.images.containers.tiff import Directory, Tag, directories, with_directory
+from muflow_cli.images.containers.tiff import Directory, Reader, Tag, directories, with_directory
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.pixels import to_rgb
 
@@ -191,9 +191,7 @@ def lacks_data(data: bytes) -> bool:
 
 
 def _without_directory(data: bytes) -> tuple[str, str]:
-    order: Final = "little" if data[:2] == b"II" else "big"
-    at = int.from_bytes(data[8:16], order) if data[2:4] in (b"+\0", b"\0+") else int.from_bytes(data[4:8], order)
-    if at >= len(data):
+    if Reader(data).first >= len(data):
         return "truncated", "the image is cut short; the TIFF directory would stand behind the end of the file"
     return "corrupt", "it begins like a TIFF, but no directory can be found"
 

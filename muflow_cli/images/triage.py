@@ -59,7 +59,7 @@ def triage(data: bytes, draft_side: int) -> Triage:
         return Triage(isolated=False)
     if head.startswith(b"\xff\xd8\xff"):
         return _jpeg(data, draft_side)
-    if head.startswith(png.SIGNATURE):
+    if head.startswith(png.PNG_SIGNATURE):
         return _png(data)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return _by_size(data, *_webp_size(head))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _METADATA: Final = frozenset((b"iCCP", b"tEXt", b"zTXt", b"iTXt"))
 _ANIMATION: Final = frozenset((b"acTL", b"fcTL", b"fdAT"))
 _RAW_PROFILE: Final = b"Raw profile type "
@@ -23,7 +23,7 @@ class Chunk(NamedTuple):
 
 def chunks(data: bytes) -> Iterator[Chunk]:
     """The chunks of a PNG, whatever stands behind its end included; four bytes of checksum follow each."""
-    at = len(SIGNATURE)
+    at = len(PNG_SIGNATURE)
     while at + 8 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
         yield Chunk(data[at + 4 : at + 8], at, at + 8, end)
@@ -38,14 +38,14 @@ def still_pixels(data: bytes) -> bytes:
     it is, and so is whatever follows a damaged length.
     """
     parts = []
-    kept = len(SIGNATURE)
+    kept = len(PNG_SIGNATURE)
     for name, at, start, end in chunks(data):
         if name in _METADATA | _ANIMATION and end + 4 <= len(data) and not _is_exif(data, start, end):
             parts.append(data[kept:at])
             kept = end + 4
         if name == b"IEND":
             break
-    return b"".join((SIGNATURE, *parts, data[kept:])) if parts else data
+    return b"".join((PNG_SIGNATURE, *parts, data[kept:])) if parts else data
 
 
 def _is_exif(data: bytes, start: int, end: int) -> bool:

@@ -1,10 +1,10 @@
-"""Directories of a TIFF (TIFF 6.0 and BigTIFF): read leniently, written again with the tags that its pixels need."""
+"""Directories of a TIFF (TIFF 6.0 and BigTIFF) or of an EXIF block, which is one: read leniently, and written again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,63 @@ _UNSIGNED: Final = frozenset((1, 3, 4, 13, 16, 18))
 _SHORT: Final = 3
 _LONG: Final = 4
 _MAX_DIRECTORIES: Final = 64  # a document's first image and a raw file's marks stand in its first few
+
+TIFF_SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class Field(NamedTuple):
+    """An entry of a directory: its tag, its type's number, and where its value begins and ends.
+
+    The value may end behind the file; one of a type that TIFF does not know is empty.
+    """
+
+    tag: int
+    type: int
+    start: int
+    end: int
+
+
+class Reader:
+    """Numbers and directories of a TIFF.
+
+    Attributes:
+        order: of its bytes.
+        first: position of the first directory.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.order: Literal["<", ">"] = "<" if data[:2] == b"II" else ">"
+        self._count, self._width = (8, 8) if data[2:4] in (b"+\0", b"\0+") else (2, 4)
+        self._entry = 4 + 2 * self._width
+        self.first = self._at(self._width, self._width)
+
+    def number(self, raw: bytes) -> int:
+        """A whole number in the byte order of the file."""
+        return int.from_bytes(raw, "little" if self.order == "<" else "big")
+
+    def _at(self, at: int, width: int) -> int:
+        return self.number(self._data[at : at + width])
+
+    def fields(self, at: int) -> Iterator[Field]:
+        """The entries of the directory at a position, as far as the file holds them."""
+        for entry in range(*self._entries(at), self._entry):
+            kind = self._at(entry + 2, 2)
+            length = _WIDTHS.get(kind, 0) * self._at(entry + 4, self._width)
+            value = entry + 4 + self._width
+            start = value if length <= self._width else self._at(value, self._width)
+            yield Field(self._at(entry, 2), kind, start, start + length)
+
+    def following(self, at: int) -> int:
+        """Position of the directory behind the one at a position; 0 if that is the last."""
+        return self._at(self._entries(at)[1], self._width)
+
+    def _entries(self, at: int) -> tuple[int, int]:
+        """Where the entries of a directory begin and end."""
+        begin = at + self._count
+        # The last entry may lack bytes behind its value.
+        count = min(self._at(at, self._count), max(0, len(self._data) - at) // self._entry) if at >= 8 else 0
+        return begin, begin + self._entry * count
 
 
 class Tag:
@@ -98,19 +155,22 @@ def directories(data: bytes) -> Iterator[Directory]:
 
     An entry whose value lies outside the file is passed over, as damaged metadata need not cost the image.
     """
-    order: Literal["<", ">"] = "<" if data[:2] == b"II" else ">"
-    reader = _Reader(data, order, is_big=data[2:4] in (b"+\0", b"\0+"))
+    reader = Reader(data)
     seen: set[int] = set()
-    waiting = [reader.number(8, 8) if reader.is_big else reader.number(4, 4)]
+    waiting = [reader.first]
     while waiting and len(seen) < _MAX_DIRECTORIES:
         at = waiting.pop(0)
         if at in seen or not 8 <= at < len(data):
             continue
         seen.add(at)
-        directory, following = reader.directory(at)
+        entries: dict[int, Entry] = {}
+        for tag, kind, start, end in reader.fields(at):
+            if start < end <= len(data):
+                entries.setdefault(tag, Entry(kind, data[start:end]))
+        directory = Directory(reader.order, entries)
         yield directory
         children = [int(child) for child in directory.numbers(Tag.SUB_DIRECTORIES)[:_MAX_DIRECTORIES]]
-        waiting = [*children, following, *waiting]
+        waiting = [*children, reader.following(at), *waiting]
 
 
 def with_directory(data: bytes, directory: Directory) -> bytes:
@@ -138,28 +198,3 @@ def with_directory(data: bytes, directory: Directory) -> bytes:
     head = (b"II*\0" if name == "little" else b"MM\0*") + start.to_bytes(4, name)
     table = len(entries).to_bytes(2, name) + b"".join(entries) + bytes(4)
     return b"".join((head, memoryview(data)[8:], bytes(len(data) % 2), table, *values))
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    data: bytes
-    order: Literal["<", ">"]
-    is_big: bool
-
-    def number(self, at: int, width: int) -> int:
-        return int.from_bytes(self.data[at : at + width], "little" if self.order == "<" else "big")
-
-    def directory(self, at: int) -> tuple[Directory, int]:
-        """The directory at a position, and the position of the next page's, 0 if it is the last."""
-        head, size = (8, 20) if self.is_big else (2, 12)
-        width = 8 if self.is_big else 4
-        count = min(self.number(at, head), (len(self.data) - at) // size)
-        entries: dict[int, Entry] = {}
-        for entry in range(at + head, at + head + size * count, size):
-            kind = self.number(entry + 2, 2)
-            length = _WIDTHS.get(kind, 0) * self.number(entry + 4, width)
-            value = entry + 4 + width
-            start = value if length <= width else self.number(value, width)
-            if length and start + length <= len(self.data):
-                entries.setdefault(self.number(entry, 2), Entry(kind, self.data[start : start + length]))
-        return Directory(self.order, entries), self.number(at + head + size * count, width)
