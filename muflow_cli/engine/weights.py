@@ -17,7 +17,7 @@ from torch import Tensor
 from muflow_cli.engine.backbones import import_torchvision
 from muflow_cli.engine.encoders import encoder_row
 from muflow_cli.errors import BadWeights
-from muflow_cli.tensor_file import open_regular
+from muflow_cli.tensor_file import NotAFile, open_regular
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ def read_weights(path: Path) -> Weights:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-        raise BadWeights(f"the encoder weights {path} are not a file", "check --encoder-weights")
     try:
         with open_regular(path) as file:
             data = file.readall()
+    except NotAFile:
+        raise BadWeights(f"the encoder weights {path} are not a file", "check --encoder-weights") from None
     except OSError as error:
         reason = error.strerror or "not readable"
         raise BadWeights(f"cannot read the encoder weights {path} ({reason})", "check --encoder-weights") from None
