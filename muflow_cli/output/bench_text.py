@@ -168,7 +168,7 @@ def sections(report: Report) -> Iterator[Section]:
         yield "Without the images that declare themselves synthetic", headings, list(undeclared_rows(report))
     if report["nulls"]:
         headings = ["reals", *report["nulls"], "detector, AUC", "detector, rule AUC"]
-        yield "Null baselines (file facts, sharpness, marks): macro AUC", headings, list(null_rows(report))
+        yield "Macro AUC of facts, sharpness and marks alone", headings, list(null_rows(report))
     if report["robustness"]["conditions"]:
         headings = ["perturbation", "on", "worst macro AUC", "worst macro rule AUC", "highest FPR"]
         yield "Robustness", headings, list(condition_rows(report))
