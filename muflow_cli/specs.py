@@ -348,8 +348,8 @@ class InputSpec:
         max_pixels: an image with more pixels is one error record, undecoded.
         damaged: what becomes of images whose coded data is damaged or cut.
         c2pa_anchors: certificates (PEM) that may vouch for the signer of a C2PA manifest; None = none may.
-        max_seconds: an image whose decoding takes longer is one error record, where it is decoded in a process of its
-            own; images that a thread decodes take a few seconds at most.
+        max_seconds: an image whose decoding takes more processor time, or four times as long on a busy machine, is one
+            error record, where it is decoded in a process of its own; a thread decodes only what takes a few seconds.
         archives: also read the members of archives inside folders; an archive that is named is always opened.
     """
 

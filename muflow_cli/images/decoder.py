@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from muflow_cli.images.containers.tiff import TIFF_SIGNATURES
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import FORMATS
 from muflow_cli.images.prepare import decoded, out_of_memory, with_views
-from muflow_cli.images.protocol import Answer, Closed, Failure, Request, Size, receive, send
+from muflow_cli.images.protocol import PATIENCE, Answer, Closed, Failure, Request, Size, receive, send
 from muflow_cli.images.thumbnails import thumbnail_mark
 from muflow_cli.images.tiff import open_tiff
 
@@ -37,6 +38,7 @@ def serve() -> None:
     """Answer requests until stdin ends."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the owner decides when work ends
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no copy of an image on the disk
     with contextlib.suppress(OSError):
         # If the machine runs out of memory, this process goes and not its owner.
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
@@ -48,8 +50,8 @@ def serve() -> None:
 
 
 def _answer(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
-    _limit_memory(request, len(data))
-    seconds = math.ceil(request.spec.inputs.max_seconds) + 5
+    _limit(request, len(data))
+    seconds = math.ceil(PATIENCE * request.spec.inputs.max_seconds) + 5
     with _ending_with_its_owner(requests, seconds):
         size = _announced_size(data)
     send(answers, size)
@@ -83,7 +85,11 @@ def _ending_with_its_owner(requests: BinaryIO, seconds: int) -> Iterator[None]:
         fcntl.fcntl(requests, fcntl.F_SETFL, flags)
 
 
-def _limit_memory(request: Request, file_bytes: int) -> None:
+def _limit(request: Request, file_bytes: int) -> None:
+    # Processor time, so that no verdict depends on what else the machine does. SIGXCPU ends the process.
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    seconds = math.ceil(time.process_time() + request.spec.inputs.max_seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds if hard == resource.RLIM_INFINITY else min(seconds, hard), hard))
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     except (OSError, ValueError):

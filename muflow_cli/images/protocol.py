@@ -15,6 +15,9 @@ import msgspec
 from muflow_cli.images.prepare import PrepareSpec
 from muflow_cli.records import Facts, Mark
 
+# An image may take its seconds of processor time, and this many times as long on a busy machine.
+PATIENCE: Final = 4
+
 _LENGTHS: Final = struct.Struct(">QQ")
 _MAX_HEADER: Final = 2**24
 

@@ -21,7 +21,7 @@ from muflow_cli.images.budget import Budget
 from muflow_cli.images.decode import DecodedImage
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.prepare import Loaded, PrepareSpec
-from muflow_cli.images.protocol import Answer, Closed, Request, Size, receive, send
+from muflow_cli.images.protocol import PATIENCE, Answer, Closed, Request, Size, receive, send
 from muflow_cli.records import Mark
 
 _BYTES_PER_PIXEL: Final = 20  # at the peak, as in triage
@@ -89,7 +89,7 @@ class Worker:
 
     def _exchange(self, data: bytes, request: Request) -> tuple[Answer, bytes]:
         requests, answers = self._streams()
-        seconds = request.spec.inputs.max_seconds
+        seconds = PATIENCE * request.spec.inputs.max_seconds
         with self._time_limit(seconds):
             send(requests, request, data)
             size, _ = receive(answers, Size, 0)
@@ -143,11 +143,9 @@ class Worker:
             for stream in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError):
                     cast(BinaryIO, stream).close()
-        if self._late:
-            code, message = (
-                "too_slow",
-                f"decoding it took longer than the {request.spec.inputs.max_seconds:g} s allowed",
-            )
+        if self._late or status == -signal.SIGXCPU:
+            seconds = request.spec.inputs.max_seconds
+            code, message = "too_slow", f"decoding it took longer than the {seconds:g} s allowed; raise --max-seconds"
         else:
             code, message = "decoder_crashed", f"the decoder ended in the middle of it ({_reason(status, error)})"
         return ImageError(code, message, sha256=request.sha256, size=len(data))
