@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-_METADATA: Final = frozenset((b"iCCP", b"tEXt", b"zTXt", b"iTXt"))
-_ANIMATION: Final = frozenset((b"acTL", b"fcTL", b"fdAT"))
+_UNNEEDED: Final = frozenset((b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"acTL", b"fcTL", b"fdAT"))
 _RAW_PROFILE: Final = b"Raw profile type "
 _MAX_PROFILE: Final = 2**17  # twice what an EXIF block can have, compressed or in hexadecimal digits
 
@@ -40,7 +39,7 @@ def still_pixels(data: bytes) -> bytes:
     parts = []
     kept = len(PNG_SIGNATURE)
     for name, at, start, end in chunks(data):
-        if name in _METADATA | _ANIMATION and end + 4 <= len(data) and not _is_exif(data, start, end):
+        if name in _UNNEEDED and end + 4 <= len(data) and not _is_exif(data, start, end):
             parts.append(data[kept:at])
             kept = end + 4
         if name == b"IEND":
