@@ -210,7 +210,8 @@ def children(owner: int) -> list[int]:
             fields = path.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
-        if int(fields[1]) == owner and fields[0] != "Z":
+        mine = int(fields[1]) == owner and fields[0] != "Z"
+        if mine and b"images.decoder" in path.with_name("cmdline").read_bytes():
             found.append(int(path.parent.name))
     return found
 
