@@ -150,3 +150,12 @@ def test_a_trust_list_is_read_as_it_is(tmp_path: Path, signed: tuple[bytes, str]
     data, root = signed
     (tmp_path / "anchors.pem").write_text(root)
     assert mark(data, read_anchors(tmp_path / "anchors.pem")).trust is Trust.VALID
+
+
+def test_a_trust_list_without_an_end_is_refused_at_once(tmp_path: Path) -> None:
+    large = tmp_path / "anchors.pem"
+    with large.open("wb") as file:
+        file.truncate(2**30)
+    for path in (large, Path("/dev/zero")):
+        with pytest.raises(BadSpec, match="at most 16 MiB"):
+            read_anchors(path)

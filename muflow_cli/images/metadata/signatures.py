@@ -15,6 +15,7 @@ from muflow_cli.records import Trust
 if TYPE_CHECKING:
     import c2pa
 
+_MAX_ANCHORS: Final = 16 * 2**20  # bytes; the lists of whole operating systems take less than one
 # What a certificate may lack although the signature fits the file.
 _OF_THE_SIGNER: Final = frozenset(("signingCredential.untrusted", "signingCredential.expired"))
 
@@ -46,9 +47,13 @@ def read_anchors(path: Path) -> str:
         BadSpec: where the file cannot be read, holds no certificate, or the library that checks signatures is missing.
     """
     try:
+        # A device has no end, a pipe no beginning.
+        if not path.is_file() or path.stat().st_size > _MAX_ANCHORS:
+            raise OSError
         anchors = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError):
-        raise BadSpec("--c2pa-trust", path, "a file that can be read, with certificates (PEM)") from None
+        needed = f"a file of at most {_MAX_ANCHORS >> 20} MiB that can be read, with certificates (PEM)"
+        raise BadSpec("--c2pa-trust", path, needed) from None
     if _context(None) is None:
         raise BadSpec("--c2pa-trust", path, "used with the extra muflow-cli[c2pa], which checks signatures")
     # A dependency of the library, which itself passes over certificates that it cannot read.
