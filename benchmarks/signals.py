@@ -49,7 +49,7 @@ def is_whole(path: Path) -> bool:
         case ".safetensors":
             with safe_open(path, framework="np") as bundle:
                 return "muflow" in bundle.metadata()
-    return data.endswith(b"</html>\n" if path.suffix == ".html" else b"\n")
+    return data.rstrip().endswith(b"</html>") if path.suffix == ".html" else data.endswith(b"\n")
 
 
 def results(path: Path) -> int:
