@@ -26,10 +26,10 @@ from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.encoders import layers_of
 from muflow_cli.engine.flow import PlainFlow
 from muflow_cli.errors import BadBundle, MuflowError
-from muflow_cli.files import replacing
+from muflow_cli.files import NotAFile, open_regular, replacing
 from muflow_cli.output.inert import inert
 from muflow_cli.specs import BranchSpec, DetectorSpec
-from muflow_cli.tensor_file import BadTensorFile, Entry, NotAFile, open_regular, read_header, write
+from muflow_cli.tensor_file import BadTensorFile, Entry, read_header, write
 
 FORMAT: Final = 2
 _KEY: Final = "muflow"
@@ -116,6 +116,7 @@ def _read(name: str, file: FileIO) -> Detector:
         fingerprints = detector.fingerprint, detector.calibration.fingerprint()
         if fingerprints != (stored["fingerprint"], stored["calibration_fingerprint"]):
             raise _damaged(name)
+    _check_provenance(detector)
     # Not an argument of the class: a copy with another calibration is not what the file holds.
     object.__setattr__(detector, "file", BundleFile(content, stored["format"]))
     return detector
@@ -215,7 +216,7 @@ def _assemble(outline: _Outline, tensors: Mapping[str, Tensor]) -> Detector:
         for name, tensor in tensors.items()
         if name.startswith(_CALIBRATION)
     }
-    detector = Detector(
+    return Detector(
         spec=outline.spec,
         branches=outline.branches,
         provenance=from_json(Provenance, outline.head["provenance"]),
@@ -223,8 +224,6 @@ def _assemble(outline: _Outline, tensors: Mapping[str, Tensor]) -> Detector:
         calibration=Calibration.load(arrays, outline.head["calibration"]),
         fitted_near=tensors[_FITTED_NEAR].numpy() if _FITTED_NEAR in tensors else None,
     )
-    _check_provenance(detector)
-    return detector
 
 
 def _fill(branch: Branch, tensors: Mapping[str, Tensor]) -> None:

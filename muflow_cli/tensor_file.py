@@ -7,17 +7,14 @@ the same tensors and metadata; what tensors and metadata say is for the caller t
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from io import FileIO
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -178,27 +175,6 @@ class Content:
         digest = hashlib.sha256(self.raw)
         digest.update(self.data.data)
         return digest.hexdigest()
-
-
-class NotAFile(OSError):
-    """A folder, pipe or device where a file is needed."""
-
-    def __init__(self) -> None:
-        super().__init__(errno.EINVAL, "not a regular file")
-
-
-def open_regular(path: Path | str) -> FileIO:
-    """`path` open for reading.
-
-    Raises:
-        NotAFile: for anything but a regular file: a pipe could be waited for endlessly.
-        OSError: with the system's reason.
-    """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise NotAFile
-    return FileIO(descriptor)
 
 
 def read_header(file: FileIO) -> Header:

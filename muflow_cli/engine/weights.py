@@ -17,7 +17,7 @@ from torch import Tensor
 from muflow_cli.engine.backbones import import_torchvision
 from muflow_cli.engine.encoders import encoder_row
 from muflow_cli.errors import BadWeights
-from muflow_cli.tensor_file import NotAFile, open_regular
+from muflow_cli.files import NotAFile, open_regular
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,14 +11,11 @@ from fnmatch import fnmatchcase
 from io import FileIO
 from typing import Final
 
+from muflow_cli import files
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import SIGNATURE_BYTES, has_unread_name, is_image, unread_format
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import InputSpec
-
-# O_NONBLOCK: a fifo put in a file's place must not stop a run. O_NOATIME: reading leaves no trace, where permitted.
-_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_NO_TRACE = _FLAGS | getattr(os, "O_NOATIME", 0)
 
 # A file with such a name is meant to be an image, so whatever is wrong with it deserves a record.
 _EXTENSIONS: Final = (
@@ -129,20 +125,16 @@ def check_large(head: bytes, size: int) -> None:
 
 
 def open_regular(path: str) -> FileIO:
-    """Open a regular file without changing anything, not even its access time if the user owns it.
+    """As `files.open_regular`, which changes nothing.
 
     Raises:
         ImageError: not_a_file, without blocking, if the path is a folder, pipe, socket or device.
         OSError: as the operating system reports it.
     """
     try:
-        descriptor = os.open(path, _NO_TRACE)
-    except PermissionError:  # only the owner may use O_NOATIME
-        descriptor = os.open(path, _FLAGS)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ImageError("not_a_file", "it is neither a regular file nor a folder")
-    return FileIO(descriptor)
+        return files.open_regular(path)
+    except files.NotAFile:
+        raise ImageError("not_a_file", "it is neither a regular file nor a folder") from None
 
 
 def too_large(size: int | None, max_bytes: int) -> ImageError:
