@@ -246,6 +246,7 @@ class DetectorInfo:
 class Summary:
     """The end of a run. `inputs` = scored + unreadable; `duplicates` are among the scored.
 
+    `damaged` counts the scored images whose coded data is damaged: slightly, or with `--damaged score`.
     `declared_by_origin` counts the inputs, unreadable ones too, whose files name an origin.
     """
 
@@ -257,6 +258,7 @@ class Summary:
     seconds: float
     images_per_second: float
     inconclusive: int = 0
+    damaged: int = 0
     unreadable_by_code: Mapping[str, int] = field(default_factory=dict)
     flagged_by_tail: Mapping[str, int] = field(default_factory=dict)
     declared_by_origin: Mapping[str, int] = field(default_factory=dict)

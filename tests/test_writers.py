@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -215,6 +216,12 @@ def test_a_table_says_why_an_input_could_not_be_read() -> None:
     line = write_all(OutputFormat.TABLE, [unreadable()]).decode().splitlines()[1]
     assert line.split(maxsplit=1)[0] == "unreadable"
     assert line.endswith("faces/broken.jpg  (truncated, the file ends inside the image)")
+
+
+def test_a_table_marks_a_damaged_image() -> None:
+    damaged = dataclasses.replace(scored(), facts=dataclasses.replace(scored().facts, damaged=True))
+    plain, marked = write_all(OutputFormat.TABLE, [scored(), damaged]).decode().splitlines()[1:]
+    assert marked == f"{plain}  (damaged)"
 
 
 def test_a_table_that_is_no_terminal_has_no_colours() -> None:

@@ -146,13 +146,15 @@ class TableWriter:
         self._put([name.upper() for name in self._fields], "bold")
 
     def write(self, result: Result) -> None:
-        """Write one line; an input that could not be read says why after its path."""
+        """Write one line; after the path stands why an input could not be read, or that an image is damaged."""
         value = result_to_json(result)
         error = value.get("error")
         shown = select({"verdict": "unreadable", **value} if error else value, self._fields)
         cells = [_show(name, item) for name, item in shown.items()]
         if error and "error" not in self._fields:
             cells[-1] += f"  ({_show('error', error)})"
+        if value.get("damaged") and "damaged" not in self._fields:
+            cells[-1] += "  (damaged)"
         self._put(cells, _STYLES.get(str(shown.get("verdict")), ""))
 
     def end(self, run: RunInfo, summary: Summary) -> None:

@@ -13,7 +13,7 @@ class Tally:
     """Counts results; the clock starts when it is made."""
 
     def __init__(self) -> None:
-        self.scored = self.flagged = self.duplicates = self.inconclusive = 0
+        self.scored = self.flagged = self.duplicates = self.inconclusive = self.damaged = 0
         self.codes: Counter[str] = Counter()
         self.tails: Counter[str] = Counter()
         self.origins: Counter[str] = Counter()
@@ -38,6 +38,7 @@ class Tally:
             return
         self.scored += 1
         self.duplicates += result.duplicate_of is not None
+        self.damaged += result.facts.damaged
         self.inconclusive += result.judgement.verdict is Verdict.INCONCLUSIVE
         if result.flagged:
             self.flagged += 1
@@ -55,6 +56,7 @@ class Tally:
             seconds=round(seconds, 3),
             images_per_second=round(self.scored / seconds, 3) if seconds > 0 else 0.0,
             inconclusive=self.inconclusive,
+            damaged=self.damaged,
             unreadable_by_code=dict(sorted(self.codes.items())),
             flagged_by_tail=dict(sorted(self.tails.items())),
             declared_by_origin=dict(sorted(self.origins.items())),
