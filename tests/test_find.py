@@ -372,6 +372,11 @@ def test_an_endless_file_is_no_list(content: bytes, null: bool) -> None:
         list(read_list(Endless(), null))
 
 
+def test_a_list_of_lines_holds_no_nul() -> None:
+    with pytest.raises(BadList, match="NUL"):
+        list(read_list(io.BytesIO(b"a.png\0b.png\0"), null=False))
+
+
 def test_a_name_in_a_list_is_never_a_pattern() -> None:
     put("x1.png", "a[1].png", "d!/b.zip")
     names = list(read_list(io.BytesIO(b"x[1].png\na[1].png\n*.png\n"), null=False))

@@ -121,6 +121,18 @@ def test_a_second_run_on_an_output_is_refused_and_an_input_is_never_replaced(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hard.json", "link.json"]
 
 
+def test_an_output_that_a_list_names_is_refused_before_anything_is_written(
+    tiny_bundle: Path, faces: Path, tmp_path: Path
+) -> None:
+    output, names = tmp_path / "a.jsonl", tmp_path / "names.txt"
+    output.write_bytes(b"evidence\n")
+    names.write_text("\n".join(map(str, [*faces.iterdir(), output])))
+    done = run("scan", "--files-from", names, "--detector", tiny_bundle, "--force", "-q", "-o", output)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"muflow: the output {output} is an input of this run".encode())
+    assert output.read_bytes() == b"evidence\n"
+
+
 @pytest.mark.parametrize(("streams", "status"), [("2>&-", 0), ("2>/dev/full", 0), ("<&- >&- 2>&-", 2), ("<&- >&-", 2)])
 def test_a_stream_that_is_closed_or_full_changes_no_status(
     streams: str, status: int, tiny_bundle: Path, faces: Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from itertools import chain
@@ -189,8 +189,7 @@ def scan_command(
         raise BadSpec("--fdr", fdr, "a rate between 0 and 1, both excluded")
     if not paths and files_from is None:
         raise NothingToDo("there is nothing to scan", "give files or folders, or a list with --files-from")
-    arguments = paths or [] if files_from is None else chain(paths or [], _listed(files_from, null))
-    read = [*(paths or ()), *([] if files_from is None else [files_from])]
+    arguments, read = _arguments(paths or [], files_from, null, outputs)
     check_outputs(outputs.paths, force=force, resumed=resumed, inputs=read)
     bundle = find_detector(detector, console.print)
     with quick_start():
@@ -236,6 +235,22 @@ _ALIASES: Final = (
 )
 
 
+def _arguments(
+    paths: Sequence[str],
+    files_from: Path | None,
+    null: bool,
+    outputs: ChosenOutputs,
+) -> tuple[Iterable[str], Sequence[str | Path]]:
+    """What to scan, and those files of it that are known before the scan, none of which may be an output."""
+    if files_from is None:
+        return paths, paths
+    arguments = chain(paths, _listed(files_from, null))
+    if not any(path.is_file() for path in outputs.paths):
+        return arguments, [*paths, files_from]
+    listed = list(arguments)  # an output exists, and a list can be read only once
+    return listed, [*listed, files_from]
+
+
 def _listed(files_from: Path, null: bool) -> Iterator[str]:
     from muflow_cli.images.lists import read_list
 
@@ -278,10 +293,11 @@ def _summary_lines(summary: Summary) -> Iterator[str]:
     origins = summary.declared_by_origin.items()
     declared = "".join(f", {count} declared {origin}" for origin, count in sorted(origins, reverse=True))
     inconclusive = f", {summary.inconclusive} inconclusive" if summary.inconclusive else ""
+    damaged = f", {summary.damaged} damaged" if summary.damaged else ""
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.stages.items())
     yield (
         f"{summary.inputs} input{_s(summary.inputs)}, {summary.scored} scored, {summary.flagged} flagged{by}"
-        f"{f' ({tails})' if tails else ''}{inconclusive}{declared}, {summary.unreadable} unreadable"
+        f"{f' ({tails})' if tails else ''}{inconclusive}{damaged}{declared}, {summary.unreadable} unreadable"
         f"{f' ({codes})' if codes else ''}, {summary.duplicates} duplicate{_s(summary.duplicates)}"
     )
     yield (

@@ -28,7 +28,7 @@ def read_list(stream: BinaryIO, null: bool) -> Iterator[ListedPath]:  # noqa: FB
     how to read the rest.
 
     Raises:
-        BadList: for a name longer than any path, and for an endless row of empty ones: the input is no list.
+        BadList: for a name longer than any path or with a NUL byte, and for an endless row of empty ones.
     """
     rest = b""
     end = b"\0" if null else b"\n"
@@ -51,6 +51,8 @@ def read_list(stream: BinaryIO, null: bool) -> Iterator[ListedPath]:  # noqa: FB
 def _path(name: bytes, null: bool) -> ListedPath:  # noqa: FBT001  as read_list
     if len(name) > _MAX_NAME:
         raise BadList(f"the list holds a name of more than {_MAX_NAME} bytes")
+    if b"\0" in name:
+        raise BadList("the list holds a NUL byte, which no name contains")
     return ListedPath(os.fsdecode(name if null else name.removesuffix(b"\r")))
 
 

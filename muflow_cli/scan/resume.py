@@ -42,8 +42,8 @@ def resumable(
     if any(result.judgement.q_value is not None for result in kept.values()):
         raise CannotResume(str(path), "its verdicts are by --fdr, which looks at all results of a run")
     if bad:
-        subject = "1 result does" if bad == 1 else f"{bad} results do"
-        note(f"{subject} not match the check in {path}, so their inputs are scored again")
+        subject, inputs = ("1 result does", "its input is") if bad == 1 else (f"{bad} results do", "their inputs are")
+        note(f"{subject} not match the check in {path}, so {inputs} scored again")
     return _set_aside(path, run, detector) | kept
 
 
