@@ -330,3 +330,35 @@ def test_the_choice_reaches_the_decoder(tmp_path: Path) -> None:
     assert isinstance(refused, Unreadable)
     assert isinstance(marked, Loaded)
     assert (marked.facts.damaged, marked.facts.missing) == (True, 0.5)
+
+
+def broken_at_its_markers(generator: np.random.Generator, whole: bytes) -> bytes:
+    """A JPEG with a wrong byte, lost ones or doubled ones at two markers, where libjpeg may give up in the middle."""
+    data = bytearray(whole)
+    markers = [at for at in range(len(data) - 1) if data[at] == 0xFF and data[at + 1] in (0xC0, 0xC2, 0xC4, 0xDA, 0xDB)]
+    for at in generator.choice(markers, 2):
+        match generator.integers(3):
+            case 0:
+                data[at + 2 + generator.integers(18)] = generator.integers(256)
+            case 1:
+                del data[at : at + generator.integers(1, 40)]
+            case _:
+                other = generator.choice(markers)
+                data[at:at] = data[other : other + generator.integers(2, 300)]
+    return bytes(data)
+
+
+def test_a_damaged_jpeg_has_the_same_pixels_whatever_was_in_memory() -> None:
+    generator = np.random.default_rng(5)
+    wholes = [encoded("JPEG", progressive=True), encoded("JPEG", subsampling=0), encoded("JPEG", optimize=True)]
+    for number in range(600):
+        data = broken_at_its_markers(generator, wholes[number % 3])
+        found = set()
+        for fill in (0, 255):
+            memory = [np.full(size, fill, np.uint8) for size in (2**14, 2**16, 2**18)]
+            del memory
+            try:
+                found.add(decode(data, 10**6, damaged=Damaged.SCORE).image.tobytes())
+            except ImageError as error:
+                found.add(error.message.encode())
+        assert len(found) == 1

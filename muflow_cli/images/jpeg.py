@@ -59,7 +59,7 @@ def decode_jpeg(data: bytes, image: Image.Image) -> tuple[Image.Image | None, Da
     colours = _COLOURS.get(image.mode)
     try:
         if colours is not None:
-            return _pixels(data, image, colours, strict=True), None
+            return _pixels(data, image, colours), None
         simplejpeg.decode_jpeg(data, "CMYK", min_height=1, min_width=1)
     except ValueError:
         return _again(data, image, colours)
@@ -73,16 +73,40 @@ def _again(data: bytes, image: Image.Image, colours: str | None) -> tuple[Image.
     except ValueError:
         return None, None
     try:
-        return (None if colours is None else _pixels(data, image, colours, strict=False)), damage
+        return (None if colours is None else _salvaged_pixels(data, image, colours)), damage
     except ValueError:  # odd metadata, which Pillow passes over
         return None, damage
 
 
-def _pixels(data: bytes, image: Image.Image, colours: str, *, strict: bool) -> Image.Image | None:
-    pixels = simplejpeg.decode_jpeg(data, colours, min_height=image.height, min_width=image.width, strict=strict)
+def _pixels(data: bytes, image: Image.Image, colours: str) -> Image.Image | None:
+    pixels = simplejpeg.decode_jpeg(data, colours, min_height=image.height, min_width=image.width)
+    return _image(pixels, image)
+
+
+def _salvaged_pixels(data: bytes, image: Image.Image, colours: str) -> Image.Image | None:
+    """None also where nothing was decoded."""
+    pixels = _salvaged(data, colours, image.height, image.width)
+    return None if (pixels == _FILL).all() else _image(pixels, image)
+
+
+def _image(pixels: NDArray[np.uint8], image: Image.Image) -> Image.Image | None:
     if pixels.shape[:2] != (image.height, image.width):
         return None
-    return Image.fromarray(pixels[..., 0] if colours == "GRAY" else pixels)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _salvaged(data: bytes, colours: str, height: int, width: int) -> NDArray[np.uint8]:
+    """What libjpeg decodes behind its warnings, at its smallest scale of at least this size.
+
+    Where it gives up in the middle, it leaves the rest of the pixels as they were in memory: grey here, as it leaves
+    what it has not read.
+    """
+    shape = simplejpeg.decode_jpeg_header(data, min_height=height, min_width=width, strict=False)[:2]
+    buffer = np.full((*shape, 1 if colours == "GRAY" else 3), _FILL, np.uint8)
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+        data, colours, min_height=height, min_width=width, buffer=buffer, strict=False
+    )
+    return pixels
 
 
 def find_damage(data: bytes) -> Damage | None:
@@ -174,7 +198,7 @@ def _coded(data: bytes) -> _Coded | None:
 
 def _blocks(data: bytes) -> NDArray[np.uint8]:
     """One pixel for each block of 8 x 8: (H / 8, W / 8, 3), its average colour."""
-    return np.asarray(simplejpeg.decode_jpeg(data, "RGB", min_height=1, min_width=1, strict=False))
+    return _salvaged(data, "RGB", 1, 1)
 
 
 def _missing(blocks: NDArray[np.uint8]) -> tuple[float, bool]:
