@@ -12,6 +12,7 @@ from muflow_cli.calibrate.workflow import CalibrateRequest, CalibrateSummary
 from muflow_cli.calibrate.workflow import calibrate as run_calibrate
 from muflow_cli.default_detector import embedded_detector
 from muflow_cli.detector import Detector
+from muflow_cli.engine.devices import place
 from muflow_cli.environment import begin_run
 from muflow_cli.errors import BadSpec, IncompatibleOptions
 from muflow_cli.fit.workflow import FitRequest, FitSummary
@@ -19,8 +20,10 @@ from muflow_cli.fit.workflow import fit as run_fit
 from muflow_cli.images.find import find
 from muflow_cli.progress import ProgressListener
 from muflow_cli.records import Result
-from muflow_cli.scan.fdr import with_q_values
+from muflow_cli.scan.comparison import check_comparison, compare
+from muflow_cli.scan.evidence import open_evidence
 from muflow_cli.scan.resume import resumable
+from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.workflow import Scan, ScanRequest
 from muflow_cli.settings import override, with_branches
 from muflow_cli.specs import PRESETS, InputSpec, Runtime
@@ -134,6 +137,7 @@ def scan(
     detector: Detector | StrPath | None = None,
     *,
     fdr: float | None = None,
+    adaptive: bool = False,
     resume: StrPath | None = None,
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
@@ -144,6 +148,7 @@ def scan(
         paths: images, folders, globs, archives or addresses.
         detector: or its bundle; None = the built-in demo detector, which rarely flags anything.
         fdr: flag by q-values at this false discovery rate instead of the rule's alpha; results then come at the end.
+        adaptive: with `fdr`, flag by p-values of a score that is learned between calibration reals and these images.
         resume: a JSON-lines report of the same detector; what it holds is not scored again. It is only read.
         runtime: device, precision, batch size, workers.
         inputs: which files are read.
@@ -151,19 +156,28 @@ def scan(
     Raises:
         MuflowError: with `.problem` and `.remedy`.
     """
-    if fdr is not None and resume is not None:
-        raise IncompatibleOptions("resume", "fdr", "q-values depend on all results")
-    if fdr is not None and not 0 < fdr < 1:
-        raise BadSpec("fdr", fdr, "a rate between 0 and 1, both excluded")
+    comparison = Comparison(fdr=fdr, adaptive=adaptive)
     if not isinstance(detector, Detector):
         detector = load(embedded_detector() if detector is None else Path(detector))
-    request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs, near_hashes=fdr is not None)
-    pass_ = Scan(request)
+    request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs, features=adaptive)
+    placement = place(runtime)
+    check_comparison(comparison, detector.calibration, placement)
+    if comparison.any:
+        if resume is not None:
+            raise IncompatibleOptions("resume", "fdr", "a comparison of all images needs each of them")
+        return _compared(request, _texts(paths), comparison)
+    earlier = {}
     if resume is not None:
-        run = begin_run(str(pass_.placement.device), pass_.placement.precision)
-        pass_ = Scan(request, earlier=resumable(Path(resume), run, detector.info("")))
-    results = pass_.results(find(_texts(paths), inputs))
-    return results if fdr is None else iter(with_q_values(list(results), fdr, pass_.near_hashes))
+        run = begin_run(str(placement.device), placement.precision)
+        earlier = resumable(Path(resume), run, detector.info(""))
+    return Scan(request, earlier=earlier).results(find(_texts(paths), inputs))
+
+
+def _compared(request: ScanRequest, paths: tuple[str, ...], comparison: Comparison) -> Iterator[Result]:
+    count = request.detector.feature_count if comparison.features else 0
+    with open_evidence(None, b"", count, resumed=False) as evidence:
+        results = list(Scan(request, evidence=evidence).results(find(paths, request.inputs)))
+        yield from compare(results, comparison, request.detector.calibration, evidence, {}).results
 
 
 def bench(

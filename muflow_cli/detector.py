@@ -120,7 +120,7 @@ class Detector:
         file: that it was loaded from; None for one that was made in memory.
 
     Raises:
-        BadCalibration: where the calibration holds other columns than the branches.
+        BadCalibration: where the calibration holds columns or features of other branches.
     """
 
     spec: DetectorSpec
@@ -136,6 +136,9 @@ class Detector:
     def __post_init__(self) -> None:
         if self.calibration.columns != self.columns:
             raise BadCalibration(f"holds the columns {', '.join(self.calibration.columns)}, not those of the detector")
+        features = self.calibration.features
+        if features is not None and features.values.shape[1] != self.feature_count:
+            raise BadCalibration("holds features of other layers than the detector has")
         # One truth for the rule: whoever replaces the calibration replaces it here too.
         object.__setattr__(self, "spec", replace(self.spec, rule=self.calibration.rule))
 
@@ -148,6 +151,11 @@ class Detector:
     def views(self) -> dict[str, ViewSpec]:
         """How an image becomes the views of each branch."""
         return {branch.name: branch.view for branch in self.spec.branches}
+
+    @property
+    def feature_count(self) -> int:
+        """F, the features of an image for comparisons within a batch: those of every branch one after the other."""
+        return sum(branch.feature_count for branch in self.branches.values())
 
     def scorer(self, placement: Placement) -> Scorer:
         """This detector's branches on a device, prepared once for each placement."""

@@ -67,6 +67,34 @@ class TooFewScores(MuflowError):
         super().__init__(f"{purpose} needs scores of at least {needed} real images, found {count}", "add images")
 
 
+class NoFeatures(MuflowError):
+    """A batch cannot be compared with a calibration without features."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the detector holds no features of its calibration images, which --adaptive and --groups compare a batch "
+            "with",
+            "store them with `muflow calibrate DETECTOR REAL... -o NEW`",
+        )
+
+
+class FeaturesDiffer(MuflowError):
+    """A batch cannot be compared with features that were computed otherwise.
+
+    Args:
+        stored: device and precision of the calibration.
+        now: those of this run.
+        precision: of the calibration.
+    """
+
+    def __init__(self, stored: str, now: str, precision: str) -> None:
+        super().__init__(
+            f"the features of the calibration were computed on {stored}, but this scan computes on {now}, and the "
+            "difference would count as evidence",
+            f"scan on such a device with --precision {precision}, or calibrate the detector on this one",
+        )
+
+
 class BadCalibration(MuflowError):
     """Calibration scores that cannot be used."""
 

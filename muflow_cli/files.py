@@ -257,6 +257,16 @@ def growing(path: Path) -> Iterator[OutputFile]:
         _empty.discard(path)
 
 
+@contextlib.contextmanager
+def nameless() -> Iterator[OutputFile]:
+    """An empty file without a name, for what is too large for memory; gone with the process, however that ends."""
+    label = f"a temporary file in {tempfile.gettempdir()}"
+    with contextlib.ExitStack() as stack:
+        with _naming(label):
+            file = stack.enter_context(tempfile.TemporaryFile())
+        yield stack.enter_context(OutputFile(os.dup(file.fileno()), "r+b", label))
+
+
 def standard_output() -> OutputFile:
     """Standard output, unbuffered and named so in errors; closing it leaves the process's own stream open."""
     sys.stdout.flush()

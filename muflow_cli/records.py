@@ -131,7 +131,9 @@ class Judgement:
         stratum: the stratum whose own rule decided; None where all reals did.
         atypical_input: names of the facts outside the calibration images' range, sorted.
         heaviest: the column that weighs most in the verdict; None for rules that do not look at single columns.
-        q_value: Benjamini-Hochberg over this run, where a false discovery rate was given.
+        q_value: Benjamini-Hochberg over this run, where a false discovery rate was given, of the adaptive p-values if
+            there are any, else of the p-values.
+        adaptive_p_value: in (0, 1], by a score learned between calibration reals and this batch, in an adaptive run.
     """
 
     p_value: float
@@ -142,6 +144,7 @@ class Judgement:
     atypical_input: tuple[str, ...] = ()
     heaviest: str | None = None
     q_value: float | None = None
+    adaptive_p_value: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,6 +159,7 @@ class Scored:
         judgement: verdict and p-value.
         declared: what the file says of its own origin; nothing above depends on it.
         duplicate_of: path of the first input with the same bytes in this run.
+        group: folder, archive or entry of a list with which it was judged, in a run by groups.
     """
 
     path: str
@@ -165,6 +169,7 @@ class Scored:
     judgement: Judgement
     declared: Declared = Declared()
     duplicate_of: str | None = None
+    group: str | None = None
 
     @property
     def flagged(self) -> bool:
@@ -243,6 +248,52 @@ class DetectorInfo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ImageGroup:
+    """The images of one folder, archive or entry of a list, compared with the calibration reals together.
+
+    That a group is unlike the calibration does not make it synthetic: reals of another origin are unlike it too.
+
+    Attributes:
+        name: of the folder, archive or entry.
+        images: photographs that were scored; copies and near copies count once.
+        flagged: how many of them are flagged.
+        p_value: of a permutation test that the group is like the calibration reals, in (0, 1]; None with one image.
+        q_value: Benjamini-Hochberg over the groups of this run.
+        unlike_calibration: whether the q-value is at most the run's false discovery rate, or else the rule's alpha.
+        tail: the side of the calibration's median score on which the group's mean score lies.
+        atypical: share of its images with a fact outside the calibration's ranges, 0..1.
+    """
+
+    name: str
+    images: int
+    flagged: int
+    p_value: float | None
+    q_value: float | None
+    unlike_calibration: bool
+    tail: Side
+    atypical: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptiveInfo:
+    """How the adaptive p-values of a run came about.
+
+    Attributes:
+        learner: the classifier that was chosen, without labels, among those offered.
+        training: calibration reals that it learned from.
+        nulls: calibration reals that the images were ranked among; no adaptive p-value is below 1 / (nulls + 1).
+        fewest_flagged: photographs that can be flagged at this rate, if any is: at least so many stand out together.
+        atypical: share of the photographs with a fact outside the calibration's ranges, 0..1.
+    """
+
+    learner: str
+    training: int
+    nulls: int
+    fewest_flagged: int
+    atypical: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """The end of a run. `inputs` = scored + unreadable; `duplicates` are among the scored.
 
@@ -263,6 +314,8 @@ class Summary:
     flagged_by_tail: Mapping[str, int] = field(default_factory=dict)
     declared_by_origin: Mapping[str, int] = field(default_factory=dict)
     fdr: float | None = None
+    adaptive: AdaptiveInfo | None = None
+    groups: tuple[ImageGroup, ...] = ()
     interrupted: bool = False
     results_sha256: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)

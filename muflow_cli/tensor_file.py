@@ -31,7 +31,13 @@ _LARGEST_SIDE: Final = 2**40
 _METADATA: Final = "__metadata__"
 
 # In the order in which tensors are stored: by type, then by name.
-DTYPES: Final = {"I64": torch.int64, "F64": torch.float64, "F32": torch.float32, "U8": torch.uint8}
+DTYPES: Final = {
+    "I64": torch.int64,
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "U8": torch.uint8,
+}
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _RANKS: Final = {name: rank for rank, name in enumerate(DTYPES)}
 

@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 CLOSED = b"muflow: stopped, because the reader of the output closed the pipe\n"
 
 
-SELDOM = {"max_seconds", "no_archives"}
+SELDOM = {"max_bytes", "max_pixels", "max_seconds", "no_archives"}
 
 
 def visible(name: str) -> list[str]:
@@ -49,7 +49,7 @@ def test_a_scan_has_at_most_22_visible_options() -> None:
         (
             "scan",
             {"json_output", "jsonl_output", "csv_output", "sarif_output", "report", "verbose"}
-            | {"batch_size", "c2pa_trust", "exit_zero"}
+            | {"batch_size", "c2pa_trust", "exit_zero", "group_by"}
             | SELDOM,
         ),
         ("fit", {"mean_size", "means"} | SELDOM),
@@ -121,8 +121,8 @@ def test_help_loads_no_library_that_computes() -> None:
         ),
         (["scan", "x", "--detector", "none"], "none is not a file: check the name of the detector"),
         (
-            ["scan", "x", "--resume", "-o", "a.jsonl", "--fdr", "0.1"],
-            "--resume cannot be combined with --fdr, because q-values depend on all results",
+            ["scan", "x", "--adaptive"],
+            "--adaptive needs --fdr RATE, because it flags at a false discovery rate",
         ),
         (["calibrate", "none"], "nothing to calibrate: give real face images, or a rule for the stored scores"),
         (

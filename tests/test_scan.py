@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from muflow_cli.images.inputs import Input
 from muflow_cli.output.report_writer import Exhibits
 from muflow_cli.output.writers import OutputFormat
 from muflow_cli.records import Facts, Judgement, Result, Scored, Side, Unreadable, Verdict
-from muflow_cli.scan.fdr import with_q_values
+from muflow_cli.scan.fdr import photographs, with_q_values
 from muflow_cli.scan.outputs import Destination
 from muflow_cli.scan.run import Job, NoListener, run
 from muflow_cli.scan.tally import Tally
@@ -91,7 +91,7 @@ def test_each_content_is_decoded_and_scored_once(
     scan = Scan(request_)
     passed: list[int] = []
     whole = scan._scorer.submit
-    monkeypatch.setattr(scan._scorer, "submit", lambda views, **more: passed.append(len(views)) or whole(views, **more))
+    monkeypatch.setattr(scan._scorer, "submit", lambda views, *more: passed.append(len(views)) or whole(views, *more))
     results = list(scan.results(sources(tmp_path)))
     assert passed == [2]
     assert [r.duplicate_of for r in results] == [None, None] + [str(tmp_path / f"{n % 2:02}.jpg") for n in range(2, 40)]
@@ -190,12 +190,19 @@ def test_a_tally_counts_each_kind_once() -> None:
     assert (summary.fdr, summary.interrupted) == (0.1, True)
 
 
+def by_rate(results: Sequence[Result], near: dict[str, int]) -> list[Result]:
+    """The results flagged at a false discovery rate of 0.05."""
+    photograph_of = photographs(results, near)
+    p_values = {r.facts.sha256: r.judgement.p_value for r in results if isinstance(r, Scored)}
+    return with_q_values(results, 0.05, photograph_of, {d: p_values[d] for d in sorted(set(photograph_of.values()))})
+
+
 def test_q_values_are_benjamini_and_hochbergs_over_distinct_contents() -> None:
     # Four tests: q = min over later ranks of p * 4 / rank, by hand.
     given = [scored(p, f"{n:02x}") for n, p in enumerate((0.01, 0.04, 0.03, 0.5))]
     copies = [replace(given[3], path=f"copy {n}", duplicate_of="a") for n in range(50)]
     near = {result.facts.sha256: 0xFF << 16 * n for n, result in enumerate(given)}
-    results = with_q_values([*given, *copies, Unreadable(path="b", code="empty", message="no bytes")], 0.05, near)
+    results = by_rate([*given, *copies, Unreadable(path="b", code="empty", message="no bytes")], near)
     assert [r.judgement.q_value for r in results[:4]] == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
     assert [r.flagged for r in results[:4]] == [True, False, False, False]
     assert {r.judgement.q_value for r in results[4:-1]} == {0.5}
@@ -208,14 +215,14 @@ def test_near_copies_are_one_test_and_share_its_q_value() -> None:
     near = {result.facts.sha256: 0xFF << 16 * n for n, result in enumerate(given)}
     near |= {result.facts.sha256: 0xFF ^ 1 << 32 + n for n, result in enumerate(saved) if n < 30}
     near |= {result.facts.sha256: 0xFF ^ 1 << n - 20 for n, result in enumerate(saved) if n >= 30}
-    results = with_q_values([*given, *saved], 0.05, near)
+    results = by_rate([*given, *saved], near)
     assert [r.judgement.q_value for r in results[:4]] == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
     assert {r.judgement.q_value for r in results[4:]} == {results[0].judgement.q_value}
 
 
 def test_an_inconclusive_result_stays_so_under_a_false_discovery_rate() -> None:
     inconclusive = scored(0.01, verdict=Verdict.INCONCLUSIVE)
-    (result,) = with_q_values([inconclusive], 0.05, {inconclusive.facts.sha256: 1})
+    (result,) = by_rate([inconclusive], {inconclusive.facts.sha256: 1})
     assert result.judgement.verdict is Verdict.INCONCLUSIVE
 
 

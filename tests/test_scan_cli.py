@@ -200,8 +200,8 @@ def test_status_3_when_only_some_are_unreadable(tiny_bundle: Path, by_flag: dict
         (["photos", "--detector", "d", "--resume", "-o", "a.csv"], "--resume needs one -o FILE.jsonl, because"),
         (["photos", "--resume", "-o", "a.jsonl", "-o", "b.jsonl"], "--resume needs one -o FILE.jsonl, because"),
         (
-            ["photos", "--detector", "d", "--resume", "-o", "a.jsonl", "--fdr", "0.1"],
-            "because q-values depend on all results",
+            ["photos", "--detector", "d", "--group-by", "account"],
+            "--group-by needs --files-from FILE, because",
         ),
         (
             ["photos", "--detector", "d", "--resume", "-o", "a.jsonl", "--fields", "path"],

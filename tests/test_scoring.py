@@ -17,7 +17,7 @@ from muflow_cli.engine.branch import Branch, Head
 from muflow_cli.engine.devices import choose_device, has_native_bf16, place
 from muflow_cli.engine.executor import AHEAD
 from muflow_cli.engine.flow import PlainFlow, build_flow, plain
-from muflow_cli.engine.scoring import ScoredUnit, Scorer, score_stream
+from muflow_cli.engine.scoring import COLUMNS_ONLY, Extras, ScoredUnit, Scorer, score_stream
 from muflow_cli.errors import BadSpec, NotFinite
 from muflow_cli.records import Facts, Unreadable, Verdict
 from muflow_cli.settings import apply
@@ -114,7 +114,7 @@ def test_the_score_of_an_image_is_the_mean_over_its_views(detector: Detector) ->
 
 
 def test_the_map_averages_to_the_score(detector: Detector) -> None:
-    found = detector.scorer(place(cpu())).submit(images(5, views=2), maps=True).result()
+    found = detector.scorer(place(cpu())).submit(images(5, views=2), Extras(maps=True)).result()
     for one in found:
         assert one.maps["main"].shape == (2, 2, 2)
         assert one.maps["main"].mean() == pytest.approx(one.columns.mean(), rel=1e-5)
@@ -142,7 +142,7 @@ def test_a_branch_as_a_module_scores_as_the_scorer_does(detector: Detector) -> N
     branch, faces = detector.branches["main"], images(7)
     with torch.inference_mode():
         columns, maps = branch(torch.from_numpy(np.concatenate([face["main"] for face in faces])))
-    found = detector.scorer(place(cpu())).submit(faces, maps=True).result()
+    found = detector.scorer(place(cpu())).submit(faces, Extras(maps=True)).result()
     np.testing.assert_allclose(columns.numpy(), np.stack([one.columns for one in found]), rtol=1e-6, atol=1e-6)
     assert [tuple(map_.shape) for map_ in maps] == [(7, 2, 2)] * 2
     finest = torch.stack(maps).mean(dim=0).numpy()
@@ -211,9 +211,9 @@ def test_in_a_stream_an_error_comes_after_the_results_before_it(detector: Detect
 
         batches = 0
 
-        def submit(self, images: Sequence[Views], *, maps: bool = False):  # type: ignore[no-untyped-def] # as Scorer
+        def submit(self, images: Sequence[Views], extras: Extras = COLUMNS_ONLY):  # type: ignore[no-untyped-def] # as Scorer
             self.batches += 1
-            return (good if self.batches <= 2 else bad).submit(images, maps=maps)
+            return (good if self.batches <= 2 else bad).submit(images, extras)
 
     stream = score_stream(units(8), Half(detector.branches, place(cpu(batch_size=2))))
     for name in range(4):
@@ -244,9 +244,9 @@ def test_a_stream_of_nothing_or_of_what_cannot_be_scored_needs_no_scores(detecto
 def test_a_unit_scores_the_same_alone_and_in_a_stream(detector: Detector) -> None:
     scorer = detector.scorer(place(cpu(batch_size=4)))
     mixed = [Unit(i, images(1, views=1 + i % 5, seed=i)[0]) for i in range(12)]
-    together = [item for item in score_stream(mixed, scorer, maps=True) if isinstance(item, ScoredUnit)]
+    together = [item for item in score_stream(mixed, scorer, Extras(maps=True)) if isinstance(item, ScoredUnit)]
     for unit, item in zip(mixed, together, strict=True):
-        (alone,) = score_stream([unit], scorer, maps=True)
+        (alone,) = score_stream([unit], scorer, Extras(maps=True))
         assert isinstance(alone, ScoredUnit)
         assert np.array_equal(alone.columns, item.columns)
         assert np.array_equal(alone.maps["main"], item.maps["main"])
@@ -257,7 +257,7 @@ def test_maps_come_from_the_pass_that_scores(detector: Detector) -> None:
     scorer = detector.scorer(place(cpu(batch_size=4)))
     calls: list[int] = []
     scorer.branches["main"].encoder.register_forward_hook(lambda *_: calls.append(1))
-    with_maps = list(score_stream(units(12), scorer, maps=True))
+    with_maps = list(score_stream(units(12), scorer, Extras(maps=True)))
     counted = len(calls)
     without = list(score_stream(units(12), scorer))
     assert counted == len(calls) - counted > 0
@@ -305,9 +305,9 @@ def test_columns_of_several_branches_stand_side_by_side(detector: Detector) -> N
     both = {"main": branch, "other": with_heads(branch, other)["main"]}
     faces = images(6)
     pairs = [{"main": face["main"], "other": np.concatenate([face["main"], face["main"][::-1]])} for face in faces]
-    found = Scorer(both, place(cpu(batch_size=4))).submit(pairs, maps=True).result()
+    found = Scorer(both, place(cpu(batch_size=4))).submit(pairs, Extras(maps=True)).result()
     for name, columns in (("main", slice(0, 2)), ("other", slice(2, 4))):
-        alone = Scorer({name: both[name]}, place(cpu(batch_size=4))).submit(pairs, maps=True).result()
+        alone = Scorer({name: both[name]}, place(cpu(batch_size=4))).submit(pairs, Extras(maps=True)).result()
         for one, own in zip(found, alone, strict=True):
             assert np.array_equal(one.columns[columns], own.columns)
             assert np.array_equal(one.maps[name], own.maps[name])

@@ -16,7 +16,7 @@ from muflow_cli.bench.scores import Row
 from muflow_cli.calibration.calibration import Judge
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
-from muflow_cli.engine.scoring import ScoredUnit, score_stream
+from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream
 from muflow_cli.images.loader import Loaded, LoadSpec, load, look_ahead
 from muflow_cli.images.perturb import Perturbation
 from muflow_cli.progress import ProgressListener
@@ -123,7 +123,7 @@ class Scoring:
     ) -> Iterator[ScoredImage]:
         """The images that can be decoded, scored; records of the others are added to `unreadable`."""
         loaded: Iterable[Loaded | Unreadable] = load([image.sample.input for image in images], spec)
-        for sample, item in zip(images, score_stream(loaded, self.scorer, maps=maps), strict=True):
+        for sample, item in zip(images, score_stream(loaded, self.scorer, Extras(maps=maps)), strict=True):
             progress.advance()
             if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded):
                 heatmap = whole_image_map(self.detector, item.maps)

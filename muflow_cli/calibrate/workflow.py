@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from muflow_cli.bundle import load, save
 from muflow_cli.calibration.calibration import Calibration, Judge
 from muflow_cli.calibration.coverage import Description
+from muflow_cli.calibration.features import FeatureInfo, Features
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
-from muflow_cli.engine.scoring import ScoredUnit, score_stream
+from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream
 from muflow_cli.environment import utc_now
 from muflow_cli.errors import NothingToDo
 from muflow_cli.files import InputGuard, claimed
@@ -40,6 +40,7 @@ class CalibrateRequest:
         output: the bundle to write; None = the detector's own file, which needs `force`.
         rule: fields of RuleSpec to change; the others stay as the detector has them.
         append: add to the stored scores instead of replacing them.
+        features: store the features of the images, with which `scan --adaptive` and `--groups` compare a batch.
         inputs: which files are read.
         runtime: device, precision, workers.
         allow_declared: also calibrate on images that declare themselves synthetic.
@@ -51,6 +52,7 @@ class CalibrateRequest:
     output: Path | None = None
     rule: Mapping[str, Any] = field(default_factory=dict)
     append: bool = False
+    features: bool = True
     inputs: InputSpec = field(default_factory=InputSpec)
     runtime: Runtime = field(default_factory=Runtime)
     allow_declared: bool = False
@@ -77,6 +79,7 @@ class CalibrateSummary:
         declared_synthetic: paths of the images left out for that reason.
         unreadable: inputs that could not be read, by code.
         description: of the calibration.
+        features: of the calibration images; None where they were left out.
         seconds: per stage.
         fingerprint: of the detector, which calibrating does not change.
         calibration_fingerprint: of scores and rule together.
@@ -89,6 +92,7 @@ class CalibrateSummary:
     declared_synthetic: tuple[str, ...]
     unreadable: dict[str, int]
     description: Description
+    features: FeatureInfo | None
     seconds: dict[str, float]
     fingerprint: str
     calibration_fingerprint: str
@@ -113,6 +117,8 @@ def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> Ca
         calibration = _measured(request, detector, intake, timer)
     else:  # the stored scores under another rule; they keep their date, since nothing was measured
         calibration = replace(detector.calibration, rule=replace(detector.calibration.rule, **request.rule))
+        if not request.features:
+            calibration = replace(calibration, features=None)
     # This refuses a rule that needs more reals, before anything is written.
     description = Judge(calibration).describe()
     timer.close()
@@ -125,6 +131,7 @@ def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> Ca
         declared_synthetic=tuple(intake.declared_synthetic),
         unreadable=dict(sorted(intake.unreadable.items())),
         description=description,
+        features=None if calibration.features is None else calibration.features.info,
         seconds=dict(timer.seconds),
         fingerprint=detector.fingerprint,
         calibration_fingerprint=calibration.fingerprint(),
@@ -142,19 +149,13 @@ def _measured(request: CalibrateRequest, detector: Detector, intake: Intake, tim
     placement, workers = place(request.runtime), request.runtime.threads
     timer.stage("score", inputs)
     ahead = look_ahead(placement.batch_size, workers)
-    guard = InputGuard([request.output or request.detector])
     spec = LoadSpec(views=detector.views, inputs=request.inputs, workers=workers, ahead=ahead)
-
-    def loaded() -> Iterator[Loaded | Unreadable]:
-        for item in load_images(find(request.reals, request.inputs), spec):
-            guard.check(item.path)
-            yield item
-            timer.advance()
-
-    rows, facts, hashes = [], [], []
-    for scored in score_stream(intake.usable(loaded()), detector.scorer(placement)):
+    rows, features, facts, hashes = [], [], [], []
+    extras = Extras(features=request.features)
+    for scored in score_stream(intake.usable(_loaded(request, spec, timer)), detector.scorer(placement), extras):
         if isinstance(scored, ScoredUnit):
             rows.append(scored.columns)
+            features.append(scored.features)
             facts.append(scored.unit.facts)
             hashes.append(near_hash(scored.unit.views))
     fresh = intake.without_near_copies([image.sha256 for image in facts], hashes)
@@ -163,13 +164,38 @@ def _measured(request: CalibrateRequest, detector: Detector, intake: Intake, tim
             f"no image to calibrate on in {', '.join(request.reals)} ({intake.reasons()})",
             "give files or folders of real face images that the detector was not fitted on",
         )
-    scores, facts = np.stack([rows[index] for index in fresh]), [facts[index] for index in fresh]
-    near: NDArray[np.uint8] | None = packed([hashes[index] for index in fresh])
-    if earlier is not None:
-        scores, facts = np.concatenate([earlier.scores, scores]), [*earlier.facts, *facts]
-        near = None if earlier.near_hashes is None or near is None else np.concatenate([earlier.near_hashes, near])
-    return Calibration(
-        scores=scores, columns=detector.columns, facts=tuple(facts), near_hashes=near, rule=rule, created=utc_now()
+    measured = Calibration(
+        scores=np.stack([rows[index] for index in fresh]),
+        columns=detector.columns,
+        facts=tuple(facts[index] for index in fresh),
+        near_hashes=packed([hashes[index] for index in fresh]),
+        features=Features(np.stack([features[i] for i in fresh]), *placement.computed_by) if request.features else None,
+        rule=rule,
+        created=utc_now(),
+    )
+    return measured if earlier is None else _joined(earlier, measured)
+
+
+def _loaded(request: CalibrateRequest, spec: LoadSpec, timer: StageTimer) -> Iterator[Loaded | Unreadable]:
+    """The reals, none of which may be the output."""
+    guard = InputGuard([request.output or request.detector])
+    for item in load_images(find(request.reals, request.inputs), spec):
+        guard.check(item.path)
+        yield item
+        timer.advance()
+
+
+def _joined(earlier: Calibration, measured: Calibration) -> Calibration:
+    """The images of both under the rule of the second; what only one of them has of its images is left out."""
+    before, now = earlier.near_hashes, measured.near_hashes
+    features = earlier.features, measured.features
+    return replace(
+        measured,
+        scores=np.concatenate([earlier.scores, measured.scores]),
+        facts=(*earlier.facts, *measured.facts),
+        near_hashes=None if before is None or now is None else np.concatenate([before, now]),
+        features=None if features[0] is None or features[1] is None else features[0].with_more(features[1]),
+        source_digest="",
     )
 
 

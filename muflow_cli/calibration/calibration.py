@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muflow_cli.calibration.coverage import Description, Stratum
+from muflow_cli.calibration.features import Features
 from muflow_cli.calibration.pvalues import Scores, mean_scores
 from muflow_cli.calibration.rule import Rule
 from muflow_cli.calibration.rules import rule_class
@@ -47,6 +48,7 @@ class Calibration:
         source_digest: of the content hashes, see `source_digest`; computed where empty, else checked.
         near_hashes: (n, 8) uint8 perceptual hashes, by which near copies of these images are recognised; None in
             bundles of earlier versions.
+        features: of the images, with which a batch is compared (`calibration.batch`); None where they were left out.
 
     Raises:
         BadCalibration: when the parts do not belong together.
@@ -61,6 +63,7 @@ class Calibration:
     created: str
     source_digest: str = ""
     near_hashes: NDArray[np.uint8] | None = None
+    features: Features | None = None
 
     def __post_init__(self) -> None:
         rule_class(self.rule.method).check(self.rule)
@@ -83,6 +86,8 @@ class Calibration:
             raise BadCalibration("names another set of images than it holds")
         object.__setattr__(self, "scores", np.ascontiguousarray(scores[rows]))
         object.__setattr__(self, "near_hashes", _near_hashes(self.near_hashes, rows, len(scores)))
+        if self.features is not None:
+            object.__setattr__(self, "features", self.features.of_rows(rows, len(scores)))
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "facts", facts)
         object.__setattr__(self, "source_digest", digest)
@@ -124,6 +129,7 @@ class Calibration:
             "sharpness": np.array(sharpness, dtype=np.float64),
             **{name: np.array([getattr(image, name) for image in self.facts], dtype=np.int64) for name in _COUNTS},
             **({} if self.near_hashes is None else {"near_hash": self.near_hashes}),
+            **({} if self.features is None else {"features": self.features.values}),
         }
 
     def meta(self) -> dict[str, object]:
@@ -135,6 +141,7 @@ class Calibration:
             "formats": list(self._formats()),
             "columns": list(self.columns),
             "images": len(self),
+            **({} if self.features is None else {"features": self.features.meta()}),
         }
 
     @classmethod
@@ -146,7 +153,8 @@ class Calibration:
         """
         try:
             datetime.fromisoformat(meta["created"])
-            _check_arrays(arrays, meta["images"], len(meta["columns"]))
+            own = dict(meta.get("features") or {})
+            _check_arrays(arrays, meta["images"], len(meta["columns"]), int(own.pop("count", 0)))
             if not all(isinstance(name, str) for name in meta["formats"]):
                 raise BadCalibration("names a format that is not text")
             calibration = cls(
@@ -157,6 +165,7 @@ class Calibration:
                 created=meta["created"],
                 source_digest=meta["source_digest"],
                 near_hashes=arrays.get("near_hash"),
+                features=Features(arrays["features"], **own) if "features" in arrays else None,
             )
             stored = calibration.arrays()
         except BadSpec as error:
@@ -170,6 +179,8 @@ class Calibration:
     def fingerprint(self) -> str:
         """SHA-256 over rule, formats, columns, and names, dtypes, shapes and bytes of the arrays; not over the date."""
         head = {"rule": to_json(self.rule), "formats": list(self._formats()), "columns": list(self.columns)}
+        if self.features is not None:
+            head["features"] = self.features.meta()
         digest = hashlib.sha256(canonical_json(head))
         for name, array in sorted(self.arrays().items()):
             digest.update(canonical_json([name, array.dtype.str, list(array.shape)]))
@@ -199,7 +210,7 @@ def _first_rows_by_hash(facts: Sequence[Facts]) -> list[int]:
     return [first[sha256] for sha256 in sorted(first)]
 
 
-def _check_arrays(arrays: Mapping[str, NDArray[Any]], images: int, columns: int) -> None:
+def _check_arrays(arrays: Mapping[str, NDArray[Any]], images: int, columns: int, features: int) -> None:
     """Raise BadCalibration for stored arrays whose names, types, shapes or values no calibration has."""
     whole, real = (np.dtype(np.int64), (images,)), (np.dtype(np.float64), (images,))
     layout = {
@@ -211,6 +222,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]], images: int, columns: int)
         "sharpness": real,
         **dict.fromkeys(_COUNTS, whole),
         **({"near_hash": (np.dtype(np.uint8), (images, 8))} if "near_hash" in arrays else {}),
+        **({"features": (np.dtype(np.float16), (images, features))} if "features" in arrays else {}),
     }
     if {name: (array.dtype, array.shape) for name, array in arrays.items()} != layout:
         raise BadCalibration("holds arrays of other names, types or shapes than muflow writes")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from muflow_cli.cli import options
-from muflow_cli.cli.description import description_rows
+from muflow_cli.cli.description import description_rows, features_text
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
 from muflow_cli.specs import Damaged, Precision, Tail
@@ -58,6 +58,13 @@ def calibrate_command(
     append: Annotated[
         bool, typer.Option("--append", help="Add to the stored scores instead of replacing them.")
     ] = False,
+    no_features: Annotated[
+        bool,
+        typer.Option(
+            "--no-features",
+            help="Store no features of the images, for a small file; scan --adaptive and --groups need them.",
+        ),
+    ] = False,
     allow_declared: options.AllowDeclared = False,
     device: options.Device = "auto",
     precision: options.PrecisionOption = Precision.AUTO,
@@ -104,6 +111,7 @@ def calibrate_command(
         output=output,
         rule=given,
         append=append,
+        features=not no_features,
         inputs=inputs,
         runtime=options.runtime(device, precision, workers),
         allow_declared=allow_declared,
@@ -137,6 +145,7 @@ def _rows(summary: CalibrateSummary) -> Iterator[tuple[str, str]]:
     )
     yield from options.declared_rows(summary.declared_synthetic)
     yield from description_rows(summary.description)
+    yield "features", features_text(summary.features)
     yield "fingerprint", f"{summary.fingerprint} (unchanged)"
     yield "calibration", summary.calibration_fingerprint
     yield "wrote", summary.output

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from muflow_cli.calibration.coverage import Description, RateBounds
+    from muflow_cli.calibration.features import FeatureInfo
 
 
 def description_rows(description: Description) -> Iterator[tuple[str, str]]:
@@ -34,6 +35,14 @@ def description_rows(description: Description) -> Iterator[tuple[str, str]]:
     spans = [f"{name.replace('_', ' ')} {span[0]:.4g} to {span[1]:.4g}" for name, span in limits if span]
     formats = ", ".join(description.ranges.formats)
     yield "typical", f"{'; '.join([formats, *spans])}; a scan marks images outside these ranges as atypical"
+
+
+def features_text(features: FeatureInfo | None) -> str:
+    """What is stored for a comparison of batches."""
+    if features is None:
+        return "none, so a scan cannot compare a batch (--adaptive, --groups)"
+    size = f"{features.bytes / 2**20:.1f} MiB"
+    return f"{features.count} numbers for each image, {size}, computed on {features.device} in {features.precision}"
 
 
 def _bounds(rate: RateBounds) -> str:

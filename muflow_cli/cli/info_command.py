@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muflow_cli.cli import options
-from muflow_cli.cli.description import description_rows
+from muflow_cli.cli.description import description_rows, features_text
 from muflow_cli.cli.startup import quick_start
 from muflow_cli.output.inert import inert
 
@@ -36,6 +36,7 @@ def info_command(
 
         loaded = load(detector)
         from muflow_cli.calibration.calibration import Judge
+    features = loaded.calibration.features
     description, file = Judge(loaded.calibration).describe(), loaded.file
     assert file is not None  # noqa: S101 - it was loaded
     if as_json:
@@ -53,6 +54,7 @@ def info_command(
             "spec": to_json(loaded.spec),
             "provenance": to_json(loaded.provenance),
             "calibration": to_json(description),
+            "features": None if features is None else to_json(features.info),
         }
         typer.echo(json.dumps(document, indent=2))
         return
@@ -102,3 +104,5 @@ def _rows(path: Path, detector: Detector, file: BundleFile, description: Descrip
     )
     for name, text in description_rows(description):
         yield f"  {name}", text
+    features = detector.calibration.features
+    yield "  features", features_text(None if features is None else features.info)

@@ -27,8 +27,12 @@ Exclude = Annotated[
 ]
 Hidden = Annotated[bool, typer.Option("--hidden", help="Also read files and folders whose names begin with a dot.")]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow symbolic links inside folders.")]
-MaxBytes = Annotated[int, typer.Option("--max-bytes", min=1, help="Report larger files as errors, unread.")]
-MaxPixels = Annotated[int, typer.Option("--max-pixels", min=1, help="Report larger images as errors, undecoded.")]
+MaxBytes = Annotated[
+    int, typer.Option("--max-bytes", min=1, help="Report larger files as errors, unread.", hidden=True)
+]
+MaxPixels = Annotated[
+    int, typer.Option("--max-pixels", min=1, help="Report larger images as errors, undecoded.", hidden=True)
+]
 DamagedOption = Annotated[
     Damaged,
     typer.Option(

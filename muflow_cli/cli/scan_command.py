@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from itertools import chain
@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from muflow_cli.cli import options
+from muflow_cli.cli.comparison_text import comparison_lines
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
 from muflow_cli.cli.scan_outputs import ChosenOutputs, choose_outputs
@@ -25,6 +26,7 @@ from muflow_cli.output.encode import check_fields
 from muflow_cli.output.inert import escape, inert
 from muflow_cli.output.writers import OutputFormat
 from muflow_cli.records import Origin, Summary
+from muflow_cli.scan.settings import Comparison
 from muflow_cli.specs import Damaged, Precision
 
 if TYPE_CHECKING:
@@ -96,6 +98,32 @@ def scan_command(
             metavar="RATE",
             help="Flag by Benjamini-Hochberg q-values over this run at this false discovery rate, not by alpha.",
             rich_help_panel=_RUN,
+        ),
+    ] = None,
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive",
+            help="With --fdr, learn what sets these images apart from the calibration's real ones, and flag by that.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    groups: Annotated[
+        bool,
+        typer.Option(
+            "--groups",
+            help="Also compare each folder or archive as a whole with the calibration's real images.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="COLUMN",
+            help="As --groups, with the groups in this column of --files-from, a CSV file that has a column path.",
+            rich_help_panel=_RUN,
+            hidden=True,
         ),
     ] = None,
     resume: Annotated[
@@ -170,6 +198,8 @@ def scan_command(
     find . -newer last -print0 | muflow scan --files-from - -0 --json
     # Expect at most a tenth of the flagged images to be real
     muflow scan photos/ --fdr 0.1
+    # The same, by what the images have in common; one verdict for each account's folder
+    muflow scan avatars/ --detector mine.safetensors --fdr 0.1 --adaptive --groups
     # Exit with 1 only on the detector's own verdicts
     muflow scan photos/ --fail-on flagged
     # Check that a report and its files are unchanged
@@ -184,12 +214,15 @@ def scan_command(
     failing = fail_on_of(fail_on)
     names = None if fields is None else tuple(fields.split(","))
     check_fields(names)
-    resumed = _resumed(outputs, names, fdr) if resume else None
-    if fdr is not None and not 0 < fdr < 1:
-        raise BadSpec("--fdr", fdr, "a rate between 0 and 1, both excluded")
+    resumed = _resumed(outputs, names) if resume else None
+    comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=groups or group_by is not None)
     if not paths and files_from is None:
         raise NothingToDo("there is nothing to scan", "give files or folders, or a list with --files-from")
-    arguments, read = _arguments(paths or [], files_from, null, outputs)
+    if group_by is not None and (files_from is None or null):
+        raise IncompatibleOptions(
+            "--group-by", "--files-from FILE", "FILE is the CSV file with this column", needs=True
+        )
+    arguments, read = _arguments(paths or [], files_from, outputs, lambda file: _listed(file, null, group_by))
     check_outputs(outputs.paths, force=force, resumed=resumed, inputs=read)
     bundle = find_detector(detector, console.print)
     with quick_start():
@@ -209,7 +242,7 @@ def scan_command(
         inputs=replace(limits, c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust)),
         runtime=options.runtime(device, precision, workers, batch_size),
         fields=names,
-        fdr=fdr,
+        comparison=comparison,
         argv=tuple(sys.argv),
     )
     with claimed(outputs.paths, force=force, resumed=resumed, inputs=[bundle, *read]):
@@ -217,12 +250,10 @@ def scan_command(
     raise typer.Exit(status)
 
 
-def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None, fdr: float | None) -> Path:
+def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None) -> Path:
     """The report that `--resume` continues."""
     if names is not None:
         raise IncompatibleOptions("--resume", "--fields", "only a report with all fields can be continued")
-    if fdr is not None:
-        raise IncompatibleOptions("--resume", "--fdr", "q-values depend on all results")
     return outputs.resumable()
 
 
@@ -236,33 +267,33 @@ _ALIASES: Final = (
 
 
 def _arguments(
-    paths: Sequence[str],
-    files_from: Path | None,
-    null: bool,
-    outputs: ChosenOutputs,
+    paths: Sequence[str], files_from: Path | None, outputs: ChosenOutputs, listed: Callable[[Path], Iterator[str]]
 ) -> tuple[Iterable[str], Sequence[str | Path]]:
     """What to scan, and those files of it that are known before the scan, none of which may be an output."""
     if files_from is None:
         return paths, paths
-    arguments = chain(paths, _listed(files_from, null))
+    arguments = chain(paths, listed(files_from))
     if not any(path.is_file() for path in outputs.paths):
         return arguments, [*paths, files_from]
-    listed = list(arguments)  # an output exists, and a list can be read only once
-    return listed, [*listed, files_from]
+    whole = list(arguments)  # an output exists, and a list can be read only once
+    return whole, [*whole, files_from]
 
 
-def _listed(files_from: Path, null: bool) -> Iterator[str]:
-    from muflow_cli.images.lists import read_list
+def _listed(files_from: Path, null: bool, group_by: str | None) -> Iterator[str]:
+    from muflow_cli.images.lists import read_grouped_list, read_list
+
+    def paths(stream: BinaryIO) -> Iterator[str]:
+        return read_list(stream, null) if group_by is None else read_grouped_list(stream, group_by)
 
     if str(files_from) == "-":
-        yield from read_list(sys.stdin.buffer, null)
+        yield from paths(sys.stdin.buffer)
         return
     try:
         stream: BinaryIO = files_from.open("rb")
     except OSError as error:
         raise NothingToDo(f"cannot read the list {files_from} ({error.strerror})", "check --files-from") from None
     with stream:
-        yield from read_list(stream, null)
+        yield from paths(stream)
 
 
 def _run(job: Job, console: Console, *, verbose: bool, failing: frozenset[FailOn], exit_zero: bool) -> int:
@@ -277,7 +308,7 @@ def _run(job: Job, console: Console, *, verbose: bool, failing: frozenset[FailOn
     with ScanProgress(console, listing, beside=beside, verbose=verbose) as progress, Stop() as stop:
         summary = run(job, progress, stop)
         stopped = stop()
-    for line in _summary_lines(summary):
+    for line in [*_summary_lines(summary), *comparison_lines(summary)]:
         console.print(line)
     if stopped:
         results = "results up to here" if summary.interrupted else "results"

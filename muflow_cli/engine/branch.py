@@ -14,6 +14,7 @@ from muflow_cli.engine.likelihood import mahalanobis, nll
 from muflow_cli.engine.mixture import Mixture
 from muflow_cli.engine.normalise import Normalise
 from muflow_cli.engine.projection import Projection, pool
+from muflow_cli.engine.statistics import channel_statistics
 from muflow_cli.specs import BranchSpec, FeatureSpec, ScoreKind
 
 
@@ -44,7 +45,11 @@ class Encoder(nn.Module):
         Args:
             images: (B, 3, H, W) grey levels 0..255, uint8, or float32 for averages.
         """
-        return [pool(map_, self.feature) for map_ in self.backbone(self.normalise(images)).values()]
+        return [pool(map_, self.feature) for map_ in self.layer_maps(images)]
+
+    def layer_maps(self, images: Tensor) -> list[Tensor]:
+        """The backbone's maps, one (B, C, H, W) per layer, of the same images."""
+        return list(self.backbone(self.normalise(images)).values())
 
 
 class Head(nn.Module):
@@ -126,3 +131,15 @@ class Branch(nn.Module):
     def maps(self, images: Tensor) -> list[Tensor]:
         """Position scores, one (B, g, g) per layer, of images (B, 3, H, W)."""
         return [head(pooled) for head, pooled in zip(self.layer_heads(), self.encoder(images), strict=True)]
+
+    def maps_and_features(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The maps, and (B, F) float32 channel statistics of the layers one after the other, from a single pass."""
+        layer_maps = self.encoder.layer_maps(images)
+        pooled = (pool(map_, self.spec.feature) for map_ in layer_maps)
+        maps = [head(own) for head, own in zip(self.layer_heads(), pooled, strict=True)]
+        return maps, torch.cat([channel_statistics(map_) for map_ in layer_maps], dim=1)
+
+    @property
+    def feature_count(self) -> int:
+        """F: two numbers for each channel of each layer."""
+        return 2 * sum(layer.channels for layer in chosen_layers(self.spec.feature.encoder, self.spec.feature.layers))

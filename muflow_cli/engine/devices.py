@@ -23,6 +23,11 @@ class Placement:
     precision: Precision
     batch_size: int
 
+    @property
+    def computed_by(self) -> tuple[str, str]:
+        """Type of the device and precision: what the last digits of a feature depend on."""
+        return self.device.type, self.precision.value
+
 
 def choose_device(name: str) -> torch.device:
     """`auto` is the first CUDA device, else the CPU; BadSpec where the device is not available."""

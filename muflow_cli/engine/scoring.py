@@ -47,19 +47,35 @@ class ScoredUnit(Generic[_T]):
         columns: (S,) float64, nats per dimension: the mean over positions and over the unit's distinct views.
         maps: branch -> (V, g, g) mean over layers of the position scores, on the finest layer's grid; empty unless
             requested.
+        features: (F,) float16 channel statistics of every branch, the mean over its distinct views; empty unless
+            requested.
     """
 
     unit: _T
     columns: NDArray[np.float64]
     maps: Mapping[str, NDArray[np.float32]]
+    features: NDArray[np.float16]
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Columns (S,) and maps of one image, as in ScoredUnit."""
+    """Columns (S,), maps and features of one image, as in ScoredUnit."""
 
     columns: NDArray[np.float64]
     maps: Mapping[str, NDArray[np.float32]]
+    features: NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What to keep of a pass beside the columns: position scores, channel statistics."""
+
+    maps: bool = False
+    features: bool = False
+
+
+COLUMNS_ONLY: Final = Extras()
+_NO_FEATURES: Final = np.empty(0, np.float16)
 
 
 class Scorer:
@@ -76,7 +92,7 @@ class Scorer:
         self._executor = PieceExecutor(placement)
         self._splitters = {name: self._executor.splitter() for name in branches}
 
-    def submit(self, images: Sequence[Views], *, maps: bool = False) -> Future[list[Scores]]:
+    def submit(self, images: Sequence[Views], extras: Extras = COLUMNS_ONLY) -> Future[list[Scores]]:
         """Begin to score images by the views of every branch; the future holds one entry per image, in order.
 
         Its result raises NotFinite where a score is not finite.
@@ -85,48 +101,70 @@ class Scorer:
 
         def combined(branches: list[list[Tensor]]) -> list[Scores]:
             parts = [
-                _image_scores(tensors, stack, maps=maps)
-                for tensors, stack in zip(branches, stacks.values(), strict=True)
+                _image_scores(tensors, stack, extras) for tensors, stack in zip(branches, stacks.values(), strict=True)
             ]
             return [
                 Scores(
-                    np.concatenate([columns for columns, _ in image]),
-                    {name: map_ for name, (_, map_) in zip(stacks, image, strict=True) if map_ is not None},
+                    np.concatenate([part.columns for part in image]),
+                    {name: part.map for name, part in zip(stacks, image, strict=True) if part.map is not None},
+                    np.concatenate([part.features for part in image]),
                 )
                 for image in zip(*parts, strict=True)
             ]
 
-        return gather([self._begin(name, stack) for name, stack in stacks.items()], combined)
+        return gather([self._begin(name, stack, extras) for name, stack in stacks.items()], combined)
 
-    def _begin(self, name: str, views: Sequence[NDArray[np.uint8]]) -> Future[list[Tensor]]:
+    def _begin(self, name: str, views: Sequence[NDArray[np.uint8]], extras: Extras) -> Future[list[Tensor]]:
         branch, splitter = self.branches[name], self._splitters[name]
 
         @torch.inference_mode()
-        def position_scores(images: Tensor) -> list[Tensor]:
-            return branch.maps(images.to(self.placement.device, non_blocking=True))
+        def tensors(images: Tensor) -> list[Tensor]:
+            placed = images.to(self.placement.device, non_blocking=True)
+            if not extras.features:
+                return branch.maps(placed)
+            maps, features = branch.maps_and_features(placed)
+            return [*maps, features]
 
         stacked = torch.from_numpy(np.concatenate(views)).permute(0, 3, 1, 2)
-        return self._executor.submit(lambda piece: splitter.run(position_scores, piece), stacked, padded=True)
+        return self._executor.submit(lambda piece: splitter.run(tensors, piece), stacked, padded=True)
 
 
-def _image_scores(
-    position_scores: Sequence[Tensor], views: Sequence[NDArray[np.uint8]], *, maps: bool
-) -> list[tuple[NDArray[np.float64], NDArray[np.float32] | None]]:
-    """Per image (S,) means over its views and positions, and its (V, g, g) map if `maps`."""
+@dataclass(frozen=True, slots=True)
+class _BranchScores:
+    """What one branch says of one image: (S,) columns, its map (V, g, g) or None, (F,) features or none."""
+
+    columns: NDArray[np.float64]
+    map: NDArray[np.float32] | None
+    features: NDArray[np.float16]
+
+
+def _image_scores(tensors: Sequence[Tensor], views: Sequence[NDArray[np.uint8]], extras: Extras) -> list[_BranchScores]:
+    """Per image the means over its views and positions, and what `extras` names of the rest."""
+    position_scores = tensors[:-1] if extras.features else tensors
     by_view = torch.stack([m.mean(dim=(1, 2)) for m in position_scores], dim=1).double().numpy()
     if not np.isfinite(by_view).all():
         raise NotFinite("a score is NaN or infinite", "scan with --precision fp32, or fit the detector again")
     spans = list(pairwise(accumulate(map(len, views), initial=0)))
-    columns = [by_view[start:end].mean(axis=0) for start, end in spans]
-    if not maps:
-        return [(row, None) for row in columns]
-    side = position_scores[0].shape[-1]
-    same = [nn.functional.interpolate(m[:, None], size=(side, side), mode="nearest")[:, 0] for m in position_scores]
-    flat = torch.stack(same).mean(dim=0).numpy()
-    return [(row, flat[start:end]) for row, (start, end) in zip(columns, spans, strict=True)]
+    flat = None
+    if extras.maps:
+        side = position_scores[0].shape[-1]
+        same = [nn.functional.interpolate(m[:, None], size=(side, side), mode="nearest")[:, 0] for m in position_scores]
+        flat = torch.stack(same).mean(dim=0).numpy()
+    features = _half(tensors[-1].numpy(), spans) if extras.features else [_NO_FEATURES] * len(spans)
+    return [
+        _BranchScores(by_view[start:end].mean(axis=0), None if flat is None else flat[start:end], own)
+        for (start, end), own in zip(spans, features, strict=True)
+    ]
 
 
-def score_stream(units: Iterable[_T], scorer: Scorer, *, maps: bool = False) -> Iterator[ScoredUnit[_T] | _T]:
+def _half(by_view: NDArray[np.float32], spans: Sequence[tuple[int, int]]) -> list[NDArray[np.float16]]:
+    """The mean over each image's views in float16; what float16 cannot hold becomes its largest number."""
+    largest = np.finfo(np.float16).max
+    means = np.stack([by_view[start:end].mean(axis=0) for start, end in spans])
+    return list(np.clip(means, -largest, largest).astype(np.float16))
+
+
+def score_stream(units: Iterable[_T], scorer: Scorer, extras: Extras = COLUMNS_ONLY) -> Iterator[ScoredUnit[_T] | _T]:
     """Every unit in its order: those with views (`Viewed`) as ScoredUnit, the others unchanged.
 
     Units are drawn in the calling thread, a few batches ahead of the results, which bounds the memory.
@@ -134,7 +172,7 @@ def score_stream(units: Iterable[_T], scorer: Scorer, *, maps: bool = False) -> 
     Args:
         units: units to score, mixed with others (unreadable inputs, content that is already known).
         scorer: of the detector.
-        maps: also give position scores, from the same pass.
+        extras: what else to give, from the same pass.
 
     Raises:
         NotFinite: where a score is not finite.
@@ -143,7 +181,7 @@ def score_stream(units: Iterable[_T], scorer: Scorer, *, maps: bool = False) -> 
     def begin(batch: list[_T]) -> Future[list[Scores]]:
         views = [unit.views for unit in batch if isinstance(unit, Viewed)]
         if views:
-            return scorer.submit(views, maps=maps)
+            return scorer.submit(views, extras)
         nothing: Future[list[Scores]] = Future()
         nothing.set_result([])
         return nothing
@@ -153,7 +191,7 @@ def score_stream(units: Iterable[_T], scorer: Scorer, *, maps: bool = False) -> 
         for unit in batch:
             if isinstance(unit, Viewed):
                 own = next(rest)
-                yield ScoredUnit(unit, own.columns, own.maps)
+                yield ScoredUnit(unit, own.columns, own.maps, own.features)
             else:
                 yield unit
 

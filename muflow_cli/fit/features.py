@@ -56,7 +56,8 @@ def _branch_bytes(branch: BranchSpec, images: int, calibration_share: float) -> 
     """Largest size of one branch's files.
 
     These are the views of all images; the pooled maps and the flow's input vectors of images that do not calibrate;
-    the training checkpoint, which exists twice while a new one replaces the old; and the branch in the bundle.
+    the training checkpoint, which exists twice while a new one replaces the old; and the branch in the bundle, with the
+    channel statistics of the images that calibrate.
     """
     feature, view = branch.feature, branch.view
     views = images * (view.fit_count if view.kind is View.CROPS else 1)
@@ -70,7 +71,8 @@ def _branch_bytes(branch: BranchSpec, images: int, calibration_share: float) -> 
     checkpoint = 2 * 4 * 4 * trained  # float32: the flows now, at their best, and two moments of each parameter
     components = [branch.target.components or max(BIC_COMPONENTS)] * len(shapes)
     fitted: int = sum(t.numel() * t.itemsize for t in Branch.empty(branch, components).state_dict().values())
-    return views * view.size**2 * 3 + vectors + checkpoint + fitted
+    compared = math.ceil(images * calibration_share) * 2 * 2 * sum(c for c, _, _ in shapes)
+    return views * view.size**2 * 3 + vectors + checkpoint + fitted + compared
 
 
 def encode(

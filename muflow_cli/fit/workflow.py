@@ -12,12 +12,14 @@ import numpy as np
 
 from muflow_cli.bundle import save
 from muflow_cli.calibration.calibration import Calibration, source_digest
+from muflow_cli.calibration.features import Features
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.canonical import to_json
 from muflow_cli.detector import Detector, Provenance, columns_of
+from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place
 from muflow_cli.engine.encoders import layers_of
-from muflow_cli.engine.scoring import ScoredUnit, Scorer, score_stream
+from muflow_cli.engine.scoring import Extras, ScoredUnit, Scorer, score_stream
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
 from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo, TooFewImages
@@ -274,27 +276,32 @@ class _Fit:
             train_digest=source_digest(used),
             branches={name: part.provenance for name, part in fitted.items()},
         )
-        self.timer.stage("calibrate", len(parts.calibration))
-        rows, facts = [], []
-        held_out = (store.image(index) for index in parts.calibration)
-        for scored in score_stream(held_out, Scorer(branches, self.placement)):
-            if isinstance(scored, ScoredUnit):
-                rows.append(scored.columns)
-                facts.append(scored.unit.facts)
-            self.timer.advance()
-        calibration = Calibration(
-            scores=np.stack(rows),
-            columns=columns_of(branches),
-            facts=tuple(facts),
-            near_hashes=packed([store.entries[index].near_hash for index in parts.calibration]),
-            rule=self.spec.rule,
-            created=utc_now(),
-        )
         return Detector(
             spec=self.spec,
             branches=branches,
             provenance=provenance,
             fitted_on=hashes.copy(),
             fitted_near=packed([near for _, near in seen]),
-            calibration=calibration,
+            calibration=self.calibration(store, parts, branches),
+        )
+
+    def calibration(self, store: Store, parts: Split, branches: Mapping[str, Branch]) -> Calibration:
+        """Scores and features of the reals that no branch saw."""
+        self.timer.stage("calibrate", len(parts.calibration))
+        rows, facts, features = [], [], []
+        held_out = (store.image(index) for index in parts.calibration)
+        for scored in score_stream(held_out, Scorer(branches, self.placement), Extras(features=True)):
+            if isinstance(scored, ScoredUnit):
+                rows.append(scored.columns)
+                facts.append(scored.unit.facts)
+                features.append(scored.features)
+            self.timer.advance()
+        return Calibration(
+            scores=np.stack(rows),
+            columns=columns_of(branches),
+            facts=tuple(facts),
+            near_hashes=packed([store.entries[index].near_hash for index in parts.calibration]),
+            features=Features(np.stack(features), *self.placement.computed_by),
+            rule=self.spec.rule,
+            created=utc_now(),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from muflow_cli.images import archives, globs, remote
 from muflow_cli.images.archive_limits import is_archive
@@ -27,7 +27,9 @@ def find(arguments: Iterable[str], spec: InputSpec) -> Iterator[Input | Unreadab
     """
     finder = _Finder(spec)
     for argument in arguments:
-        yield from finder.inputs(argument)
+        group = argument.group if isinstance(argument, ListedPath) else ""
+        for item in finder.inputs(argument):
+            yield replace(item, group=group) if group and isinstance(item, Input) else item
 
 
 @dataclass(slots=True)

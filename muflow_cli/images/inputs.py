@@ -60,6 +60,7 @@ class Input:
         size: length of a member's data, in bytes, as its archive announces it.
         content: the bytes of a tar member that cannot be read again in place, because its archive is compressed or
             the member is sparse.
+        group: of the list that named it; empty where the list has none.
     """
 
     path: str
@@ -70,6 +71,7 @@ class Input:
     offset: int = 0
     size: int = 0
     content: bytes | None = None
+    group: str = ""
 
 
 def read_file(path: str, max_bytes: int) -> bytes:

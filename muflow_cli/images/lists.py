@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import csv
+import io
 import os
 from collections.abc import Iterator
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from muflow_cli.errors import BadList
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _READ_BYTES: Final = 2**16
 _MAX_NAME: Final = 2**16  # bytes; no system allows a longer path, and few servers a longer address
@@ -16,9 +21,20 @@ _MARKS: Final = ((codecs.BOM_UTF8, None), (codecs.BOM_UTF16_LE, "utf-16-le"), (c
 
 
 class ListedPath(str):
-    """A path from a list: never a pattern, since the program that wrote the list has resolved it."""
+    """A path from a list: never a pattern, since the program that wrote the list has resolved it.
 
-    __slots__ = ()
+    Attributes:
+        group: that the list names for it; empty in a list of paths alone.
+    """
+
+    __slots__ = ("group",)
+    group: str
+
+    def __new__(cls, path: str, group: str = "") -> ListedPath:
+        """The path, of a group."""
+        self = super().__new__(cls, path)
+        self.group = group
+        return self
 
 
 def read_list(stream: BinaryIO, null: bool) -> Iterator[ListedPath]:  # noqa: FBT001  the two formats of --files-from
@@ -46,6 +62,48 @@ def read_list(stream: BinaryIO, null: bool) -> Iterator[ListedPath]:  # noqa: FB
             raise BadList(f"the list holds a name of more than {_MAX_NAME} bytes")
     if path := _path(rest, null):
         yield path
+
+
+def read_grouped_list(stream: BinaryIO, column: str) -> Iterator[ListedPath]:
+    """Paths and groups of a CSV list: its header names the columns `path` and `column`.
+
+    Encoded as lists of paths are. Rows without a path are left out.
+
+    Raises:
+        BadList: for a header without these columns, for a row without a group, and as `read_list`.
+    """
+    text = io.TextIOWrapper(io.BufferedReader(_Blocks(_blocks(stream))), "utf-8", "surrogateescape", newline="")
+    rows = csv.DictReader(text, strict=True)
+    try:
+        missing = [name for name in ("path", column) if name not in (rows.fieldnames or ())]
+        if missing:
+            raise BadList(f"the first line of the list names no column {' and no column '.join(missing)}")
+        for row in rows:
+            path, group = row["path"], row[column]
+            if path and not group:
+                raise BadList(f"the list names no {column} for {path!a}")
+            if path:
+                yield ListedPath(_path(os.fsencode(path), null=True), group)
+    except csv.Error as error:
+        raise BadList(f"line {rows.line_num} of the list is not CSV ({error})") from None
+
+
+class _Blocks(io.RawIOBase):
+    """Blocks of bytes as a file."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks, self._rest = blocks, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        while not self._rest and (block := next(self._blocks, None)) is not None:
+            self._rest = block
+        target = memoryview(buffer).cast("B")
+        size = min(len(target), len(self._rest))
+        target[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
 
 
 def _path(name: bytes, null: bool) -> ListedPath:  # noqa: FBT001  as read_list

@@ -26,7 +26,7 @@ _VERDICT: Final = tuple(dict.fromkeys(("p_value", "flagged", "tail", "verdict", 
 # Fields of a scored result, and the stable names that `--fields` chooses from, in the order of every format.
 SCORED_FIELDS: Final[tuple[str, ...]] = (
     *("path", *_FACTS, "score", "column_scores"),
-    *(*_VERDICT, "declared", "duplicate_of"),
+    *(*_VERDICT, "declared", "duplicate_of", "group"),
 )
 FIELDS: Final[tuple[str, ...]] = (*SCORED_FIELDS, "error")
 
@@ -165,7 +165,7 @@ def result_from_json(value: object) -> Result:
             rest = {name: item for name, item in body.items() if name != "error"}
             result = from_json(Unreadable, {**rest, **body["error"]})
         else:
-            own = ("path", "score", "column_scores", "declared", "duplicate_of")
+            own = ("path", "score", "column_scores", "declared", "duplicate_of", "group")
             facts, judgement, rest = ({name: body[name] for name in names} for names in (_FACTS, _JUDGEMENT, own))
             result = from_json(Scored, {**rest, "facts": facts, "judgement": judgement})
         # 0 == False: a report that holds a number there is not one that was written here.

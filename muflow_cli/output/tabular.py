@@ -44,8 +44,10 @@ _WIDTHS: Final = {
     "atypical_input": 16,
     "heaviest": 16,
     "q_value": 8,
+    "adaptive_p_value": 16,
     "declared": 9,
     "duplicate_of": 40,
+    "group": 24,
     "error": 40,
 }
 

@@ -8,38 +8,48 @@ from dataclasses import replace
 from muflow_cli.records import Result, Scored, Verdict
 
 
-def with_q_values(results: Sequence[Result], fdr: float, near: Mapping[str, int]) -> list[Result]:
+def photographs(results: Sequence[Result], near: Mapping[str, int]) -> dict[str, str]:
+    """Content hash of every scored image -> that of its photograph: of its near copies, the smallest.
+
+    Args:
+        results: of the whole run.
+        near: content hash -> perceptual hash of every scored image.
+    """
+    digests = sorted({result.facts.sha256 for result in results if isinstance(result, Scored)})
+    if not digests:
+        return {}
+    from muflow_cli.images.near import near_duplicate_groups  # SciPy takes a second to import
+
+    groups = near_duplicate_groups([near[digest] for digest in digests]).tolist()
+    first: dict[int, str] = {}
+    return {digest: first.setdefault(group, digest) for digest, group in zip(digests, groups, strict=True)}
+
+
+def with_q_values(
+    results: Sequence[Result], fdr: float, photograph_of: Mapping[str, str], p_values: Mapping[str, float]
+) -> list[Result]:
     """The same results with Benjamini-Hochberg q-values over the run, flagged where q <= `fdr`.
 
-    Copies and near copies repeat one test: each photograph counts once, with the p-value of its first image, and all
-    of its images have one q-value. Inconclusive results stay so.
+    Copies and near copies repeat one test: all images of a photograph have one q-value. Inconclusive results stay so.
 
     Args:
         results: of the whole run.
         fdr: false discovery rate, in (0, 1).
-        near: content hash -> perceptual hash of every scored image.
+        photograph_of: as `photographs`.
+        p_values: photograph -> p-value, one test each.
 
     Source: Benjamini and Hochberg 1995; valid under independence or positive dependence of the p-values.
     """
-    p_values = {r.facts.sha256: r.judgement.p_value for r in results if isinstance(r, Scored)}
     if not p_values:
         return list(results)
-    # Seconds to import, which most scans need not pay.
-    from scipy.stats import false_discovery_control
+    from scipy.stats import false_discovery_control  # a second to import, which most scans need not pay
 
-    from muflow_cli.images.near import near_duplicate_groups
-
-    groups = near_duplicate_groups([near[sha256] for sha256 in p_values]).tolist()
-    tests: dict[int, float] = {}
-    for group, p_value in zip(groups, p_values.values(), strict=True):
-        tests.setdefault(group, p_value)
-    controlled = dict(zip(tests, false_discovery_control(list(tests.values())).tolist(), strict=True))
-    q_values = {sha256: controlled[group] for sha256, group in zip(p_values, groups, strict=True)}
+    q_values = dict(zip(p_values, false_discovery_control(list(p_values.values())).tolist(), strict=True))
 
     def with_q_value(result: Result) -> Result:
         if not isinstance(result, Scored):
             return result
-        verdict, q_value = result.judgement.verdict, q_values[result.facts.sha256]
+        verdict, q_value = result.judgement.verdict, q_values[photograph_of[result.facts.sha256]]
         if verdict is not Verdict.INCONCLUSIVE:
             verdict = Verdict.FLAGGED if q_value <= fdr else Verdict.NOT_FLAGGED
         return replace(result, judgement=replace(result.judgement, q_value=q_value, verdict=verdict))

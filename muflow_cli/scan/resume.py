@@ -39,8 +39,6 @@ def resumable(
     if differing:
         raise CannotResume(str(path), f"it was written with another {', '.join(differing)}")
     kept, bad = _scored_by_content(path, line_key(run, detector))
-    if any(result.judgement.q_value is not None for result in kept.values()):
-        raise CannotResume(str(path), "its verdicts are by --fdr, which looks at all results of a run")
     if bad:
         subject, inputs = ("1 result does", "its input is") if bad == 1 else (f"{bad} results do", "their inputs are")
         note(f"{subject} not match the check in {path}, so {inputs} scored again")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
@@ -15,15 +15,21 @@ from muflow_cli.errors import NothingToDo, OutputIsInput
 from muflow_cli.files import InputGuard
 from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
+from muflow_cli.output.encode import line_key
 from muflow_cli.output.report_reader import ResultsDigest
 from muflow_cli.output.writers import WRITERS, WriterContext
 from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary, Unreadable
-from muflow_cli.scan.fdr import with_q_values
+from muflow_cli.scan.comparison import Compared, check_comparison, compare, group_name
+from muflow_cli.scan.evidence import Evidence, open_evidence
 from muflow_cli.scan.outputs import Destination, Outputs, open_outputs
 from muflow_cli.scan.resume import resumable
+from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest
 from muflow_cli.specs import InputSpec, Runtime
+
+if TYPE_CHECKING:
+    from muflow_cli.output.report_writer import Exhibits
 
 
 class ScanListener(Protocol):
@@ -65,7 +71,7 @@ class Job:
         inputs: limits on what is read.
         runtime: device, precision, batch size, workers.
         fields: only these fields of each result, in this order; None = all.
-        fdr: false discovery rate to flag at instead of the rule's alpha, in (0, 1).
+        comparison: what all images say together.
         argv: the command line, for the report.
     """
 
@@ -76,13 +82,19 @@ class Job:
     inputs: InputSpec = field(default_factory=InputSpec)
     runtime: Runtime = field(default_factory=Runtime)
     fields: tuple[str, ...] | None = None
-    fdr: float | None = None
+    comparison: Comparison = field(default_factory=Comparison)
     argv: tuple[str, ...] = ()
 
     @property
     def resumed(self) -> Path | None:
         """The JSON-lines report to continue, if there is one."""
         return next((destination.file for destination in self.destinations if destination.resumed), None)
+
+    @property
+    def kept_report(self) -> Path | None:
+        """A JSON-lines report that a later run can continue, if there is one."""
+        usable = (output.file for output in self.destinations if output.can_draft and self.fields is None)
+        return self.resumed or next(usable, None)
 
 
 def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool] = lambda: False) -> Summary:
@@ -97,11 +109,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         MuflowError: for problems that a user can solve; before the first result, no existing output is touched.
     """
     heard = listener or NoListener()
-    exhibits = None
-    if any(WRITERS[destination.format].shows_images for destination in job.destinations):
-        from muflow_cli.output.report_writer import Exhibits  # Jinja loads only for a page
-
-        exhibits = Exhibits()
+    exhibits = _exhibits(job)
     context = WriterContext(
         fields=job.fields,
         calibration_scores=job.detector.calibration.mean_scores.tolist(),
@@ -112,17 +120,23 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         runtime=job.runtime,
         inputs=job.inputs,
         thumbnail=0 if exhibits is None else exhibits.thumbnail,
-        near_hashes=job.fdr is not None,
+        features=job.comparison.features,
     )
     placement = place(job.runtime)
+    check_comparison(job.comparison, job.detector.calibration, placement)
     head = begin_run(str(placement.device), placement.precision, job.argv)
     info = job.detector.info(job.detector_path)
-    with open_outputs(job.destinations, context) as outputs:
+    with (
+        open_outputs(job.destinations, context, drafts=job.comparison.any) as outputs,
+        _evidence(job, head, info) as evidence,
+    ):
         # Only now is the report locked against a second run.
         earlier = {} if job.resumed is None else resumable(job.resumed, head, info, heard.note)
-        scan = Scan(request, earlier=earlier, stop=stop, gallery=exhibits)
+        if evidence is not None:  # what an image needs for a comparison is not in the report
+            earlier = {digest: result for digest, result in earlier.items() if digest in evidence}
+        scan = Scan(request, earlier=earlier, stop=stop, gallery=exhibits, evidence=evidence)
         passing = _Passing(job, scan, heard)
-        summary = _pass(job, passing, heard, _Recording(outputs, head, info))
+        summary = _pass(job, passing, heard, _Recording(outputs, head, info), evidence)
     if passing.failure is not None:
         raise passing.failure
     if exhibits is not None:
@@ -133,35 +147,66 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     return summary
 
 
-def _pass(job: Job, passing: _Passing, listener: ScanListener, recording: _Recording) -> Summary:
-    results: Iterable[Result] = passing.results()
-    if job.fdr is not None:
-        results = with_q_values(list(results), job.fdr, passing.scan.near_hashes)
+def _exhibits(job: Job) -> Exhibits | None:
+    """The images of a page, if one is written."""
+    if not any(WRITERS[destination.format].shows_images for destination in job.destinations):
+        return None
+    from muflow_cli.output.report_writer import Exhibits  # Jinja loads only for a page
+
+    return Exhibits()
+
+
+@contextmanager
+def _evidence(job: Job, head: RunInfo, info: DetectorInfo) -> Iterator[Evidence | None]:
+    """Where a run keeps what a comparison of its images needs; None without one."""
+    if not job.comparison.any:
+        yield None
+        return
+    count = job.detector.feature_count if job.comparison.features else 0
+    with open_evidence(job.kept_report, line_key(head, info), count, resumed=job.resumed is not None) as evidence:
+        yield evidence
+
+
+def _pass(
+    job: Job, passing: _Passing, listener: ScanListener, recording: _Recording, evidence: Evidence | None
+) -> Summary:
+    scan, results = passing.scan, passing.results()
+    compared = Compared(())
+    if evidence is not None:
+        first = list(recording.drafted(results))
+        compared = compare(first, job.comparison, job.detector.calibration, evidence, passing.group_of)
+        results = iter(compared.results)
     for result in results:
         with listener.writing():
             recording.write(result)
-    scan = passing.scan
     if recording.tally.inputs == 0 and not scan.interrupted:
         raise NothingToDo("no image was found", "give image files, or folders that contain images")
-    return recording.end(
+    summary = recording.end(
         interrupted=scan.interrupted or passing.failure is not None,
-        fdr=job.fdr,
+        fdr=job.comparison.fdr,
+        adaptive=compared.adaptive,
+        groups=compared.groups,
         stages={name: round(seconds, 3) for name, seconds in scan.seconds.items()},
         bottleneck=scan.bottleneck,
     )
+    if evidence is not None:
+        evidence.needed = summary.interrupted
+    return summary
 
 
 class _Passing:
-    """The results of a pass, each reported as it passes; with q-values, writing begins only when all have passed.
+    """The results of a pass, each reported as it passes.
 
     Attributes:
         scan: the pass.
+        group_of: path of an input -> name of its group, in a run by groups.
         failure: the error that ended it too early; the results before it are good, and their outputs get their ends.
     """
 
     def __init__(self, job: Job, scan: Scan, listener: ScanListener) -> None:
         self.scan, self._job, self._listener = scan, job, listener
         self.failure: Exception | None = None
+        self.group_of: dict[str, str] = {}
 
     def results(self) -> Iterator[Result]:
         """Every result; an error after the first one ends them and is kept in `failure`."""
@@ -183,6 +228,8 @@ class _Passing:
         guard = InputGuard([output.file for output in self._job.destinations if output.file is not None])
         for item in find(self._job.arguments, self._job.inputs):
             guard.check((isinstance(item, Input) and item.location) or item.path)
+            if self._job.comparison.groups and isinstance(item, Input):
+                self.group_of[item.path] = group_name(item)
             yield item
 
 
@@ -199,6 +246,16 @@ class _Recording:
         if not self._begun:
             self._outputs.begin(self._head, self._info)
             self._begun = True
+
+    def drafted(self, results: Iterable[Result]) -> Iterator[Result]:
+        """The results of the first pass, each written down before it is passed on."""
+        begun = False
+        for result in results:
+            if not begun:
+                self._outputs.begin_drafts(self._head, self._info)
+                begun = True
+            self._outputs.draft(result)
+            yield result
 
     def write(self, result: Result) -> None:
         self._begin()

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from muflow_cli.calibration.calibration import Judge
 from muflow_cli.detector import Detector, scored_result
 from muflow_cli.engine.devices import place
-from muflow_cli.engine.scoring import ScoredUnit, score_stream
+from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, Seen, load_unknown, look_ahead
 from muflow_cli.records import Result, Scored, Unreadable
+from muflow_cli.scan.evidence import Evidence
 from muflow_cli.specs import InputSpec, Runtime, View
 
 _Item = Loaded | Seen | Unreadable
@@ -32,14 +33,14 @@ class ScanRequest:
         runtime: device, precision, batch size, workers.
         inputs: limits on what is read.
         thumbnail: longer side in pixels of the thumbnails for a gallery; 0 = none.
-        near_hashes: keep the perceptual hash of every scored image.
+        features: compute the features of every image, for a comparison within the batch.
     """
 
     detector: Detector
     runtime: Runtime = field(default_factory=Runtime)
     inputs: InputSpec = field(default_factory=InputSpec)
     thumbnail: int = 0
-    near_hashes: bool = False
+    features: bool = False
 
 
 class Gallery(Protocol):
@@ -66,10 +67,10 @@ class Scan:
         earlier: results of an earlier run with the same detector, by content hash: not scored again.
         stop: called after each input; once it returns true, the scan finishes what it has begun and ends.
         gallery: offered every scored image.
+        evidence: is given the perceptual hash and the features of every scored image.
 
     Attributes:
         interrupted: whether `stop` ended the pass.
-        near_hashes: content hash -> perceptual hash, where the request asks for it.
         seconds: the scoring thread's time: waiting for images ("read"), computing ("score"), handing out results
             ("write"). Reading overlaps scoring, so the largest is the bottleneck.
     """
@@ -81,15 +82,15 @@ class Scan:
         earlier: Mapping[str, Scored] | None = None,
         stop: Callable[[], bool] = lambda: False,
         gallery: Gallery | None = None,
+        evidence: Evidence | None = None,
     ) -> None:
         self.placement = place(request.runtime)
-        self._request, self._stop, self._gallery = request, stop, gallery
+        self._request, self._stop, self._gallery, self._evidence = request, stop, gallery, evidence
         self._scorer = request.detector.scorer(self.placement)
         self._judge = Judge(request.detector.calibration)
         self._earlier = dict(earlier or {})
         self._first: dict[str, Scored] = {}  # the first result of each content in this run
         self._begun: set[str] = set()  # contents that are being scored
-        self.near_hashes: dict[str, int] = {}
         self.interrupted = False
         self.seconds = {"read": 0.0, "score": 0.0, "write": 0.0}
 
@@ -108,8 +109,9 @@ class Scan:
             ahead=look_ahead(self.placement.batch_size, workers),
             thumbnail=self._request.thumbnail,
         )
+        extras = Extras(maps=self._gallery is not None, features=self._request.features)
         with contextlib.closing(load_unknown(inputs, spec, self._is_known)) as items:
-            stream = score_stream(self._units(items), self._scorer, maps=self._gallery is not None)
+            stream = score_stream(self._units(items), self._scorer, extras)
             begun, read_before = time.monotonic(), self.seconds["read"]
             for item in stream:
                 result = self._result(item)
@@ -149,10 +151,10 @@ class Scan:
             result = scored_result(image, item.columns, judgement)
             self._first[image.facts.sha256] = result
             self._begun.discard(image.facts.sha256)
-            if self._request.near_hashes:
+            if self._evidence is not None:
                 from muflow_cli.images.near import near_hash  # needs SciPy, which takes a second to import
 
-                self.near_hashes[image.facts.sha256] = near_hash(image.views)
+                self._evidence.add(image.facts.sha256, near_hash(image.views), item.features)
             if self._gallery is not None and self._gallery.wants(result):
                 heatmap = whole_image_map(self._request.detector, item.maps)
                 self._gallery.add(result, image.thumbnail, heatmap)
@@ -160,9 +162,14 @@ class Scan:
         assert isinstance(item, Seen)  # noqa: S101 - the loader gives nothing else
         first = self._first.get(item.sha256)
         if first is None:  # scored by an earlier run, perhaps under another name
-            first = replace(self._earlier.pop(item.sha256), path=item.path, duplicate_of=None)
+            first = self._judged_again(self._earlier.pop(item.sha256), item.path)
             self._first[item.sha256] = first
         return first if first.path == item.path else replace(first, path=item.path, duplicate_of=first.path)
+
+    def _judged_again(self, earlier: Scored, path: str) -> Scored:
+        """A result of an earlier run; its scores count, not its verdict, which may be by a false discovery rate."""
+        (judgement,) = self._judge.judge(np.array([earlier.column_scores]), [earlier.facts])
+        return replace(earlier, path=path, duplicate_of=None, group=None, judgement=judgement)
 
 
 def whole_image_map(detector: Detector, maps: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32] | None:

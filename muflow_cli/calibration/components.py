@@ -1,0 +1,85 @@
+"""Principal components of features: a few whitened numbers in place of thousands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Rows that the components are computed from; more change them little.
+_MOST_ROWS = 4096
+_CHUNK = 1024
+# Deviation of a feature that never varies, in place of 0.
+_LEAST_STD = 1e-6
+
+
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` of the positions 0 to `count` - 1, evenly spread."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """Images to compare.
+
+    Attributes:
+        digests: (n,) content hashes, all different.
+        features: (N, F) float16; read in pieces, so that it may be a mapped file.
+        rows: (n,) rows of the images in `features`; None = all of them, in their order.
+    """
+
+    digests: Sequence[str]
+    features: NDArray[np.float16]
+    rows: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def taken(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(k, F) features of the images at these positions."""
+        return self.features[positions if self.rows is None else self.rows[positions]].astype(np.float32)
+
+
+def hash_order(*samples: Sample) -> NDArray[np.int64]:
+    """The positions of all images, counted through all samples, in the order of their content hashes.
+
+    The hash of an image is as good as a random number: whatever is computed in this order knows nothing of where an
+    image comes from or stood.
+    """
+    digests = [digest for sample in samples for digest in sample.digests]
+    return np.argsort(np.array(digests), kind="stable")
+
+
+def components(reals: Sample, batch: Sample, most: int) -> NDArray[np.float32]:
+    """(n, k) whitened principal components of standardised features, in the order of `hash_order`.
+
+    Computed from the images of both together, or from 4,096 that are evenly spread. Nothing in the result depends on
+    which of them are calibration reals; the tests of a batch are exact because of that.
+
+    Args:
+        reals: of the calibration.
+        batch: images to compare with them; at least 2 in all.
+        most: k is at most this, at most F and at most n - 1.
+    """
+    from sklearn.decomposition import PCA  # a second to import, which only comparisons of batches need
+
+    order = hash_order(reals, batch)
+
+    def taken(positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        features = np.empty((len(positions), reals.features.shape[1]), dtype=np.float32)
+        is_real = positions < len(reals)
+        features[is_real] = reals.taken(positions[is_real])
+        features[~is_real] = batch.taken(positions[~is_real] - len(reals))
+        return features
+
+    some = taken(order[spread(len(order), _MOST_ROWS)])
+    mean, std = some.mean(axis=0), np.maximum(some.std(axis=0), _LEAST_STD)
+    count = min(most, len(some) - 1, some.shape[1])
+    pca = PCA(count, svd_solver="randomized", whiten=True, random_state=0).fit((some - mean) / std)
+    result = np.empty((len(order), count), dtype=np.float32)
+    for start in range(0, len(order), _CHUNK):
+        piece = taken(order[start : start + _CHUNK])
+        result[start : start + len(piece)] = pca.transform((piece - mean) / std)
+    return result

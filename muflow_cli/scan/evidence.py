@@ -1,0 +1,121 @@
+"""What comparisons within a batch need of every image, kept beside its results: perceptual hash and features.
+
+A file of rows of one length; it is mapped, not held in memory. Beside a JSON-lines report it outlives a run that was
+killed, so that a resumed one need not score an image again; otherwise it has no name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muflow_cli.calibration.components import Sample
+from muflow_cli.files import growing, nameless
+
+_DIGEST: Final = 32
+_NEAR: Final = 8
+_CHECK: Final = 8
+
+
+def evidence_path(report: Path) -> Path:
+    """The file beside a JSON-lines report."""
+    return report.with_name(report.name + ".batch")
+
+
+class Evidence:
+    """Rows of content hash, perceptual hash and features, each with a check.
+
+    Args:
+        file: open for reading and writing; rows that it holds already are kept as far as their checks are right.
+        key: of the run; rows of another run are forgotten.
+        count: F, features of an image; 0 = none.
+
+    Attributes:
+        near: content hash -> perceptual hash of every image.
+        needed: by a later run, which continues this one.
+    """
+
+    def __init__(self, file: BinaryIO, key: bytes, count: int) -> None:
+        self._file, self._key = file, key
+        self._row = np.dtype(
+            [
+                ("sha256", np.uint8, _DIGEST),
+                ("near", ">u8"),
+                ("features", np.float16, count),
+                ("check", np.uint8, _CHECK),
+            ]
+        )
+        self._rows: dict[str, int] = {}
+        self.near: dict[str, int] = {}
+        self.needed = True
+        self._recover()
+
+    def __contains__(self, sha256: str) -> bool:
+        return sha256 in self._rows
+
+    def add(self, sha256: str, near: int, features: NDArray[np.float16]) -> None:
+        """Keep what is known of one image, once."""
+        if sha256 in self._rows:
+            return
+        row = np.zeros(1, dtype=self._row)
+        row["sha256"][0] = np.frombuffer(bytes.fromhex(sha256), dtype=np.uint8)
+        row["near"], row["features"] = near, features
+        row["check"][0] = np.frombuffer(self._check(row), dtype=np.uint8)
+        self._file.seek(len(self._rows) * self._row.itemsize)
+        self._file.write(row.tobytes())
+        self._remember(sha256, near)
+
+    def sample(self, digests: Sequence[str]) -> Sample:
+        """The features of the images, mapped."""
+        self._file.flush()
+        stored = np.memmap(self._file, self._row, "r", shape=(len(self._rows),))
+        return Sample(digests, stored["features"], np.array([self._rows[digest] for digest in digests]))
+
+    def _remember(self, sha256: str, near: int) -> None:
+        self._rows[sha256] = len(self._rows)
+        self.near[sha256] = near
+
+    def _recover(self) -> None:
+        """Read the rows that an earlier run left, up to the first that is not whole."""
+        self._file.seek(0)
+        while len(data := self._file.read(self._row.itemsize)) == self._row.itemsize:
+            row = np.frombuffer(data, dtype=self._row)
+            if bytes(row["check"][0]) != self._check(row):
+                break
+            self._remember(bytes(row["sha256"][0]).hex(), int(row["near"][0]))
+        self._file.truncate(len(self._rows) * self._row.itemsize)
+
+    def _check(self, row: NDArray[np.void]) -> bytes:
+        return hashlib.sha256(self._key + row.tobytes()[:-_CHECK]).digest()[:_CHECK]
+
+
+@contextlib.contextmanager
+def open_evidence(report: Path | None, key: bytes, count: int, *, resumed: bool) -> Iterator[Evidence]:
+    """The evidence of a run; its file beside `report`, if there is one, stays as long as it is `needed`.
+
+    Args:
+        report: the JSON-lines report of the run.
+        key: as `Evidence`.
+        count: as `Evidence`.
+        resumed: keep the rows of an earlier run.
+
+    Raises:
+        CannotWrite: with the system's reason.
+    """
+    if report is None:
+        with nameless() as file:
+            yield Evidence(file, key, count)
+        return
+    if not resumed:
+        evidence_path(report).unlink(missing_ok=True)
+    with growing(evidence_path(report)) as file:
+        evidence = Evidence(file, key, count)
+        yield evidence
+    if not evidence.needed:
+        evidence_path(report).unlink(missing_ok=True)

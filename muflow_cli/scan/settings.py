@@ -1,0 +1,38 @@
+"""What all images of a run are compared for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from muflow_cli.errors import BadSpec, IncompatibleOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What to compare.
+
+    Attributes:
+        fdr: false discovery rate to flag at instead of the rule's alpha, in (0, 1); None = the rule decides.
+        adaptive: flag by adaptive p-values, which needs a false discovery rate.
+        groups: judge every group of images, too.
+    """
+
+    fdr: float | None = None
+    adaptive: bool = False
+    groups: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fdr is not None and not 0 < self.fdr < 1:
+            raise BadSpec("--fdr", self.fdr, "a rate between 0 and 1, both excluded")
+        if self.adaptive and self.fdr is None:
+            raise IncompatibleOptions("--adaptive", "--fdr RATE", "it flags at a false discovery rate", needs=True)
+
+    @property
+    def any(self) -> bool:
+        """Whether the verdicts wait for the last image."""
+        return self.fdr is not None or self.groups
+
+    @property
+    def features(self) -> bool:
+        """Whether the features of the images are needed."""
+        return self.adaptive or self.groups
