@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -40,8 +41,13 @@ def decoders() -> dict[str, str]:
     return {name: str(number) for name, number in numbers.items() if number is not None}
 
 
-def begin_run(device: str, precision: Precision, argv: tuple[str, ...] = ()) -> RunInfo:
-    """The head of a run that starts now; `precision` is decided, not `auto`."""
+def begin_run(
+    device: str,
+    precision: Precision,
+    argv: tuple[str, ...] = (),
+    inputs: Mapping[str, int | float | str | bool | None] | None = None,
+) -> RunInfo:
+    """The head of a run that starts now; `precision` is decided, not `auto`, and `inputs` is `InputSpec.deciding`."""
     return RunInfo(
         tool="muflow",
         version=__version__,
@@ -50,6 +56,7 @@ def begin_run(device: str, precision: Precision, argv: tuple[str, ...] = ()) -> 
         device=device,
         precision=precision.value,
         versions=versions(),
+        inputs=inputs,
     )
 
 

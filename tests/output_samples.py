@@ -32,6 +32,7 @@ from muflow_cli.records import (
     Unreadable,
     Verdict,
 )
+from muflow_cli.specs import InputSpec
 
 RUN = RunInfo(
     tool="muflow",
@@ -41,6 +42,7 @@ RUN = RunInfo(
     device="cpu",
     precision="fp32",
     versions={"torch": "2.15.0", "pillow": "13.0.0"},
+    inputs=InputSpec().deciding,
 )
 FINISHED = RunInfo(
     **{name: getattr(RUN, name) for name in RunInfo.__dataclass_fields__ if name != "finished"},
@@ -73,6 +75,8 @@ SUMMARY = Summary(
     results_sha256="ab" * 32,
     stages={"decode": 0.4, "score": 1.5},
     bottleneck="score",
+    head_sha256="cd" * 32,
+    report_sha256="ef" * 32,
 )
 
 # Names that have broken a terminal, a spreadsheet, a browser or an encoder before.

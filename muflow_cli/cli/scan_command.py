@@ -318,11 +318,14 @@ def _verify(report: Path, paths: Sequence[str] | None, outputs: object, console:
         raise IncompatibleOptions("--verify", "-o", "it writes no results")
     from muflow_cli.verify import verify
 
-    read, differences = verify(report)
+    verification = verify(report)
     count = 0
-    for count, difference in enumerate(differences, start=1):  # noqa: B007 - the count is printed afterwards
+    for count, difference in enumerate(verification.differences, start=1):  # noqa: B007 - the count is printed afterwards
         typer.echo(f"{escape(difference.path)}: {inert(difference.message)}")
-    console.print(f"{len(read.results)} results, {count or 'no'} difference{'' if count == 1 else 's'}")
+    for note in verification.notes:
+        console.print(note)
+    results = verification.report.contents.counts["inputs"]
+    console.print(f"{results} results, {count or 'no'} difference{'' if count == 1 else 's'}")
     return 1 if count else 0
 
 

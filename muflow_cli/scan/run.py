@@ -15,7 +15,7 @@ from muflow_cli.errors import NothingToDo, OutputIsInput
 from muflow_cli.files import InputGuard
 from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
-from muflow_cli.output.report_reader import ResultsDigest
+from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.writers import WRITERS, WriterContext
 from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary, Unreadable
 from muflow_cli.scan.fdr import with_q_values
@@ -115,7 +115,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         near_hashes=job.fdr is not None,
     )
     placement = place(job.runtime)
-    head = begin_run(str(placement.device), placement.precision, job.argv)
+    head = begin_run(str(placement.device), placement.precision, job.argv, job.inputs.deciding)
     info = job.detector.info(job.detector_path)
     with open_outputs(job.destinations, context) as outputs:
         # Only now is the report locked against a second run.
@@ -208,6 +208,8 @@ class _Recording:
 
     def end(self, **fields: object) -> Summary:
         self._begin()
+        run = replace(self._head, finished=utc_now())
         summary = self.tally.summary(results_sha256=self._digest.hexdigest(), **fields)
-        self._outputs.end(replace(self._head, finished=utc_now()), summary)
+        summary = sealed(summary, run, self._info)
+        self._outputs.end(run, summary)
         return summary
