@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from muflow_cli.images.remote import is_remote
 from muflow_cli.output.digests import head_digest, report_digest
 from muflow_cli.output.report_reader import Report, read_report
 from muflow_cli.records import Result, RunInfo, Summary, Unreadable
+from muflow_cli.signatures import check_signature
 from muflow_cli.specs import InputSpec
 
 
@@ -34,7 +36,7 @@ class Verification:
 
     Attributes:
         report: as read.
-        notes: sentences on what the check covers.
+        notes: sentences on what the check covers, and on a signature that fits.
         differences: first those in the report itself, then those of its files, in its order.
     """
 
@@ -43,15 +45,26 @@ class Verification:
     differences: Iterator[Difference]
 
 
-def verify(report_path: Path) -> Verification:
-    """Compare a report with its own digests and with the files that it names.
+def verify(report_path: Path, signers: Path | None = None) -> Verification:
+    """Compare a report with its own digests, its signature if it has one, and the files that it names.
+
+    Args:
+        report_path: of the report; its signature is `REPORT.sig`.
+        signers: whose signatures count (allowed_signers); a report without such a signature then differs.
 
     Raises:
         BadReport: if the file is not a complete report.
+        MuflowError: if the signature cannot be checked at all.
     """
+    signature = check_signature(report_path, signers)
     report = read_report(report_path)
-    notes = () if report.summary is None or _sealed(report.run, report.summary) else (_RESULTS_ONLY,)
-    return Verification(report, notes, _differences(report_path, report))
+    notes = [] if report.summary is None or _sealed(report.run, report.summary) else [_RESULTS_ONLY]
+    differences = _differences(report_path, report)
+    if signature is not None and signature.good:
+        notes.append(signature.message)
+    elif signature is not None:
+        differences = chain([Difference(str(report_path), signature.message)], differences)
+    return Verification(report, tuple(notes), differences)
 
 
 _RESULTS_ONLY: Final = "an earlier muflow wrote this report, and its digest covers only the results"

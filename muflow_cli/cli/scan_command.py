@@ -17,6 +17,7 @@ from muflow_cli.cli import options
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
 from muflow_cli.cli.scan_outputs import ChosenOutputs, choose_outputs
+from muflow_cli.cli.signing import Signing, prepare_signing
 from muflow_cli.cli.startup import quick_start
 from muflow_cli.default_detector import find_detector
 from muflow_cli.errors import BadSpec, IncompatibleOptions, NothingToDo
@@ -138,6 +139,18 @@ def scan_command(
             hidden=True,
         ),
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            "--sign", metavar="KEY", help="Sign each output file with this key of ssh-keygen, in FILE.sig.", hidden=True
+        ),
+    ] = None,
+    signers: Annotated[
+        Path | None,
+        typer.Option(
+            "--signers", metavar="FILE", help="With --verify, whose signature counts (allowed_signers).", hidden=True
+        ),
+    ] = None,
     exit_zero: Annotated[
         bool, typer.Option("--exit-zero", help="Exit with 0 even if images were flagged or unreadable.", hidden=True)
     ] = False,
@@ -178,8 +191,8 @@ def scan_command(
     """
     console = stderr_console(quiet)
     aliases = dict(zip(_ALIASES, (json_output, jsonl_output, csv_output, sarif_output, report), strict=True))
-    if verify is not None:
-        raise typer.Exit(_verify(verify, paths, output or any(aliases.values()), console))
+    if verify is not None or signers is not None:
+        raise typer.Exit(_verify(verify, signers, paths, output or sign or any(aliases.values()), console))
     outputs = choose_outputs(output, aliases, format_, as_json=as_json)
     failing = fail_on_of(fail_on)
     names = None if fields is None else tuple(fields.split(","))
@@ -187,10 +200,10 @@ def scan_command(
     resumed = _resumed(outputs, names, fdr) if resume else None
     if fdr is not None and not 0 < fdr < 1:
         raise BadSpec("--fdr", fdr, "a rate between 0 and 1, both excluded")
-    if not paths and files_from is None:
-        raise NothingToDo("there is nothing to scan", "give files or folders, or a list with --files-from")
     arguments, read = _arguments(paths or [], files_from, null, outputs)
-    check_outputs(outputs.paths, force=force, resumed=resumed, inputs=read)
+    signing = prepare_signing(sign, outputs, console)
+    own = read if sign is None else [*read, sign]
+    check_outputs(signing.claims, force=force, resumed=resumed, inputs=own)
     bundle = find_detector(detector, console.print)
     with quick_start():
         from muflow_cli.bundle import load
@@ -212,8 +225,8 @@ def scan_command(
         fdr=fdr,
         argv=tuple(sys.argv),
     )
-    with claimed(outputs.paths, force=force, resumed=resumed, inputs=[bundle, *read]):
-        status = _run(job, console, verbose=verbose, failing=failing, exit_zero=exit_zero)
+    with claimed(signing.claims, force=force, resumed=resumed, inputs=[bundle, *own]):
+        status = _run(job, signing, console, verbose=verbose, failing=failing, exit_zero=exit_zero)
     raise typer.Exit(status)
 
 
@@ -242,6 +255,8 @@ def _arguments(
     outputs: ChosenOutputs,
 ) -> tuple[Iterable[str], Sequence[str | Path]]:
     """What to scan, and those files of it that are known before the scan, none of which may be an output."""
+    if not paths and files_from is None:
+        raise NothingToDo("there is nothing to scan", "give files or folders, or a list with --files-from")
     if files_from is None:
         return paths, paths
     arguments = chain(paths, _listed(files_from, null))
@@ -265,7 +280,9 @@ def _listed(files_from: Path, null: bool) -> Iterator[str]:
         yield from read_list(stream, null)
 
 
-def _run(job: Job, console: Console, *, verbose: bool, failing: frozenset[FailOn], exit_zero: bool) -> int:
+def _run(
+    job: Job, signing: Signing, console: Console, *, verbose: bool, failing: frozenset[FailOn], exit_zero: bool
+) -> int:
     from muflow_cli.images.find import find
     from muflow_cli.scan.run import run
 
@@ -282,6 +299,7 @@ def _run(job: Job, console: Console, *, verbose: bool, failing: frozenset[FailOn
     if stopped:
         results = "results up to here" if summary.interrupted else "results"
         sys.stderr.write(f"muflow: interrupted; all {results} are complete\n")  # said with --quiet too
+    signing.sign()
     return INTERRUPTED if stopped else status_of(summary, failing, exit_zero=exit_zero)
 
 
@@ -310,15 +328,19 @@ def _s(count: int) -> str:
     return "" if count == 1 else "s"
 
 
-def _verify(report: Path, paths: Sequence[str] | None, outputs: object, console: Console) -> int:
+def _verify(
+    report: Path | None, signers: Path | None, paths: Sequence[str] | None, outputs: object, console: Console
+) -> int:
     """Exit status of --verify, which goes with no PATH and no outputs."""
+    if report is None:
+        raise IncompatibleOptions("--signers", "--verify REPORT", "it says whose signature counts there", needs=True)
     if paths:
         raise IncompatibleOptions("--verify", "PATH", "the report names its files")
     if outputs:
         raise IncompatibleOptions("--verify", "-o", "it writes no results")
     from muflow_cli.verify import verify
 
-    verification = verify(report)
+    verification = verify(report, signers)
     count = 0
     for count, difference in enumerate(verification.differences, start=1):  # noqa: B007 - the count is printed afterwards
         typer.echo(f"{escape(difference.path)}: {inert(difference.message)}")
