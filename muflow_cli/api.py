@@ -160,7 +160,7 @@ def scan(
     request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs, near_hashes=fdr is not None)
     pass_ = Scan(request)
     if resume is not None:
-        run = begin_run(str(pass_.placement.device), pass_.placement.precision, inputs=inputs.deciding)
+        run = begin_run(str(pass_.placement.device), pass_.placement.precision, inputs=inputs)
         pass_ = Scan(request, earlier=resumable(Path(resume), run, detector.info("")))
     results = pass_.results(find(_texts(paths), inputs))
     return results if fdr is None else iter(with_q_values(list(results), fdr, pass_.near_hashes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -367,22 +366,6 @@ class InputSpec:
     def __post_init__(self) -> None:
         _between(self, 1, 2**60, "max_bytes", "max_pixels")
         _between(self, 0.001, 86_400, "max_seconds")
-
-    @property
-    def deciding(self) -> dict[str, int | float | str | bool | None]:
-        """What decides the result of an input, by the names of the options; not which names in a folder are inputs.
-
-        `c2pa_trust` is the SHA-256 of the certificates.
-        """
-        anchors = self.c2pa_anchors
-        return {
-            "max_bytes": self.max_bytes,
-            "max_pixels": self.max_pixels,
-            "damaged": self.damaged.value,
-            "max_seconds": float(self.max_seconds),
-            "no_archives": not self.archives,
-            "c2pa_trust": None if anchors is None else hashlib.sha256(anchors.encode()).hexdigest(),
-        }
 
 
 LIGHT: Final = DetectorSpec()

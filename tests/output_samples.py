@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from muflow_cli.environment import deciding
 from muflow_cli.output.report import Exhibit, ReportData
 from muflow_cli.output.report_writer import Exhibits
 from muflow_cli.output.writers import WRITERS, OutputFormat, WriterContext
@@ -42,7 +43,7 @@ RUN = RunInfo(
     device="cpu",
     precision="fp32",
     versions={"torch": "2.15.0", "pillow": "13.0.0"},
-    inputs=InputSpec().deciding,
+    inputs=deciding(InputSpec()),
 )
 FINISHED = RunInfo(
     **{name: getattr(RUN, name) for name in RunInfo.__dataclass_fields__ if name != "finished"},

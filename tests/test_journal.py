@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from output_samples import DETECTOR, FINISHED, RUN, SUMMARY, scored, unreadable
 
+from muflow_cli.environment import deciding
 from muflow_cli.errors import BadReport, CannotResume, CannotWrite
 from muflow_cli.files import OutputFile, growing
 from muflow_cli.output.digests import ResultsDigest, sealed
@@ -103,11 +104,11 @@ def test_killed_runs_over_other_orders_lose_no_result_that_was_ever_whole(
         (replace(RUN, precision="bf16"), DETECTOR, "precision"),
         (replace(RUN, device="cuda"), DETECTOR, "device"),
         (replace(RUN, versions={**RUN.versions, "torch": "9"}), DETECTOR, "torch"),
-        (replace(RUN, inputs=InputSpec(max_bytes=1).deciding), DETECTOR, "--max-bytes"),
-        (replace(RUN, inputs=InputSpec(damaged=Damaged.SCORE).deciding), DETECTOR, "--damaged"),
-        (replace(RUN, inputs=InputSpec(c2pa_anchors="-").deciding), DETECTOR, "--c2pa-trust"),
+        (replace(RUN, inputs=deciding(InputSpec(max_bytes=1))), DETECTOR, "--max-bytes"),
+        (replace(RUN, inputs=deciding(InputSpec(damaged=Damaged.SCORE))), DETECTOR, "--damaged"),
+        (replace(RUN, inputs=deciding(InputSpec(c2pa_anchors="-"))), DETECTOR, "--c2pa-trust"),
         (
-            replace(RUN, inputs=InputSpec(archives=False, max_pixels=9).deciding),
+            replace(RUN, inputs=deciding(InputSpec(archives=False, max_pixels=9))),
             DETECTOR,
             "--max-pixels, --no-archives",
         ),
@@ -134,7 +135,7 @@ def test_a_report_without_the_options_that_decided_its_results_is_not_continued(
 
 def test_a_line_of_other_input_options_is_scored_again(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    other = checked_line(RESULTS[0], line_key(replace(RUN, inputs=InputSpec(max_bytes=1).deciding), DETECTOR))
+    other = checked_line(RESULTS[0], line_key(replace(RUN, inputs=deciding(InputSpec(max_bytes=1))), DETECTOR))
     path.write_bytes(b"".join([whole(RESULTS).splitlines(keepends=True)[0], other]))
     assert resumable(path, RUN, DETECTOR) == {}
 

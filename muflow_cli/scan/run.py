@@ -115,7 +115,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         near_hashes=job.fdr is not None,
     )
     placement = place(job.runtime)
-    head = begin_run(str(placement.device), placement.precision, job.argv, job.inputs.deciding)
+    head = begin_run(str(placement.device), placement.precision, job.argv, job.inputs)
     info = job.detector.info(job.detector_path)
     with open_outputs(job.destinations, context) as outputs:
         # Only now is the report locked against a second run.
