@@ -123,6 +123,22 @@ def test_results_that_came_about_otherwise_are_refused(
         resumable(path, run, detector)
 
 
+@pytest.mark.parametrize("cut", [0, 3, 13, 14])
+def test_the_digests_of_a_resumed_report_are_those_of_what_stands_in_it(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    stream = io.BytesIO()
+    writer = JsonlWriter(stream, None)
+    writer.begin(replace(RUN, started="2026-02-01T09:00:00Z", argv=("muflow", "scan", "first")), DETECTOR)
+    for result in RESULTS:
+        writer.write(result)
+    writer.end(FINISHED, SEALED)
+    path.write_bytes(b"".join(stream.getvalue().splitlines(keepends=True)[:cut]))
+    go_on(path, RESULTS)
+    report = read_report(path)
+    assert report.run.argv == (RUN.argv if cut == 0 else ("muflow", "scan", "first"))
+    assert report.summary == sealed(SUMMARY, report.run, report.detector)
+
+
 def test_a_report_without_the_options_that_decided_its_results_is_not_continued(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     report = whole(RESULTS).splitlines(keepends=True)
