@@ -347,7 +347,7 @@ def _verify(
     for note in verification.notes:
         console.print(note)
     results = verification.report.contents.counts["inputs"]
-    console.print(f"{results} results, {count or 'no'} difference{'' if count == 1 else 's'}")
+    console.print(f"{results} result{_s(results)}, {count or 'no'} difference{_s(count)}")
     return 1 if count else 0
 
 
