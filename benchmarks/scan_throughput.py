@@ -32,8 +32,8 @@ from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec
 from muflow_cli.images.loader import load as load_images
+from muflow_cli.output.digests import ResultsDigest
 from muflow_cli.output.documents import JsonlWriter
-from muflow_cli.output.report_reader import ResultsDigest
 from muflow_cli.records import RunInfo
 from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest

@@ -168,7 +168,7 @@ def scan(
         return _compared(request, _texts(paths), comparison)
     earlier = {}
     if resume is not None:
-        run = begin_run(str(placement.device), placement.precision)
+        run = begin_run(str(placement.device), placement.precision, inputs=inputs)
         earlier = resumable(Path(resume), run, detector.info(""))
     return Scan(request, earlier=earlier).results(find(_texts(paths), inputs))
 

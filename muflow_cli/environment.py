@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +10,7 @@ from typing import Final
 
 from muflow_cli import __version__
 from muflow_cli.records import RunInfo
-from muflow_cli.specs import Precision
+from muflow_cli.specs import InputSpec, Precision
 
 _PACKAGES: Final = ("torch", "torchvision", "FrEIA", "scikit-learn", "numpy", "safetensors", "pillow")
 
@@ -40,7 +41,12 @@ def decoders() -> dict[str, str]:
     return {name: str(number) for name, number in numbers.items() if number is not None}
 
 
-def begin_run(device: str, precision: Precision, argv: tuple[str, ...] = ()) -> RunInfo:
+def begin_run(
+    device: str,
+    precision: Precision,
+    argv: tuple[str, ...] = (),
+    inputs: InputSpec | None = None,
+) -> RunInfo:
     """The head of a run that starts now; `precision` is decided, not `auto`."""
     return RunInfo(
         tool="muflow",
@@ -50,7 +56,24 @@ def begin_run(device: str, precision: Precision, argv: tuple[str, ...] = ()) -> 
         device=device,
         precision=precision.value,
         versions=versions(),
+        inputs=None if inputs is None else deciding(inputs),
     )
+
+
+def deciding(inputs: InputSpec) -> dict[str, int | float | str | bool | None]:
+    """What decides the result of an input, by the names of the options; not which names in a folder are inputs.
+
+    `c2pa_trust` is the SHA-256 of the certificates.
+    """
+    anchors = inputs.c2pa_anchors
+    return {
+        "max_bytes": inputs.max_bytes,
+        "max_pixels": inputs.max_pixels,
+        "damaged": inputs.damaged.value,
+        "max_seconds": float(inputs.max_seconds),
+        "no_archives": not inputs.archives,
+        "c2pa_trust": None if anchors is None else hashlib.sha256(anchors.encode()).hexdigest(),
+    }
 
 
 def utc_now() -> str:

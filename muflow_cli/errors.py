@@ -124,6 +124,17 @@ class CannotWrite(MuflowError):
         super().__init__(f"cannot write {path} ({reason})", remedy)
 
 
+class CannotSign(MuflowError):
+    """Outputs that cannot be signed, or not with this key."""
+
+
+class MissingTool(MuflowError):
+    """A program of the user's own that an option needs."""
+
+    def __init__(self, option: str, tool: str, remedy: str) -> None:
+        super().__init__(f"{option} needs {tool}, which is not on the PATH", remedy)
+
+
 class NotFinite(MuflowError):
     """A computation that gave NaN or infinite values."""
 

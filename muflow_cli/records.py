@@ -204,7 +204,12 @@ Result = Scored | Unreadable
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunInfo:
-    """The head of a run: what measured, on which machine, when (UTC, ISO 8601)."""
+    """The head of a run: what measured, on which machine, when (UTC, ISO 8601).
+
+    Attributes:
+        inputs: the input options that decide what becomes of an input, by the name of the option; None where an earlier
+            muflow did not record them, and for runs without such options.
+    """
 
     tool: str
     version: str
@@ -214,6 +219,7 @@ class RunInfo:
     precision: str
     versions: Mapping[str, str]
     finished: str | None = None
+    inputs: Mapping[str, int | float | str | bool | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -299,6 +305,11 @@ class Summary:
 
     `damaged` counts the scored images whose coded data is damaged: slightly, or with `--damaged score`.
     `declared_by_origin` counts the inputs, unreadable ones too, whose files name an origin.
+
+    Attributes:
+        head_sha256: over what stands before and beside the results: schema, run and detector.
+        results_sha256: over all results, in order.
+        report_sha256: over this summary, and so over the whole report, since the two digests above are part of it.
     """
 
     inputs: int
@@ -320,3 +331,5 @@ class Summary:
     results_sha256: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
     bottleneck: str | None = None
+    head_sha256: str | None = None
+    report_sha256: str | None = None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +15,10 @@ from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input, InputKind, file_error, open_regular
 from muflow_cli.images.read import read_input
 from muflow_cli.images.remote import is_remote
-from muflow_cli.output.report_reader import Report, ResultsDigest, read_report
-from muflow_cli.records import Result, Scored, Unreadable
+from muflow_cli.output.digests import head_digest, report_digest
+from muflow_cli.output.report_reader import Report, read_report
+from muflow_cli.records import Result, RunInfo, Summary, Unreadable
+from muflow_cli.signatures import check_signature
 from muflow_cli.specs import InputSpec
 
 
@@ -28,36 +30,78 @@ class Difference:
     message: str
 
 
-def verify(report_path: Path) -> tuple[Report, Iterator[Difference]]:
-    """The report and the differences: first those in its own lines, then those of its files, in its order.
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What verifying a report gives.
+
+    Attributes:
+        report: as read.
+        notes: sentences on what the check covers, and on a signature that fits.
+        differences: first those in the report itself, then those of its files, in its order.
+    """
+
+    report: Report
+    notes: tuple[str, ...]
+    differences: Iterator[Difference]
+
+
+def verify(report_path: Path, signers: Path | None = None) -> Verification:
+    """Compare a report with its own digests, its signature if it has one, and the files that it names.
+
+    Args:
+        report_path: of the report; its signature is `REPORT.sig`.
+        signers: whose signatures count (allowed_signers); a report without such a signature then differs.
 
     Raises:
         BadReport: if the file is not a complete report.
+        MuflowError: if the signature cannot be checked at all.
     """
+    signature = check_signature(report_path, signers)
     report = read_report(report_path)
-    return report, _differences(report_path, report)
+    notes = [] if report.summary is None or _sealed(report.run, report.summary) else [_RESULTS_ONLY]
+    differences = _differences(report_path, report)
+    if signature is not None and signature.good:
+        notes.append(signature.message)
+    elif signature is not None:
+        differences = chain([Difference(str(report_path), signature.message)], differences)
+    return Verification(report, tuple(notes), differences)
+
+
+_RESULTS_ONLY: Final = "an earlier muflow wrote this report, and its digest covers only the results"
+
+
+def _sealed(run: RunInfo, summary: Summary) -> bool:
+    """Whether the report was written with digests over head and summary, even if one of them was removed since."""
+    return any(value is not None for value in (summary.head_sha256, summary.report_sha256, run.inputs))
 
 
 def _differences(path: Path, report: Report) -> Iterator[Difference]:
     if report.summary is None:
-        yield Difference(str(path), "the run did not finish, so the report has no digest to compare its results with")
+        yield Difference(str(path), "the run did not finish, so the report has no digests to compare it with")
     else:
-        digest, counts = ResultsDigest(), Counter[str]()
-        for result in report.results:
-            digest.add(result)
-            kind = "unreadable" if isinstance(result, Unreadable) else "scored"
-            counts.update(["inputs", kind, *(["flagged"] if isinstance(result, Scored) and result.flagged else [])])
-        if digest.hexdigest() != report.summary.results_sha256:
-            yield Difference(str(path), "the results were changed, since their SHA-256 differs")
-        for name in ("inputs", "scored", "flagged", "unreadable"):
-            written = getattr(report.summary, name)
-            if counts[name] != written:
-                yield Difference(str(path), f"the summary says {written} {name}, but the results have {counts[name]}")
+        for message in _in_itself(report, report.summary):
+            yield Difference(str(path), message)
     inputs = _Inputs()
     for result in report.results:
-        message = _difference(result, inputs)
-        if message is not None:
-            yield Difference(result.path, message)
+        difference = _difference(result, inputs)
+        if difference is not None:
+            yield Difference(result.path, difference)
+
+
+def _in_itself(report: Report, summary: Summary) -> Iterator[str]:
+    """What was changed in a report since it was written, as far as its digests and counts show."""
+    digests = [("results", report.contents.digest.hexdigest(), summary.results_sha256)]
+    if _sealed(report.run, summary):
+        head = ("head (run and detector)", head_digest(report.run, report.detector), summary.head_sha256)
+        digests = [head, *digests, ("summary", report_digest(summary), summary.report_sha256)]
+    for part, found, written in digests:
+        if found != written:
+            was = "were" if part == "results" else "was"
+            yield f"the {part} {was} changed, since the SHA-256 differs"
+    for name in ("inputs", "scored", "flagged", "unreadable"):
+        count, said = report.contents.counts[name], getattr(summary, name)
+        if count != said:
+            yield f"the summary says {said} {name}, but the results have {count}"
 
 
 # Wider limits than those of any scan, so that every file that a scan read is read again.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from muflow_cli.environment import deciding
 from muflow_cli.output.report import Exhibit, ReportData
 from muflow_cli.output.report_writer import Exhibits
 from muflow_cli.output.writers import WRITERS, OutputFormat, WriterContext
@@ -32,6 +33,7 @@ from muflow_cli.records import (
     Unreadable,
     Verdict,
 )
+from muflow_cli.specs import InputSpec
 
 RUN = RunInfo(
     tool="muflow",
@@ -41,6 +43,7 @@ RUN = RunInfo(
     device="cpu",
     precision="fp32",
     versions={"torch": "2.15.0", "pillow": "13.0.0"},
+    inputs=deciding(InputSpec()),
 )
 FINISHED = RunInfo(
     **{name: getattr(RUN, name) for name in RunInfo.__dataclass_fields__ if name != "finished"},
@@ -73,6 +76,8 @@ SUMMARY = Summary(
     results_sha256="ab" * 32,
     stages={"decode": 0.4, "score": 1.5},
     bottleneck="score",
+    head_sha256="cd" * 32,
+    report_sha256="ef" * 32,
 )
 
 # Names that have broken a terminal, a spreadsheet, a browser or an encoder before.

@@ -49,7 +49,7 @@ def test_a_scan_has_at_most_22_visible_options() -> None:
         (
             "scan",
             {"json_output", "jsonl_output", "csv_output", "sarif_output", "report", "verbose"}
-            | {"batch_size", "c2pa_trust", "exit_zero", "group_by"}
+            | {"batch_size", "c2pa_trust", "exit_zero", "group_by", "sign", "signers"}
             | SELDOM,
         ),
         ("fit", {"mean_size", "means"} | SELDOM),

@@ -6,12 +6,16 @@ import contextlib
 import os
 import resource
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import FP32, write_faces
+from scan_runs import command, environment
 
 from muflow_cli.bundle import load
 from muflow_cli.errors import CannotWrite
@@ -127,6 +131,27 @@ def test_a_second_fit_beside_a_live_one_is_one_sentence(request_: FitRequest, st
                 fit(again)
     assert before == sorted(path.read_bytes() for path in (tmp_path / "d.work").rglob("*") if path.is_file())
     assert not (tmp_path / "d").exists()
+
+
+def test_a_live_fit_that_goes_on_is_not_disturbed_by_a_second_one(
+    request_: FitRequest, whole: str, stopped: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(stopped, tmp_path / "d.work")
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    words = command("fit", *request_.reals, "-o", tmp_path / "d", "--precision", "fp32", "--resume", "-q", *settings)
+    with subprocess.Popen(words, stderr=subprocess.PIPE, env=environment()) as live:
+        while not (tmp_path / ".d.work.lock").exists() and live.poll() is None:
+            time.sleep(0.005)
+        live.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(CannotWrite, match=r"/d \(another run is writing it\): wait until it has ended"):
+                fit(replace(request_, output=tmp_path / "d", resume=True))
+        finally:
+            live.send_signal(signal.SIGCONT)
+        _, said = live.communicate()
+    assert (live.returncode, said) == (0, b"")
+    assert load(tmp_path / "d").fingerprint == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 @contextlib.contextmanager

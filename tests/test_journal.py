@@ -13,12 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from output_samples import DETECTOR, FINISHED, RUN, SUMMARY, scored, unreadable
 
+from muflow_cli.environment import deciding
 from muflow_cli.errors import BadReport, CannotResume, CannotWrite
 from muflow_cli.files import OutputFile, growing
+from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.documents import JsonlWriter, JsonWriter
-from muflow_cli.output.report_reader import ResultsDigest, read_report
+from muflow_cli.output.encode import checked_line, line, line_key
+from muflow_cli.output.report_reader import read_report
 from muflow_cli.records import DetectorInfo, Facts, Result, RunInfo, Scored
 from muflow_cli.scan.resume import ResumedWriter, prior_path, resumable
+from muflow_cli.specs import Damaged, InputSpec
 
 
 def image(number: int, path: str | None = None) -> Result:
@@ -30,6 +34,7 @@ def image(number: int, path: str | None = None) -> Result:
 
 
 RESULTS = [image(number) for number in range(12)]
+SEALED = sealed(SUMMARY, FINISHED, DETECTOR)
 
 
 def whole(results: Sequence[Result]) -> bytes:
@@ -38,7 +43,7 @@ def whole(results: Sequence[Result]) -> bytes:
     writer.begin(RUN, DETECTOR)
     for result in results:
         writer.write(result)
-    writer.end(FINISHED, SUMMARY)
+    writer.end(FINISHED, SEALED)
     return stream.getvalue()
 
 
@@ -51,7 +56,7 @@ def go_on(path: Path, results: Sequence[Result], stop_after: int | None = None) 
         for result in results[:stop_after]:
             writer.write(result)
         if stop_after is None:
-            writer.end(FINISHED, SUMMARY)
+            writer.end(FINISHED, SEALED)
     return sum(isinstance(r, Scored) and r.facts.sha256 not in kept for r in results)
 
 
@@ -99,6 +104,14 @@ def test_killed_runs_over_other_orders_lose_no_result_that_was_ever_whole(
         (replace(RUN, precision="bf16"), DETECTOR, "precision"),
         (replace(RUN, device="cuda"), DETECTOR, "device"),
         (replace(RUN, versions={**RUN.versions, "torch": "9"}), DETECTOR, "torch"),
+        (replace(RUN, inputs=deciding(InputSpec(max_bytes=1))), DETECTOR, "--max-bytes"),
+        (replace(RUN, inputs=deciding(InputSpec(damaged=Damaged.SCORE))), DETECTOR, "--damaged"),
+        (replace(RUN, inputs=deciding(InputSpec(c2pa_anchors="-"))), DETECTOR, "--c2pa-trust"),
+        (
+            replace(RUN, inputs=deciding(InputSpec(archives=False, max_pixels=9))),
+            DETECTOR,
+            "--max-pixels, --no-archives",
+        ),
     ],
 )
 def test_results_that_came_about_otherwise_are_refused(
@@ -108,6 +121,39 @@ def test_results_that_came_about_otherwise_are_refused(
     path.write_bytes(whole(RESULTS))
     with pytest.raises(CannotResume, match=f"another {named}: choose another output"):
         resumable(path, run, detector)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 13, 14])
+def test_the_digests_of_a_resumed_report_are_those_of_what_stands_in_it(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    stream = io.BytesIO()
+    writer = JsonlWriter(stream, None)
+    writer.begin(replace(RUN, started="2026-02-01T09:00:00Z", argv=("muflow", "scan", "first")), DETECTOR)
+    for result in RESULTS:
+        writer.write(result)
+    writer.end(FINISHED, SEALED)
+    path.write_bytes(b"".join(stream.getvalue().splitlines(keepends=True)[:cut]))
+    go_on(path, RESULTS)
+    report = read_report(path)
+    assert report.run.argv == (RUN.argv if cut == 0 else ("muflow", "scan", "first"))
+    assert report.summary == sealed(SUMMARY, report.run, report.detector)
+
+
+def test_a_report_without_the_options_that_decided_its_results_is_not_continued(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    report = whole(RESULTS).splitlines(keepends=True)
+    head = json.loads(report[0])
+    del head["run"]["inputs"]
+    path.write_bytes(b"".join([line(head), *report[1:]]))
+    with pytest.raises(CannotResume, match="an earlier muflow wrote it without the input options"):
+        resumable(path, RUN, DETECTOR)
+
+
+def test_a_line_of_other_input_options_is_scored_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    other = checked_line(RESULTS[0], line_key(replace(RUN, inputs=deciding(InputSpec(max_bytes=1))), DETECTOR))
+    path.write_bytes(b"".join([whole(RESULTS).splitlines(keepends=True)[0], other]))
+    assert resumable(path, RUN, DETECTOR) == {}
 
 
 @pytest.mark.parametrize(
@@ -136,18 +182,19 @@ def test_json_and_json_lines_read_back_alike(tmp_path: Path) -> None:
     writer.begin(RUN, DETECTOR)
     for result in RESULTS:
         writer.write(result)
-    writer.end(FINISHED, SUMMARY)
+    writer.end(FINISHED, SEALED)
     (tmp_path / "a.json").write_bytes(stream.getvalue())
     from_lines, from_document = read_report(tmp_path / "a.jsonl"), read_report(tmp_path / "a.json")
-    assert from_lines.results == from_document.results == tuple(RESULTS)
-    assert from_lines.summary == from_document.summary == SUMMARY
+    assert list(from_lines.results) == list(from_document.results) == RESULTS
+    assert from_lines.run == from_document.run == FINISHED
+    assert from_lines.summary == from_document.summary == SEALED
 
 
 def test_an_unfinished_report_has_no_summary_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     lines = whole(RESULTS).splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:5]))
-    assert (len(read_report(path).results), read_report(path).summary) == (4, None)
+    assert (len(list(read_report(path).results)), read_report(path).summary) == (4, None)
     path.write_bytes(b"".join([*lines[:5], b"{}\n", *lines[5:]]))
     with pytest.raises(BadReport, match="damaged after its result number 4"):
         read_report(path)
@@ -239,14 +286,6 @@ def test_a_rotten_line_and_one_of_another_detector_are_scored_again_and_said(tmp
     assert said == [f"2 results do not match the check in {path}, so their inputs are scored again"]
     go_on(path, RESULTS)
     assert path.read_bytes() == whole(RESULTS)
-
-
-def test_a_report_with_verdicts_over_a_whole_run_is_not_continued_without(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    given = scored("a.jpg")
-    path.write_bytes(whole([replace(given, judgement=replace(given.judgement, q_value=0.5))]))
-    with pytest.raises(CannotResume, match="because its verdicts are by --fdr"):
-        resumable(path, RUN, DETECTOR)
 
 
 def test_an_object_with_two_equal_keys_is_refused(tmp_path: Path) -> None:

@@ -7,14 +7,17 @@ import io
 import json
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 from output_samples import DETECTOR, FINISHED, RUN
 
-from muflow_cli.output.documents import JsonlWriter
-from muflow_cli.output.report_reader import ResultsDigest
+from muflow_cli.errors import BadReport
+from muflow_cli.output import report_reader
+from muflow_cli.output.digests import ResultsDigest, sealed
+from muflow_cli.output.writers import WRITERS, WriterContext, format_of
 from muflow_cli.records import Facts, Judgement, Result, Scored, Side, Unreadable, Verdict
 from muflow_cli.scan.tally import Tally
 from muflow_cli.verify import verify
@@ -29,13 +32,14 @@ def result(path: str, data: bytes) -> Scored:
 def write(report: Path, results: list[Result]) -> None:
     digest, tally = ResultsDigest(), Tally()
     with report.open("wb") as stream:
-        writer = JsonlWriter(stream, None)
+        writer = WRITERS[format_of(report)].make(stream, WriterContext())
         writer.begin(RUN, DETECTOR)
         for one in results:
             writer.write(one)
             digest.add(one)
             tally.add(one)
-        writer.end(FINISHED, tally.summary(results_sha256=digest.hexdigest()))
+        summary = tally.summary(results_sha256=digest.hexdigest(), seconds=1.0, images_per_second=1.0)
+        writer.end(FINISHED, sealed(summary, FINISHED, DETECTOR))
 
 
 @pytest.fixture
@@ -54,11 +58,12 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     results.append(Unreadable(path="gone.jpg", code="not_found", message="-"))
     results.append(result("b.zip!inner.jpg", b"inner"))
     write(tmp_path / "r.jsonl", results)
+    write(tmp_path / "r.json", results)
     return tmp_path / "r.jsonl"
 
 
 def differing(report: Path) -> list[str]:
-    return [one.path for one in verify(report)[1]]
+    return [one.path for one in verify(report).differences]
 
 
 def test_what_is_unchanged_is_not_named(report: Path) -> None:
@@ -91,13 +96,134 @@ def test_counts_that_were_edited_are_noticed(report: Path) -> None:
     last = json.loads(lines[-1])
     last["summary"]["flagged"] = 1
     report.write_bytes(b"\n".join([*lines[:-1], json.dumps(last).encode()]) + b"\n")
-    assert differing(report) == [str(report)]
+    assert set(differing(report)) == {str(report)}
 
 
 def test_a_run_that_did_not_end_is_said_to_be_so(report: Path) -> None:
     report.write_bytes(b"".join(report.read_bytes().splitlines(keepends=True)[:-1]))
-    (difference,) = verify(report)[1]
+    (difference,) = verify(report).differences
     assert "did not finish" in difference.message
+
+
+def said(report: Path) -> list[str]:
+    """What `--verify` says of the report itself."""
+    return [one.message for one in verify(report).differences if one.path == str(report)]
+
+
+def edited(report: Path, part: str, changed: object) -> None:
+    """Put `changed` in the place of the value at a path of keys, as an editor does, and change no other byte."""
+    data = report.read_bytes()
+    documents = [json.loads(data)] if report.suffix == ".json" else [json.loads(one) for one in data.splitlines()]
+    group, name = part.split(".")
+    value = next(found[name] for document in documents if name in (found := document.get(group, {})))
+    before, after = (f'"{name}":{json.dumps(one, separators=(",", ":"))}'.encode() for one in (value, changed))
+    assert data.count(before) == 1
+    report.write_bytes(data.replace(before, after))
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        *[("run.argv", ["muflow", "scan", "other"]), ("run.started", "2026-03-02T09:00:00Z"), ("run.device", "cuda")],
+        *[("run.versions", {}), ("run.version", "9"), ("run.tool", "x"), ("run.precision", "bf16"), ("run.inputs", {})],
+        *[("detector.path", "x"), ("detector.fingerprint", "0" * 64), ("detector.alpha", 0.5)],
+        *[("detector.rule", "gaussian"), ("detector.calibration_images", 9), ("detector.file_sha256", None)],
+        *[("summary.seconds", 9.0), ("summary.fdr", 0.5), ("summary.interrupted", True), ("summary.damaged", 7)],
+        *[("summary.stages", {"x": 1.0}), ("summary.declared_by_origin", {"camera": 1})],
+        *[("summary.report_sha256", "0" * 64), ("summary.report_sha256", None)],
+    ],
+)
+def test_every_value_of_head_and_summary_is_covered_and_its_part_is_named(
+    part: str, changed: object, suffix: str, report: Path
+) -> None:
+    path = report.with_suffix(f".{suffix}")
+    old = {"detector.calibration_images": [("detector.calibration_pictures", changed)]}.get(part, [])
+    for name, value in [(part, changed), *old]:
+        edited(path, name, value)
+    where = "summary" if part.startswith("summary") else "head (run and detector)"
+    assert said(path) == [f"the {where} was changed, since the SHA-256 differs"]
+
+
+def test_the_end_of_a_run_is_covered_wherever_a_format_writes_it(report: Path) -> None:
+    for path in (report, report.with_suffix(".json")):
+        finished = FINISHED.finished
+        path.write_bytes(path.read_bytes().replace(f'"finished":"{finished}"'.encode(), b'"finished":"2027"'))
+        assert said(path) == ["the head (run and detector) was changed, since the SHA-256 differs"]
+
+
+def test_digests_that_were_written_anew_for_an_edited_part_change_the_summary(report: Path) -> None:
+    edited(report, "summary.head_sha256", "0" * 64)
+    assert said(report) == [
+        f"the {part} was changed, since the SHA-256 differs" for part in ("head (run and detector)", "summary")
+    ]
+
+
+def test_reports_of_one_run_have_the_same_digest_in_json_and_json_lines(report: Path) -> None:
+    lines, document = (report_reader.read_report(report.with_suffix(s)).summary for s in (".jsonl", ".json"))
+    assert lines is not None
+    assert lines == document
+    assert lines.report_sha256
+
+
+def test_a_report_from_before_these_digests_is_verified_and_said_to_be_covered_in_part(report: Path) -> None:
+    first, *results, last = map(json.loads, report.read_bytes().splitlines())
+    del first["run"]["inputs"], last["summary"]["head_sha256"], last["summary"]["report_sha256"]
+    first["run"]["argv"] = ["something else"]  # which nothing covers
+    report.write_bytes(b"".join(report_reader.line(one) for one in (first, *results, last)))
+    found = verify(report)
+    assert list(found.differences) == []
+    assert found.notes == ("an earlier muflow wrote this report, and its digest covers only the results",)
+    assert verify(report.with_suffix(".json")).notes == ()
+    changed = report.read_bytes().replace(b'"p_value":0.5', b'"p_value":0.6', 1)
+    report.write_bytes(changed)
+    assert said(report) == ["the results were changed, since the SHA-256 differs"]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_a_key_that_no_digest_covers_is_refused(suffix: str, report: Path) -> None:
+    path = report.with_suffix(f".{suffix}")
+    whole = path.read_bytes()
+    for name in (b'"detector":', b'"summary":'):
+        path.write_bytes(whole.replace(name, b'"note":"x",' + name))
+        with pytest.raises(BadReport):
+            verify(path)
+
+
+def test_json_lines_are_verified_in_memory_that_does_not_grow_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    peaks = []
+    for number in (200, 2000):
+        write(Path("r.jsonl"), [Unreadable(path=f"{n}", code="empty", message="-") for n in range(number)])
+        tracemalloc.start()
+        assert differing(Path("r.jsonl")) == []
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+def test_json_too_large_to_be_read_at_once_is_refused_in_a_sentence_and_lines_without_end_are_no_results(
+    report: Path,
+) -> None:
+    document = report.with_suffix(".json")
+    for path in (document, report):
+        with path.open("r+b") as file:
+            file.truncate(2**31 + 1)  # sparse
+    with pytest.raises(
+        BadReport, match=r"larger than 2 GiB, and JSON is read as one piece: give the JSON-lines report"
+    ):
+        verify(document)
+    with pytest.raises(BadReport, match="damaged after its result number 6"):
+        verify(report)
+
+
+def test_a_report_that_loses_results_while_it_is_read_is_not_verified(report: Path) -> None:
+    found = verify(report)
+    report.write_bytes(b"".join(report.read_bytes().splitlines(keepends=True)[:3]))
+    with pytest.raises(BadReport, match="was changed while it was read: read it again"):
+        list(found.differences)
 
 
 @pytest.mark.parametrize("name", ["c.tar", "c.tar.gz"])

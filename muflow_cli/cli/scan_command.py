@@ -18,6 +18,7 @@ from muflow_cli.cli.comparison_text import comparison_lines
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
 from muflow_cli.cli.scan_outputs import ChosenOutputs, choose_outputs
+from muflow_cli.cli.signing import Signing, prepare_signing
 from muflow_cli.cli.startup import quick_start
 from muflow_cli.default_detector import find_detector
 from muflow_cli.errors import BadSpec, IncompatibleOptions, NothingToDo
@@ -166,6 +167,18 @@ def scan_command(
             hidden=True,
         ),
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            "--sign", metavar="KEY", help="Sign each output file with this key of ssh-keygen, in FILE.sig.", hidden=True
+        ),
+    ] = None,
+    signers: Annotated[
+        Path | None,
+        typer.Option(
+            "--signers", metavar="FILE", help="With --verify, whose signature counts (allowed_signers).", hidden=True
+        ),
+    ] = None,
     exit_zero: Annotated[
         bool, typer.Option("--exit-zero", help="Exit with 0 even if images were flagged or unreadable.", hidden=True)
     ] = False,
@@ -208,22 +221,18 @@ def scan_command(
     """
     console = stderr_console(quiet)
     aliases = dict(zip(_ALIASES, (json_output, jsonl_output, csv_output, sarif_output, report), strict=True))
-    if verify is not None:
-        raise typer.Exit(_verify(verify, paths, output or any(aliases.values()), console))
+    if verify is not None or signers is not None:
+        raise typer.Exit(_verify(verify, signers, paths, output or sign or any(aliases.values()), console))
     outputs = choose_outputs(output, aliases, format_, as_json=as_json)
     failing = fail_on_of(fail_on)
     names = None if fields is None else tuple(fields.split(","))
     check_fields(names)
     resumed = _resumed(outputs, names) if resume else None
-    comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=groups or group_by is not None)
-    if not paths and files_from is None:
-        raise NothingToDo("there is nothing to scan", "give files or folders, or a list with --files-from")
-    if group_by is not None and (files_from is None or null):
-        raise IncompatibleOptions(
-            "--group-by", "--files-from FILE", "FILE is the CSV file with this column", needs=True
-        )
+    comparison = _comparison(fdr, adaptive, groups, group_by, csv_list=files_from is not None and not null)
     arguments, read = _arguments(paths or [], files_from, outputs, lambda file: _listed(file, null, group_by))
-    check_outputs(outputs.paths, force=force, resumed=resumed, inputs=read)
+    signing = prepare_signing(sign, outputs, console)
+    own = read if sign is None else [*read, sign]
+    check_outputs(signing.claims, force=force, resumed=resumed, inputs=own)
     bundle = find_detector(detector, console.print)
     with quick_start():
         from muflow_cli.bundle import load
@@ -245,9 +254,18 @@ def scan_command(
         comparison=comparison,
         argv=tuple(sys.argv),
     )
-    with claimed(outputs.paths, force=force, resumed=resumed, inputs=[bundle, *read]):
-        status = _run(job, console, verbose=verbose, failing=failing, exit_zero=exit_zero)
+    with claimed(signing.claims, force=force, resumed=resumed, inputs=[bundle, *own]):
+        status = _run(job, signing, console, verbose=verbose, failing=failing, exit_zero=exit_zero)
     raise typer.Exit(status)
+
+
+def _comparison(fdr: float | None, adaptive: bool, groups: bool, group_by: str | None, *, csv_list: bool) -> Comparison:
+    """What to compare within the run; `csv_list`: whether there is a list that may have columns."""
+    if group_by is not None and not csv_list:
+        raise IncompatibleOptions(
+            "--group-by", "--files-from FILE", "FILE is the CSV file with this column", needs=True
+        )
+    return Comparison(fdr=fdr, adaptive=adaptive, groups=groups or group_by is not None)
 
 
 def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None) -> Path:
@@ -270,6 +288,8 @@ def _arguments(
     paths: Sequence[str], files_from: Path | None, outputs: ChosenOutputs, listed: Callable[[Path], Iterator[str]]
 ) -> tuple[Iterable[str], Sequence[str | Path]]:
     """What to scan, and those files of it that are known before the scan, none of which may be an output."""
+    if not paths and files_from is None:
+        raise NothingToDo("there is nothing to scan", "give files or folders, or a list with --files-from")
     if files_from is None:
         return paths, paths
     arguments = chain(paths, listed(files_from))
@@ -296,7 +316,9 @@ def _listed(files_from: Path, null: bool, group_by: str | None) -> Iterator[str]
         yield from paths(stream)
 
 
-def _run(job: Job, console: Console, *, verbose: bool, failing: frozenset[FailOn], exit_zero: bool) -> int:
+def _run(
+    job: Job, signing: Signing, console: Console, *, verbose: bool, failing: frozenset[FailOn], exit_zero: bool
+) -> int:
     from muflow_cli.images.find import find
     from muflow_cli.scan.run import run
 
@@ -313,6 +335,7 @@ def _run(job: Job, console: Console, *, verbose: bool, failing: frozenset[FailOn
     if stopped:
         results = "results up to here" if summary.interrupted else "results"
         sys.stderr.write(f"muflow: interrupted; all {results} are complete\n")  # said with --quiet too
+    signing.sign()
     return INTERRUPTED if stopped else status_of(summary, failing, exit_zero=exit_zero)
 
 
@@ -341,19 +364,26 @@ def _s(count: int) -> str:
     return "" if count == 1 else "s"
 
 
-def _verify(report: Path, paths: Sequence[str] | None, outputs: object, console: Console) -> int:
+def _verify(
+    report: Path | None, signers: Path | None, paths: Sequence[str] | None, outputs: object, console: Console
+) -> int:
     """Exit status of --verify, which goes with no PATH and no outputs."""
+    if report is None:
+        raise IncompatibleOptions("--signers", "--verify REPORT", "it says whose signature counts there", needs=True)
     if paths:
         raise IncompatibleOptions("--verify", "PATH", "the report names its files")
     if outputs:
         raise IncompatibleOptions("--verify", "-o", "it writes no results")
     from muflow_cli.verify import verify
 
-    read, differences = verify(report)
+    verification = verify(report, signers)
     count = 0
-    for count, difference in enumerate(differences, start=1):  # noqa: B007 - the count is printed afterwards
+    for count, difference in enumerate(verification.differences, start=1):  # noqa: B007 - the count is printed afterwards
         typer.echo(f"{escape(difference.path)}: {inert(difference.message)}")
-    console.print(f"{len(read.results)} results, {count or 'no'} difference{'' if count == 1 else 's'}")
+    for note in verification.notes:
+        console.print(note)
+    results = verification.report.contents.counts["inputs"]
+    console.print(f"{results} result{_s(results)}, {count or 'no'} difference{_s(count)}")
     return 1 if count else 0
 
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from muflow_cli.errors import BadReport, MuflowError
+from muflow_cli.output.digests import ResultsDigest
 from muflow_cli.output.encode import (
     SCHEMA,
     checked_line,
     detector_from_json,
     line,
     result_from_json,
-    result_line,
     run_from_json,
+    run_to_json,
     summary_from_json,
 )
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary
+from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary, Unreadable
 
 _EARLIER: Final = "muflow.scan/1"
+# No line that is written here comes near: a command line has at most 6 MiB, and a name in ASCII six times its bytes.
+_LONGEST_LINE: Final = 64 * 2**20
+_LARGEST_DOCUMENT: Final = 2 * 2**30
 
 
 class UnusableReport(BadReport):
@@ -69,7 +73,7 @@ def read_head(path: Path) -> Head | None:
     """
     try:
         with path.open("rb") as file:
-            first = file.readline()
+            first = file.readline(_LONGEST_LINE)
     except FileNotFoundError:
         return None
     if not first.endswith(b"\n"):
@@ -79,7 +83,7 @@ def read_head(path: Path) -> Head | None:
             raise _foreign(path, "JSON-lines report")
         return None
     value = _check_schema(path, _object(first), "JSON-lines report")
-    if value.get("type") != "run":
+    if value.get("type") != "run" or value.keys() != {"type", "schema", "run", "detector"}:
         raise _foreign(path, "JSON-lines report")
     return Head(run_from_json(value.get("run")), detector_from_json(value.get("detector")))
 
@@ -93,7 +97,7 @@ def read_results(file: BinaryIO, key: bytes | None) -> Iterator[tuple[int, Resul
     """
     file.seek(0)
     offset = len(file.readline())
-    for raw in file:
+    for raw in _lines(file):
         offset += len(raw)
         result = _checked(raw, key)
         if result is None:
@@ -109,13 +113,18 @@ def read_good_results(path: Path, key: bytes) -> tuple[list[Result], int]:
     results, bad = [], 0
     with path.open("rb") as file:
         file.readline()
-        for raw in file:
+        for raw in _lines(file):
             result = _checked(raw, key)
             if result is not None:
                 results.append(result)
             elif raw.endswith(b"\n") and not raw.startswith(b'{"type":"summary"'):
                 bad += 1
     return results, bad
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines from here on; what is longer than any line of a report comes in pieces, which are no results."""
+    return iter(lambda: file.readline(_LONGEST_LINE), b"")
 
 
 def _checked(raw: bytes, key: bytes | None) -> Result | None:
@@ -146,18 +155,67 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+class ResultLines:
+    """The results of a JSON-lines report, read from the file anew each time; no more than one is held in memory.
+
+    Args:
+        path: of the report.
+        count: number of its results, which must not change while it is used.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path, self._count = path, count
+
+    def __iter__(self) -> Iterator[Result]:
+        number = 0
+        with self._path.open("rb") as file:
+            for number, (_, result) in enumerate(read_results(file, None), start=1):  # noqa: B007 - compared afterwards
+                yield result
+        if number != self._count:
+            why = "was changed while it was read"
+            raise UnusableReport(self._path, why, "read it again when nothing writes it")
+
+
+class Contents:
+    """What the results of a report add up to.
+
+    Attributes:
+        counts: of `inputs`, `scored`, `flagged` and `unreadable`, named as in a summary.
+        digest: over all results.
+    """
+
+    def __init__(self) -> None:
+        self.counts = Counter[str]()
+        self.digest = ResultsDigest()
+
+    def add(self, result: Result) -> None:
+        """Take in one result."""
+        self.digest.add(result)
+        kind = "unreadable" if isinstance(result, Unreadable) else "scored"
+        self.counts.update(["inputs", kind, *(["flagged"] if isinstance(result, Scored) and result.flagged else [])])
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report read back whole; `summary` is None where the run did not end."""
+    """A report read back whole.
+
+    Attributes:
+        run: finished, where the run ended.
+        detector: as the report names it.
+        results: can be iterated several times.
+        contents: what the results add up to.
+        summary: None where the run did not end.
+    """
 
     run: RunInfo
     detector: DetectorInfo
-    results: tuple[Result, ...]
+    results: Iterable[Result]
+    contents: Contents
     summary: Summary | None
 
 
 def read_report(path: Path) -> Report:
-    """The JSON or JSON-lines report at `path`.
+    """The JSON or JSON-lines report at `path`; the latter line by line, in little memory.
 
     Raises:
         BadReport: where it is not a report of this schema, or was written with `--fields`.
@@ -165,44 +223,50 @@ def read_report(path: Path) -> Report:
     if path.exists() and not path.is_file():  # reading a pipe would wait for ever
         raise BadReport(f"{path} is not a file")
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            first = _object(file.readline(_LONGEST_LINE))
+            if first is not None and first.get("type") == "run":
+                return _read_lines(path)
+            if path.stat().st_size > _LARGEST_DOCUMENT:
+                why = f"is larger than {_LARGEST_DOCUMENT >> 30} GiB, and JSON is read as one piece"
+                raise UnusableReport(
+                    path, why, "give the JSON-lines report (.jsonl) of the run, which is read in lines"
+                )
+            file.seek(0)
+            return _document(path, _object(file.read()))
     except OSError as error:
         raise BadReport(f"cannot read {path} ({error.strerror})") from None
-    whole = _object(data)
-    if whole is not None and "results" in whole:
-        _check_schema(path, whole, "report")
-        if not isinstance(whole["results"], list):
-            raise _foreign(path, "report")
-        return Report(
-            run_from_json(whole.get("run")),
-            detector_from_json(whole.get("detector")),
-            tuple(map(result_from_json, whole["results"])),
-            summary_from_json(whole.get("summary")),
-        )
+
+
+def _document(path: Path, value: Mapping[str, Any] | None) -> Report:
+    whole = _check_schema(path, value, "report")
+    if whole.keys() != {"schema", "detector", "results", "run", "summary"} or not isinstance(whole["results"], list):
+        raise _foreign(path, "report")
+    results, contents = tuple(map(result_from_json, whole["results"])), Contents()
+    for result in results:
+        contents.add(result)
+    run, detector = run_from_json(whole["run"]), detector_from_json(whole["detector"])
+    return Report(run, detector, results, contents, summary_from_json(whole["summary"]))
+
+
+def _read_lines(path: Path) -> Report:
     head = read_head(path)
     if head is None:
-        raise BadReport(f"{path} does not hold a report")
+        raise _foreign(path, "JSON-lines report")
+    contents = Contents()
     with path.open("rb") as file:
-        results = list(read_results(file, None))  # what was edited is named by the digest over all results
-        file.seek(results[-1][0] if results else len(data.split(b"\n", 1)[0]) + 1)
-        rest = file.read()
+        end = len(file.readline())
+        # What was edited is named by the digest over all results.
+        for end, result in read_results(file, None):  # noqa: B007 - used afterwards
+            contents.add(result)
+        file.seek(end)
+        rest = file.read(_LONGEST_LINE)
+    results = ResultLines(path, contents.counts["inputs"])
+    if not rest:
+        return Report(head.run, head.detector, results, contents, None)
     last = _object(rest)
-    if rest and (last is None or last.get("type") != "summary"):
-        raise BadReport(f"{path} is damaged after its result number {len(results)} and cannot be trusted")
-    summary = None if last is None else summary_from_json(last.get("summary"))
-    return Report(head.run, head.detector, tuple(result for _, result in results), summary)
-
-
-class ResultsDigest:
-    """SHA-256 over the canonical lines of all results of a run, in order."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def add(self, result: Result) -> None:
-        """Take in one result."""
-        self._digest.update(result_line(result))
-
-    def hexdigest(self) -> str:
-        """The digest so far."""
-        return self._digest.hexdigest()
+    if last is None or last.get("type") != "summary" or last.keys() != {"type", "finished", "summary"}:
+        number = contents.counts["inputs"]
+        raise BadReport(f"{path} is damaged after its result number {number} and cannot be trusted")
+    run = run_from_json({**run_to_json(head.run), "finished": last["finished"]})
+    return Report(run, head.detector, results, contents, summary_from_json(last["summary"]))

@@ -31,7 +31,7 @@ _SILHOUETTE: Final = {"minimum": -1, "maximum": 1}
 # What a type does not say: the range of the fields with this name, in every record. Integers are never negative.
 _RANGES: Final[Mapping[str, Schema]] = {
     "sha256": _HASH,
-    "results_sha256": _HASH,
+    **dict.fromkeys(("head_sha256", "results_sha256", "report_sha256"), _HASH),
     "file_sha256": _HASH,
     "digest": _HASH,
     "started": _TIME,

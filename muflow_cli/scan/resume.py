@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from muflow_cli.errors import BadReport, CannotResume
 from muflow_cli.files import replacing
+from muflow_cli.output.digests import sealed
 from muflow_cli.output.encode import checked_line, line_key, run_line, summary_line
 from muflow_cli.output.report_reader import Head, UnusableReport, read_good_results, read_head, read_results
 from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary
@@ -35,6 +37,9 @@ def resumable(
         raise CannotResume(str(path), error.problem) from None
     if head is None:
         return {}
+    if head.run.inputs is None and run.inputs is not None:
+        why = "an earlier muflow wrote it without the input options that decide its results, such as --max-bytes"
+        raise CannotResume(str(path), why)
     differing = _differing(head, run, detector)
     if differing:
         raise CannotResume(str(path), f"it was written with another {', '.join(differing)}")
@@ -59,7 +64,9 @@ def _set_aside(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Sc
 
 
 def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
-    """Names of the settings and versions that affect scores and differ from those of the report."""
+    """Names of the settings, options and versions that affect results and differ from those of the report."""
+    inputs = run.inputs or {}
+    before_inputs = head.run.inputs or {}
     pairs = {
         "detector": (head.detector.fingerprint, detector.fingerprint),
         "calibration": (head.detector.calibration_fingerprint, detector.calibration_fingerprint),
@@ -67,6 +74,7 @@ def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
         "precision": (head.run.precision, run.precision),
         "rule": (_rule(head.detector), _rule(detector)),
         **{name: (head.run.versions.get(name), number) for name, number in run.versions.items()},
+        **{f"--{name.replace('_', '-')}": (before_inputs.get(name), value) for name, value in inputs.items()},
     }
     return [name for name, (before, now) in pairs.items() if before != now]
 
@@ -101,10 +109,12 @@ class ResumedWriter:
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:
         """Keep the old head if it is complete."""
         self._key = line_key(run, detector)
+        self._head = Head(run, detector)
         self._stream.seek(0)
         first = self._stream.readline()
         if first.endswith(b"\n"):
             self._end = len(first)
+            self._head = read_head(self._path) or self._head
             self._old = self._lines()
             self._earlier = lambda: _set_aside(self._path, run, detector)
         else:
@@ -138,7 +148,9 @@ class ResumedWriter:
         """Write the last line, and remove the results that were put aside."""
         if self._old is not None:
             self._cut()
-        self._put(summary_line(run, summary))
+        # The report keeps the head of the run that began it.
+        head = replace(self._head.run, finished=run.finished)
+        self._put(summary_line(run, sealed(summary, head, self._head.detector)))
         prior_path(self._path).unlink(missing_ok=True)
 
     def _cut(self) -> None:

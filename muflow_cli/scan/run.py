@@ -15,8 +15,8 @@ from muflow_cli.errors import NothingToDo, OutputIsInput
 from muflow_cli.files import InputGuard
 from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
+from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.encode import line_key
-from muflow_cli.output.report_reader import ResultsDigest
 from muflow_cli.output.writers import WRITERS, WriterContext
 from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary, Unreadable
 from muflow_cli.scan.comparison import Compared, check_comparison, compare, group_name
@@ -124,7 +124,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     )
     placement = place(job.runtime)
     check_comparison(job.comparison, job.detector.calibration, placement)
-    head = begin_run(str(placement.device), placement.precision, job.argv)
+    head = begin_run(str(placement.device), placement.precision, job.argv, job.inputs)
     info = job.detector.info(job.detector_path)
     with (
         open_outputs(job.destinations, context, drafts=job.comparison.any) as outputs,
@@ -265,6 +265,8 @@ class _Recording:
 
     def end(self, **fields: object) -> Summary:
         self._begin()
+        run = replace(self._head, finished=utc_now())
         summary = self.tally.summary(results_sha256=self._digest.hexdigest(), **fields)
-        self._outputs.end(replace(self._head, finished=utc_now()), summary)
+        summary = sealed(summary, run, self._info)
+        self._outputs.end(run, summary)
         return summary
