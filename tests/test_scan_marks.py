@@ -13,7 +13,7 @@ from output_samples import SUMMARY
 from scan_runs import encoded
 
 from muflow_cli.bundle import load
-from muflow_cli.cli.scan_command import FailOn, fail_on_of, status_of
+from muflow_cli.cli.scan_status import FailOn, fail_on_of, status_of
 from muflow_cli.errors import BadSpec
 from muflow_cli.images.find import find
 from muflow_cli.output.encode import result_from_json, result_to_json

@@ -10,6 +10,7 @@ alike; the more of them a batch holds, the better the classifier knows them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
@@ -158,6 +159,9 @@ def _mixture_scores(classifier: Classifier, training: Vectors, mixture: Vectors)
     """(len(mixture),) scores of the mixture by a classifier between it and the training nulls; higher = less real."""
     nulls, mixed = (rows[spread(len(rows), _MOST_LEARNED)] for rows in (training, mixture))
     classes = np.repeat(np.array([0, 1]), [len(nulls), len(mixed)])
-    classifier.fit(np.concatenate([nulls, mixed]), classes)
+    with warnings.catch_warnings():
+        # Fewer images than points of a basis, or an iteration that ends early: legal here, and no user's concern.
+        warnings.simplefilter("ignore")
+        classifier.fit(np.concatenate([nulls, mixed]), classes)
     scores: Floats = classifier.predict_proba(mixture)[:, 1]
     return scores

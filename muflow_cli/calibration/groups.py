@@ -39,6 +39,7 @@ def group_p_values(
         batch: all images of all groups.
         groups: name -> positions of its images in the batch, each photograph once.
         seed: of the permutations, which differ from group to group.
+        permutations: number of them; no p-value is below 1 / (permutations + 1).
     """
     order = hash_order(reals, batch)
     reduced = components(reals, batch, _COMPONENTS)
@@ -54,7 +55,7 @@ def group_p_values(
         own = vectors[len(reals) + ordered[spread(len(ordered), MOST_IMAGES)]]
         # By content, so that neither the group's name nor the other groups matter.
         generator = np.random.default_rng([seed, int(batch.digests[ordered[0]][:16], 16)])
-        p_values[name] = energy_p_value(null, own, generator)
+        p_values[name] = energy_p_value(null, own, generator, permutations)
     return p_values
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
@@ -18,15 +17,16 @@ from muflow_cli.cli.comparison_text import comparison_lines
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
 from muflow_cli.cli.scan_outputs import ChosenOutputs, choose_outputs
+from muflow_cli.cli.scan_status import FailOn, fail_on_of, status_of
 from muflow_cli.cli.signing import Signing, prepare_signing
 from muflow_cli.cli.startup import quick_start
 from muflow_cli.default_detector import find_detector
-from muflow_cli.errors import BadSpec, IncompatibleOptions, NothingToDo
+from muflow_cli.errors import IncompatibleOptions, NothingToDo
 from muflow_cli.files import check_outputs, claimed
 from muflow_cli.output.encode import check_fields
 from muflow_cli.output.inert import escape, inert
 from muflow_cli.output.writers import OutputFormat
-from muflow_cli.records import Origin, Summary
+from muflow_cli.records import Summary
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.specs import Damaged, Precision
 
@@ -385,33 +385,3 @@ def _verify(
     results = verification.report.contents.counts["inputs"]
     console.print(f"{results} result{_s(results)}, {count or 'no'} difference{_s(count)}")
     return 1 if count else 0
-
-
-class FailOn(StrEnum):
-    """What makes the exit status 1."""
-
-    FLAGGED = "flagged"
-    DECLARED = "declared"
-    ERROR = "error"
-
-
-def fail_on_of(text: str) -> frozenset[FailOn]:
-    """The value of --fail-on; BadSpec for an unknown or empty name."""
-    names = [name.strip() for name in text.split(",")]
-    if not set(names) <= set(FailOn):
-        raise BadSpec("--fail-on", text, f"one or several of {', '.join(FailOn)}, separated by commas")
-    return frozenset(map(FailOn, names))
-
-
-def status_of(summary: Summary, failing: frozenset[FailOn], *, exit_zero: bool) -> int:
-    """The exit status of a scan."""
-    if exit_zero:
-        return 0
-    counts = {
-        FailOn.FLAGGED: summary.flagged,
-        FailOn.DECLARED: summary.declared_by_origin.get(Origin.SYNTHETIC, 0),
-        FailOn.ERROR: summary.unreadable,
-    }
-    if any(counts[kind] for kind in failing):
-        return 1
-    return 3 if summary.unreadable else 0
