@@ -27,7 +27,12 @@ Vectors = NDArray[np.float32]
 
 
 def group_p_values(
-    reals: Sample, batch: Sample, groups: Mapping[str, Sequence[int]], *, seed: int = 0
+    reals: Sample,
+    batch: Sample,
+    groups: Mapping[str, Sequence[int]],
+    *,
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
 ) -> dict[str, float]:
     """A p-value for each group of at least two images: how likely reals of the calibration are to differ as much.
 
