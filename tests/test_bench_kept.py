@@ -50,8 +50,8 @@ class Advances:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    write_faces(root / "real", 20, seed=41)
-    write_faces(root / "fake", 20, seed=42)
+    write_faces(root / "real", 8, seed=41)
+    write_faces(root / "fake", 8, seed=42)
     return root
 
 
@@ -91,15 +91,15 @@ def test_a_resumed_run_scores_only_what_is_missing_and_gives_the_report_of_an_un
 ) -> None:
     unbroken = figures(bench(request_of).document)
     path = tmp_path / "kept"
-    broken_off(request_of, path, 11)
+    broken_off(request_of, path, 5)
     first = path.read_bytes()
-    assert first.count(b'"type":"score"') == 10
-    broken_off(request_of, path, 40 + 15)
+    assert first.count(b'"type":"score"') == 4
+    broken_off(request_of, path, 16 + 7)
     assert path.read_bytes().startswith(first)
-    assert path.read_bytes().count(b'"type":"score"') == 40 + 14
+    assert path.read_bytes().count(b'"type":"score"') == 16 + 6
     document, said, added = resumed(request_of, path)
     assert (document, said) == (unbroken, [])
-    assert len(added) == 26 + 20
+    assert len(added) == 10 + 8
     # A change of the seed changes the noise, and nothing that is clean.
     other = replace(request_of, bootstrap=replace(request_of.bootstrap, seed=1))
     document, _, added = resumed(other, path)
@@ -110,7 +110,7 @@ def test_a_resumed_run_scores_only_what_is_missing_and_gives_the_report_of_an_un
 def test_what_does_not_match_its_check_is_scored_again_and_said_once(request_of: BenchRequest, tmp_path: Path) -> None:
     clean = replace(request_of, conditions=())
     unbroken, path = figures(bench(clean).document), tmp_path / "kept"
-    broken_off(clean, path, 30)
+    broken_off(clean, path, 13)
     lines = path.read_bytes().splitlines(keepends=True)
     lines[3] = lines[3].replace(b'"columns":[', b'"columns":[1')  # a rotten digit
     lines[5] = lines[5].replace(b'"bytes":', b'"bytes":1')
@@ -119,7 +119,7 @@ def test_what_does_not_match_its_check_is_scored_again_and_said_once(request_of:
     document, said, added = resumed(clean, path)
     assert document == unbroken
     assert said == [f"3 scores do not match the check in {path}, so their images are scored again"]
-    assert len(added) == 11 + 3
+    assert len(added) == 4 + 3
     assert resumed(clean, path) == (unbroken, [], [])
 
 

@@ -79,7 +79,7 @@ def test_near_copies_of_known_images_are_refused_dropped_or_kept_and_counted() -
         calibrated_near=(rows[2].near_hash, rows[3].near_hash),
     )
     with pytest.raises(
-        BadData, match="2 of celebahq that are near copies of those it was fitted on, 1 of .* calibrated"
+        BadData, match=r"2 of celebahq that are near copies of those it was fitted on, 1 of .* calibrated"
     ):
         counted(rows, known)
     selection, left = counted(rows, known, OverlapPolicy.ALLOW)
