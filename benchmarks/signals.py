@@ -95,6 +95,7 @@ class Checks:
         for name in self.outputs if existed else ():
             (self.folder / name).write_bytes(OLD)
         number = random.choice(SIGNALS)
+        begun = time.monotonic()
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(self.command(), cwd=self.folder, **pipes) as process:  # type: ignore[call-overload] # noqa: S603
             # One time in four in the first half second, where libraries load.
@@ -107,7 +108,9 @@ class Checks:
         elif status != 130:
             ended = status in (0, 1, 3) and b"interrupted" not in said
             self.count["ended before the signal" if ended else f"status {status}"] += 1
-            if not ended:
+            if ended:
+                self.seconds = min(self.seconds, time.monotonic() - begun)
+            else:
                 print(number, status, said.decode()[-600:])
         else:
             self.count["status 130"] += 1
@@ -170,7 +173,7 @@ class Kills:
         self.count: Counter[str] = Counter()
         begun = time.monotonic()
         self.run(None)
-        self.seconds = time.monotonic() - begun
+        self.seconds = time.monotonic() - begun  # of the shortest whole run so far
         self.unbroken = outcome(folder / output)
         (folder / output).unlink()
 
@@ -197,20 +200,23 @@ class Kills:
             again = self.count["kills"] < kills
             # One time in three in the first half, so that several short runs follow each other.
             latest = self.seconds * (0.5 if random.random() < 1 / 3 else 1.1)
+            begun = time.monotonic()
             status = self.run(random.uniform(0, latest) if again else None)
+            if status == 0:
+                self.seconds = min(self.seconds, time.monotonic() - begun)
             if status > 0:
                 return
-            if status:
-                self.count["kills"] += 1
-            else:
-                self.check()
+            self.count["kills"] += status < 0
+            if (self.folder / self.output).exists():
+                self.check(ended=status == 0)
+                status = 0
 
-    def check(self) -> None:
-        """What a run that ended has left."""
-        self.count["runs that ended"] += 1
+    def check(self, *, ended: bool) -> None:
+        """What a run has left that wrote its output and then ended, or was killed before it could."""
+        self.count["runs that ended" if ended else "kills after the output"] += 1
         self.count["another outcome"] += outcome(self.folder / self.output) != self.unbroken
         for path in list(self.folder.iterdir()):
-            if path.name != self.output:
+            if ended and path.name != self.output:
                 print("left behind:", path.name)
                 self.count["left behind"] += 1
             subprocess.run(["rm", "-r", path], check=True)  # noqa: S603, S607
