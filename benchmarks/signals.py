@@ -1,11 +1,16 @@
 """Send signals to every command at random moments from 0 s on: status 130, no result lost, nothing left behind.
 
     python benchmarks/signals.py --signals 100 --images 120
+    python benchmarks/signals.py --signals 0 --kills 40 --commands fit,bench
 
 Each run is a new process, as a user starts it. Before some runs the outputs exist already, and an interrupted run must
 leave them as they were or replace them by whole ones. A run that ends before its signal is not counted. Python itself
 needs some milliseconds before muflow's first line; a signal in that time ends the process by the system's default (a
 shell shows 128 + its number), and these are counted apart.
+
+With --kills, `fit` and `bench` are also killed (SIGKILL) at random moments and continued with --resume until they end.
+What they then give must be what an unbroken run gives (fingerprints of detector and calibration; every figure), and
+nothing else may be left.
 """
 
 from __future__ import annotations
@@ -28,8 +33,13 @@ from xml.etree import ElementTree
 from safetensors import safe_open
 from tiny import SETTINGS, make_detector, write_images
 
+from muflow_cli.bundle import load
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OLD = b"what was there before\n"
+# What an interrupted run leaves for --resume: the finished work of a fit, the scores of a benchmark.
+KEPT = ("a.safetensors.work", "a.json.scores.jsonl")
+BAD = ("another outcome", "left behind")
 KINDS = ("jsonl", "json", "csv", "sarif", "html", "txt")
 
 
@@ -85,6 +95,7 @@ class Checks:
         for name in self.outputs if existed else ():
             (self.folder / name).write_bytes(OLD)
         number = random.choice(SIGNALS)
+        begun = time.monotonic()
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(self.command(), cwd=self.folder, **pipes) as process:  # type: ignore[call-overload] # noqa: S603
             # One time in four in the first half second, where libraries load.
@@ -97,7 +108,9 @@ class Checks:
         elif status != 130:
             ended = status in (0, 1, 3) and b"interrupted" not in said
             self.count["ended before the signal" if ended else f"status {status}"] += 1
-            if not ended:
+            if ended:
+                self.seconds = min(self.seconds, time.monotonic() - begun)
+            else:
                 print(number, status, said.decode()[-600:])
         else:
             self.count["status 130"] += 1
@@ -130,8 +143,7 @@ def measure(base: Path, command: str, words: list[str], outputs: list[str], sign
     folder.mkdir()
     temporary.mkdir()
     os.environ["TMPDIR"] = str(temporary)
-    # The work folder of an interrupted fit is its finished work, which --resume continues.
-    checks = Checks(folder, words, outputs, lambda left: left == "a.safetensors.work")
+    checks = Checks(folder, words, outputs, lambda left: left in KEPT)
     until = time.monotonic() + 60 * minutes
     while checks.count["status 130"] < signals and time.monotonic() < until:
         checks.one()
@@ -143,9 +155,87 @@ def measure(base: Path, command: str, words: list[str], outputs: list[str], sign
     return sum(number for name, number in checks.count.items() if name not in good)
 
 
+def outcome(output: Path) -> object:
+    """What must not depend on how a run came about."""
+    if output.suffix == ".json":
+        document = json.loads(output.read_bytes())
+        return {**document, "run": None}
+    detector = load(output)
+    return detector.fingerprint, detector.calibration.fingerprint()
+
+
+class Kills:
+    """Runs one command again and again, kills it at random moments, and continues it until it has ended."""
+
+    def __init__(self, folder: Path, words: list[str], output: str) -> None:
+        self.folder, self.output = folder, output
+        self.words = [sys.executable, "-m", "muflow_cli", *words, "-o", output]
+        self.count: Counter[str] = Counter()
+        begun = time.monotonic()
+        self.run(None)
+        self.seconds = time.monotonic() - begun  # of the shortest whole run so far
+        self.unbroken = outcome(folder / output)
+        (folder / output).unlink()
+
+    def run(self, kill_after: float | None) -> int:
+        """One run, killed or not; what it says is shown if it fails."""
+        kept = any((self.folder / name).exists() for name in KEPT)
+        self.count["runs that continued another"] += kept
+        words = [*self.words, *(["--resume"] if kept else [])]
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        with subprocess.Popen(words, cwd=self.folder, **pipes) as process:  # type: ignore[call-overload] # noqa: S603
+            if kill_after is not None:
+                time.sleep(kill_after)
+                process.kill()
+            _, said = process.communicate()
+        if process.returncode > 0:
+            print(said.decode()[-600:])
+            self.count[f"status {process.returncode}"] += 1
+        return int(process.returncode)
+
+    def loop(self, kills: int) -> None:
+        """Kill so many times, and let the last run end."""
+        status = 0
+        while self.count["kills"] < kills or status:
+            again = self.count["kills"] < kills
+            # One time in three in the first half, so that several short runs follow each other.
+            latest = self.seconds * (0.5 if random.random() < 1 / 3 else 1.1)
+            begun = time.monotonic()
+            status = self.run(random.uniform(0, latest) if again else None)
+            if status == 0:
+                self.seconds = min(self.seconds, time.monotonic() - begun)
+            if status > 0:
+                return
+            self.count["kills"] += status < 0
+            if (self.folder / self.output).exists():
+                self.check(ended=status == 0)
+                status = 0
+
+    def check(self, *, ended: bool) -> None:
+        """What a run has left that wrote its output and then ended, or was killed before it could."""
+        self.count["runs that ended" if ended else "kills after the output"] += 1
+        self.count["another outcome"] += outcome(self.folder / self.output) != self.unbroken
+        for path in list(self.folder.iterdir()):
+            if ended and path.name != self.output:
+                print("left behind:", path.name)
+                self.count["left behind"] += 1
+            subprocess.run(["rm", "-r", path], check=True)  # noqa: S603, S607
+
+
+def kill_and_resume(base: Path, command: str, words: list[str], output: str, kills: int) -> int:
+    """Kill one command so many times, each time continued; the number of things that went wrong."""
+    folder = base / f"{command}.killed"
+    folder.mkdir()
+    runs = Kills(folder, words, output)
+    runs.loop(kills)
+    print(f"{command}, killed: {runs.seconds:.1f} s a run; {dict(runs.count)}", flush=True)
+    return sum(number for name, number in runs.count.items() if name in BAD or name.startswith("status"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--signals", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=0, help="of fit and of bench, each continued with --resume")
     parser.add_argument("--images", type=int, default=120)
     parser.add_argument("--minutes", type=float, default=60, help="most for each command")
     parser.add_argument("--seed", type=int, default=0)
@@ -172,14 +262,19 @@ def main() -> None:
             ),
             "fit": (["fit", str(base / "reals"), *weights, *tiny, *common], ["a.safetensors"]),
             "calibrate": (["calibrate", str(detector), str(base / "images"), *common], ["a.safetensors"]),
-            "bench": (["bench", str(detector), *labelled, *common], measured),
+            # Drawn images can be alike by chance.
+            "bench": (["bench", str(detector), *labelled, "--overlap", "drop", *common], measured),
             "ablate": (
                 ["ablate", str(detector), *labelled, "--fit-on", str(base / "reals"), "--axes", "target", *common],
                 ["a.json", "a.csv", "a.md"],
             ),
         }
         for command in options.commands.split(","):
-            bad += measure(base, command, *commands[command], options.signals, options.minutes)
+            words, outputs = commands[command]
+            if options.signals:
+                bad += measure(base, command, words, outputs, options.signals, options.minutes)
+            if options.kills and command in ("fit", "bench"):
+                bad += kill_and_resume(base, command, words, outputs[0], options.kills)
     sys.exit(1 if bad else 0)
 
 

@@ -31,10 +31,12 @@ ALPHA = 0.1  # of the tiny detector
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataArgument, ...]:
-    """A real source and two generators, 6 images each."""
+    """A real source and two generators, 6 images each, and a near copy of a real."""
     root = tmp_path_factory.mktemp("data")
     for seed, name in enumerate(("first", "stylegan", "sdxl"), 41):
-        write_faces(root / name, 6, seed)
+        paths = write_faces(root / name, 6, seed)
+        if name == "first":
+            (root / name / "copy.jpg").write_bytes(paths[0].read_bytes() + b"\0")
     sides = (("first", Wanted.REAL), ("stylegan", Wanted.FAKE), ("sdxl", Wanted.FAKE))
     return tuple(DataArgument(str(root / name), side) for name, side in sides)
 
@@ -56,6 +58,7 @@ def report(tiny_bundle: Path, data: tuple[DataArgument, ...], reals: Path) -> di
 def test_every_scorer_meets_every_rule_with_either_tail_at_every_alpha(report: dict[str, Any]) -> None:
     jsonschema.validate(report, ablation_schema())
     assert report["fit"] == {"train": 36, "validation": 12, "calibration": 32, "left_out": 0}
+    assert (report["data"]["reals"], report["data"]["near_copies"]) == (6, 1)
     rows = report["table"]
     scorers = {(row["target"], row["flow"]) for row in rows}
     assert scorers == {(t, f) for t in ("normal", "mu") for f in ("flow", "identity", "latent mahalanobis")}

@@ -153,7 +153,7 @@ def test_the_page_shows_the_worst_and_best_images_with_the_maps_of_a_scan(tiny_b
     list(scan.results(find([str(data)], InputSpec())))
     for exhibits in result.exhibits.values():
         for exhibit in exhibits:
-            np.testing.assert_allclose(exhibit.heatmap, collector.maps[exhibit.row.path], atol=1e-6)
+            np.testing.assert_allclose(exhibit.picture.heatmap, collector.maps[exhibit.row.path], atol=1e-6)
 
 
 class Collector:

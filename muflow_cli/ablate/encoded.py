@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from muflow_cli.bench.data import HashedSample
+from muflow_cli.bench.manifest import Label
+from muflow_cli.bench.near import one_each
 from muflow_cli.bench.scoring import Scoring
 from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.projection import Projection, fit_projection
@@ -161,7 +163,10 @@ def encode_images(
     folder: Path,
     progress: ProgressListener,
 ) -> tuple[Encoded, list[HashedSample], list[Unreadable]]:
-    """Features of the labelled images that can be decoded, these images, and records of the others."""
+    """Features of the labelled images that can be decoded, these images, and records of the others.
+
+    Of near copies with one label one counts, as in a benchmark; the others are left out.
+    """
     progress.stage("read images to measure", len(images))
     unreadable: list[Unreadable] = []
 
@@ -173,9 +178,13 @@ def encode_images(
             yield item
 
     store = _store(counted(), folder, subject)
-    encoded = _encoded(store, range(len(store.entries)), subject, projections, folder, progress)
     by_path = {image.sample.path: image for image in images}
-    return encoded, [by_path[entry.path] for entry in store.entries], unreadable
+    stored = [by_path[entry.path] for entry in store.entries]
+    groups = near_duplicate_groups([entry.near_hash for entry in store.entries])
+    fakes = [image.sample.label is Label.FAKE for image in stored]
+    kept = one_each([image.sha256 for image in stored], fakes, groups)
+    encoded = _encoded(store, kept, subject, projections, folder, progress)
+    return encoded, [stored[index] for index in kept], unreadable
 
 
 def _store(loaded: Iterable[Loaded | Unreadable], folder: Path, subject: Subject) -> Store:

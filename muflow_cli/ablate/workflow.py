@@ -118,7 +118,12 @@ def _measured(
     return AblationDocument(
         detector=subject.scoring.detector.info(str(request.detector)),
         branch=subject.spec.name,
-        data=make_data(_unscored(images), selection, [*selection.unreadable, *unreadable], settings),
+        data=make_data(
+            _unscored(images),
+            replace(selection, near_copies=len(selection.images) - len(unreadable) - len(images)),
+            [*selection.unreadable, *unreadable],
+            settings,
+        ),
         settings=make_bootstrap(evaluate),
         fit=AblationFit(
             train=len(fitted.first_rows),

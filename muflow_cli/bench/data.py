@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from muflow_cli.bench.datasets import Dataset, Sample
 from muflow_cli.bench.manifest import Label
@@ -14,6 +15,7 @@ from muflow_cli.detector import Detector
 from muflow_cli.errors import BadData, BadScores
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import unreadable
+from muflow_cli.images.near import unpacked
 from muflow_cli.images.read import read_input
 from muflow_cli.records import Unreadable
 
@@ -26,17 +28,30 @@ class OverlapPolicy(StrEnum):
     ALLOW = "allow"
 
 
+# How a detector knows an image, and what completes "images that ...".
+KNOWN: Final[Mapping[str, str]] = {
+    "fitted": "it was fitted on",
+    "calibrated": "it was calibrated on",
+    "near_fitted": "are near copies of those it was fitted on",
+    "near_calibrated": "are near copies of those it was calibrated on",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Content hashes of the images that a detector has seen.
+    """Content hashes of the images that a detector has seen, and perceptual hashes by which near copies are recognised.
 
     Attributes:
         fitted: trained on, or used to decide when to stop.
         calibrated: held-out reals that the rule was fitted to.
+        fitted_near: perceptual hashes of those fitted; empty for bundles of earlier versions.
+        calibrated_near: perceptual hashes of those calibrated; likewise.
     """
 
     fitted: frozenset[str] = frozenset()
     calibrated: frozenset[str] = frozenset()
+    fitted_near: tuple[int, ...] = ()
+    calibrated_near: tuple[int, ...] = ()
 
     def how(self, sha256: str) -> str:
         """`fitted`, `calibrated`, or empty."""
@@ -45,9 +60,12 @@ class Known:
 
 def known_to(detector: Detector) -> Known:
     """The images that `detector` has seen."""
+    fitted, calibrated = detector.fitted_near, detector.calibration.near_hashes
     return Known(
         frozenset(bytes(row).hex() for row in detector.fitted_on),
         frozenset(facts.sha256 for facts in detector.calibration.facts),
+        () if fitted is None else tuple(unpacked(fitted)),
+        () if calibrated is None else tuple(unpacked(calibrated)),
     )
 
 
@@ -84,13 +102,16 @@ class Selection:
         images: each content once, in the data's order.
         unreadable: files whose bytes could not be read.
         duplicates: samples with the bytes of an earlier one.
-        overlap: group -> how the detector knows them -> number of images, scored or dropped as the policy says.
+        near_copies: images that show the same as another one with their label; known once all are decoded.
+        overlap: group -> how the detector knows them (a key of KNOWN) -> number of images, scored or dropped as the
+            policy says.
         limited: images beyond the limit per group.
     """
 
     images: tuple[HashedSample, ...]
     unreadable: tuple[Unreadable, ...] = ()
     duplicates: int = 0
+    near_copies: int = 0
     overlap: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     limited: int = 0
 
@@ -113,15 +134,7 @@ def select(dataset: Dataset, known: Known, spec: SelectSpec) -> Selection:
     distinct = _distinct(read)
     overlap = _overlap(distinct, known)
     if overlap and spec.overlap is OverlapPolicy.REFUSE:
-        counted = ", ".join(
-            f"{count} of {group} that it was {how} on"
-            for group, counts in overlap.items()
-            for how, count in counts.items()
-        )
-        raise BadData(
-            f"the detector knows images of this data ({counted}), which flatters it",
-            "test on other images, leave these out with --overlap drop, or keep them with --overlap allow",
-        )
+        raise known_images(overlap)
     usable = [image for image in distinct if spec.overlap is not OverlapPolicy.DROP or not known.how(image.sha256)]
     limited = _limited(usable, spec.limit, spec.seed)
     fakes = sum(image.sample.label is Label.FAKE for image in limited)
@@ -133,6 +146,17 @@ def select(dataset: Dataset, known: Known, spec: SelectSpec) -> Selection:
         duplicates=len(read) - len(distinct),
         overlap=_overlap(limited, known) if spec.overlap is OverlapPolicy.ALLOW else overlap,
         limited=len(usable) - len(limited),
+    )
+
+
+def known_images(overlap: Mapping[str, Mapping[str, int]]) -> BadData:
+    """The error for data with images that the detector knows."""
+    counted = ", ".join(
+        f"{count} of {group} that {KNOWN[how]}" for group, counts in overlap.items() for how, count in counts.items()
+    )
+    return BadData(
+        f"the detector knows images of this data ({counted}), which flatters it",
+        "test on other images, leave these out with --overlap drop, or keep them with --overlap allow",
     )
 
 

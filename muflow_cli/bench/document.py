@@ -182,6 +182,7 @@ def make_data(
         fakes=sum(row.fake for row in rows),
         groups=groups,
         duplicates=selection.duplicates if selection else 0,
+        near_copies=selection.near_copies if selection else 0,
         limit=settings.limit or None,
         beyond_limit=selection.limited if selection else 0,
         overlap=Overlap(policy=settings.overlap, groups=selection.overlap if selection else {}),

@@ -26,8 +26,8 @@ def page_of(result: BenchResult) -> BenchPage:
                 Card(
                     exhibit.row.path,
                     f"{exhibit.row.group}, score {exhibit.row.score:.3f}, p {exhibit.row.p_value:.3f}",
-                    exhibit.thumbnail,
-                    exhibit.heatmap,
+                    exhibit.picture.thumbnail,
+                    exhibit.picture.heatmap,
                 )
                 for exhibit in exhibits
             ]

@@ -69,6 +69,7 @@ class Data:
         fakes: number of synthetic images among them.
         groups: in the order of the data.
         duplicates: images left out because their bytes occurred before.
+        near_copies: images left out because another one with their label shows the same.
         limit: most images per group; None = all.
         beyond_limit: images left out by it.
         overlap: images that the detector knows from fitting or calibration.
@@ -81,6 +82,7 @@ class Data:
     fakes: int
     groups: tuple[Group, ...]
     duplicates: int
+    near_copies: int
     limit: int | None
     beyond_limit: int
     overlap: Overlap

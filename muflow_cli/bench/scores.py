@@ -50,6 +50,7 @@ class Row:
         sha256: of the bytes, where known.
         facts: custody facts, where the bytes were read here.
         declared: what the file says of its own origin, where the bytes were read here.
+        near_hash: perceptual hash of the clean image, where it was decoded here.
     """
 
     path: str
@@ -64,6 +65,7 @@ class Row:
     sha256: str | None = None
     facts: Facts | None = None
     declared: Declared = field(default_factory=Declared)
+    near_hash: int | None = None
 
     @property
     def fake(self) -> bool:

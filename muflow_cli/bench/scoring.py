@@ -6,21 +6,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muflow_cli.bench.data import HashedSample
+from muflow_cli.bench.kept import Kept, Made, Measurement
 from muflow_cli.bench.scores import Row
 from muflow_cli.calibration.calibration import Judge
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream
+from muflow_cli.environment import versions
 from muflow_cli.images.loader import Loaded, LoadSpec, load, look_ahead
+from muflow_cli.images.near import near_hash
 from muflow_cli.images.perturb import Perturbation
 from muflow_cli.progress import ProgressListener
-from muflow_cli.records import Declared, Facts, Unreadable, Verdict
+from muflow_cli.records import Unreadable, Verdict
 from muflow_cli.scan.workflow import whole_image_map
 from muflow_cli.specs import InputSpec, Runtime
 
@@ -30,31 +33,16 @@ _JUDGED: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredImage:
-    """An image with its scores, before it is judged.
+class Picture:
+    """What a page shows of an image; None where there is none.
 
     Attributes:
-        sample: the image and its label.
-        facts: of its bytes.
-        columns: (S,) nats per dimension.
-        thumbnail: a small JPEG; None where none was asked for.
+        thumbnail: a small JPEG.
         heatmap: (g, g) score by position over the whole image, as `scan.workflow.whole_image_map` gives it.
-        declared: what the file says of its own origin.
     """
 
-    sample: HashedSample
-    facts: Facts
-    columns: NDArray[np.float64]
     thumbnail: bytes | None
     heatmap: NDArray[np.float32] | None
-    declared: Declared
-
-
-class Gallery(Protocol):
-    """Collects what a report shows."""
-
-    def offer(self, row: Row, image: ScoredImage) -> None:
-        """Take in an image, or pass it over."""
 
 
 class Scoring:
@@ -65,13 +53,31 @@ class Scoring:
         runtime: device, precision, batch size, workers.
         inputs: limits on bytes and pixels.
         seed: of perturbations that draw.
+        kept: takes in every measurement, and gives back those of an earlier run.
+
+    Raises:
+        CannotResume: where the measurements of the earlier run were made differently.
     """
 
-    def __init__(self, detector: Detector, runtime: Runtime, inputs: InputSpec, *, seed: int = 0) -> None:
-        self.detector, self.runtime, self.inputs, self.seed = detector, runtime, inputs, seed
+    def __init__(
+        self, detector: Detector, runtime: Runtime, inputs: InputSpec, *, seed: int = 0, kept: Kept | None = None
+    ) -> None:
+        self.detector, self.runtime, self.inputs, self.seed, self._kept = detector, runtime, inputs, seed, kept
         self.placement = place(runtime)
         self.scorer = detector.scorer(self.placement)
         self._judge = Judge(detector.calibration)
+        if kept is not None:
+            kept.begin(
+                Made(
+                    detector=detector.fingerprint,
+                    device=str(self.placement.device),
+                    precision=self.placement.precision.value,
+                    versions=versions(),
+                    max_bytes=inputs.max_bytes,
+                    max_pixels=inputs.max_pixels,
+                    damaged=inputs.damaged.value,
+                )
+            )
 
     def load_spec(self, perturbation: Perturbation | None = None, *, thumbnail: int = 0) -> LoadSpec:
         """How images become views."""
@@ -90,7 +96,6 @@ class Scoring:
         images: Sequence[HashedSample],
         progress: ProgressListener,
         perturbation: Perturbation | None = None,
-        gallery: Gallery | None = None,
     ) -> tuple[list[Row], list[Unreadable]]:
         """Rows of the images that can be decoded, in their order, and records of the others.
 
@@ -98,43 +103,64 @@ class Scoring:
             images: in any order, each content once.
             progress: told of every image.
             perturbation: applied to each image before its views are cut.
-            gallery: offered every image, with thumbnail and heat map.
         """
         rows: list[Row] = []
         unreadable: list[Unreadable] = []
-        spec = self.load_spec(perturbation, thumbnail=0 if gallery is None else THUMBNAIL)
-        scored = self._scored(images, spec, progress, unreadable, maps=gallery is not None)
-        while batch := list(islice(scored, _JUDGED)):
-            judged = self._judged(batch)
-            rows += judged
-            if gallery is not None:
-                for row, image in zip(judged, batch, strict=True):
-                    gallery.offer(row, image)
+        measured = self._measured(images, progress, perturbation, unreadable)
+        while batch := list(islice(measured, _JUDGED)):
+            rows += self._judged(batch)
         return rows, unreadable
 
-    def _scored(
-        self,
-        images: Sequence[HashedSample],
-        spec: LoadSpec,
-        progress: ProgressListener,
-        unreadable: list[Unreadable],
-        *,
-        maps: bool,
-    ) -> Iterator[ScoredImage]:
-        """The images that can be decoded, scored; records of the others are added to `unreadable`."""
-        loaded: Iterable[Loaded | Unreadable] = load([image.sample.input for image in images], spec)
-        for sample, item in zip(images, score_stream(loaded, self.scorer, Extras(maps=maps)), strict=True):
+    def pictures(self, images: Sequence[HashedSample], progress: ProgressListener) -> dict[str, Picture]:
+        """Content hash -> what a page shows of each image that can be decoded; `progress` is told of every image."""
+        pictures: dict[str, Picture] = {}
+        loaded: Iterable[Loaded | Unreadable] = load(
+            [image.sample.input for image in images], self.load_spec(thumbnail=THUMBNAIL)
+        )
+        for item in score_stream(loaded, self.scorer, Extras(maps=True)):
             progress.advance()
             if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded):
                 heatmap = whole_image_map(self.detector, item.maps)
                 # A copy, since the map is a part of its whole batch's.
                 own = None if heatmap is None else heatmap.copy()
-                yield ScoredImage(sample, item.unit.facts, item.columns, item.unit.thumbnail, own, item.unit.declared)
+                pictures[item.unit.facts.sha256] = Picture(item.unit.thumbnail, own)
+        return pictures
+
+    def _measured(
+        self,
+        images: Sequence[HashedSample],
+        progress: ProgressListener,
+        perturbation: Perturbation | None,
+        unreadable: list[Unreadable],
+    ) -> Iterator[tuple[HashedSample, Measurement]]:
+        """The images that can be decoded, measured or kept; records of the others are added to `unreadable`."""
+        view = "" if perturbation is None else f"{perturbation} seed={self.seed}"
+        kept = {} if self._kept is None else self._kept.earlier(view)
+        inputs = [image.sample.input for image in images if image.sha256 not in kept]
+        loaded: Iterable[Loaded | Unreadable] = load(inputs, self.load_spec(perturbation))
+        stream = iter(score_stream(loaded, self.scorer))
+        for image in images:
+            progress.advance()
+            if image.sha256 in kept:
+                yield image, kept[image.sha256]
+                continue
+            item = next(stream)
+            if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded):
+                measurement = Measurement(
+                    facts=item.unit.facts,
+                    columns=tuple(item.columns.tolist()),
+                    declared=item.unit.declared,
+                    near_hash=None if perturbation else near_hash(item.unit.views),
+                )
+                if self._kept is not None:
+                    self._kept.keep(view, measurement)
+                yield image, measurement
             elif isinstance(item, Unreadable):
                 unreadable.append(item)
 
-    def _judged(self, images: Sequence[ScoredImage]) -> list[Row]:
-        scores, facts = np.stack([image.columns for image in images]), [image.facts for image in images]
+    def _judged(self, measured: Sequence[tuple[HashedSample, Measurement]]) -> list[Row]:
+        scores = np.array([measurement.columns for _, measurement in measured])
+        facts = [measurement.facts for _, measurement in measured]
         judgements = self._judge.judge(scores, facts)
         if self.detector.calibration.rule.by:
             # Only p-values can be compared between strata, each of which has a rule of its own.
@@ -143,18 +169,21 @@ class Scoring:
             suspicions = self._judge.ranking(scores, facts).tolist()
         return [
             Row(
-                path=image.sample.sample.path,
-                label=image.sample.sample.label,
-                group=image.sample.sample.group,
-                source=image.sample.sample.source,
-                score=float(image.columns.mean()),
-                column_scores=tuple(image.columns.tolist()),
+                path=image.sample.path,
+                label=image.sample.label,
+                group=image.sample.group,
+                source=image.sample.source,
+                score=float(columns.mean()),
+                column_scores=measurement.columns,
                 p_value=judgement.p_value,
                 suspicion=suspicion,
                 flagged=judgement.verdict is Verdict.FLAGGED,
-                sha256=image.sample.sha256,
-                facts=image.facts,
-                declared=image.declared,
+                sha256=image.sha256,
+                facts=measurement.facts,
+                declared=measurement.declared,
+                near_hash=measurement.near_hash,
             )
-            for image, judgement, suspicion in zip(images, judgements, suspicions, strict=True)
+            for (image, measurement), columns, judgement, suspicion in zip(
+                measured, scores, judgements, suspicions, strict=True
+            )
         ]

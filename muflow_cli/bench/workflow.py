@@ -13,17 +13,19 @@ from muflow_cli.bench.data import OverlapPolicy, Selection, SelectSpec, known_to
 from muflow_cli.bench.datasets import DataArgument, Sample, read_datasets
 from muflow_cli.bench.document import Comparison, Measured, Settings, build_document
 from muflow_cli.bench.evaluate import EvaluateSpec, Evaluation, evaluate
-from muflow_cli.bench.exhibits import Exhibit, Exhibits
+from muflow_cli.bench.exhibits import Exhibit, chosen
 from muflow_cli.bench.families import FAMILIES, family
 from muflow_cli.bench.gates import Gate, check_drop, check_gates, check_names, read_baseline
 from muflow_cli.bench.intervals import BootstrapSpec
+from muflow_cli.bench.kept import Kept
 from muflow_cli.bench.manifest import Label
 from muflow_cli.bench.metrics import auc
+from muflow_cli.bench.near import without_near_copies
 from muflow_cli.bench.nulls import null_baselines
 from muflow_cli.bench.records import BenchRun
 from muflow_cli.bench.robustness import Condition, On, mixed
 from muflow_cli.bench.scores import Row, compare_scores, read_scores
-from muflow_cli.bench.scoring import Scoring
+from muflow_cli.bench.scoring import Picture, Scoring
 from muflow_cli.bench.speed import measure_speed
 from muflow_cli.bundle import load
 from muflow_cli.detector import Detector
@@ -97,19 +99,20 @@ class BenchResult:
     failed_gates: int
 
 
-def bench(request: BenchRequest, progress: ProgressListener | None = None) -> BenchResult:
+def bench(request: BenchRequest, progress: ProgressListener | None = None, kept: Kept | None = None) -> BenchResult:
     """Measure a detector, or a file of scores, on labelled images.
 
     Args:
         request: what to measure.
         progress: told of the stages.
+        kept: keeps what is measured for a run that continues this one, and gives back what an earlier one kept.
 
     Raises:
         MuflowError: with `.problem` and `.remedy`.
     """
     started = utc_now()
     timer = StageTimer(progress or NoProgress())
-    job = _Job(request, timer)
+    job = _Job(request, timer, kept)
     measured = job.from_scores() if request.scores_from is not None else job.from_images()
     settings = Settings(evaluate=job.spec, overlap=request.overlap, limit=request.limit)
     report = build_document(measured, settings, BenchRun())
@@ -140,8 +143,8 @@ def bench(request: BenchRequest, progress: ProgressListener | None = None) -> Be
 class _Job:
     """One benchmark: the parts that its stages share."""
 
-    def __init__(self, request: BenchRequest, timer: StageTimer) -> None:
-        self.request, self.timer = request, timer
+    def __init__(self, request: BenchRequest, timer: StageTimer, kept: Kept | None) -> None:
+        self.request, self.timer, self.kept = request, timer, kept
         self.spec = EvaluateSpec(
             bootstrap=request.bootstrap, centre=None, family=partial(family, families=request.families)
         )
@@ -166,17 +169,18 @@ class _Job:
         centre = detector.calibration.median_score
         self.calibration_scores = detector.calibration.mean_scores.tolist()
         self.spec = replace(self.spec, centre=centre)
+        scoring = Scoring(detector, request.runtime, request.inputs, seed=request.bootstrap.seed, kept=self.kept)
         self.timer.stage("hash images", None)
         selection = self.select(detector)
-        scoring = Scoring(detector, request.runtime, request.inputs, seed=request.bootstrap.seed)
         self.run = BenchRun(
             device=str(scoring.placement.device),
             precision=scoring.placement.precision.value,
         )
-        gallery = Exhibits(request.exhibits, centre) if request.exhibits else None
         self.timer.stage("score", len(selection.images))
-        rows, failed = scoring.rows(selection.images, self.timer, gallery=gallery)
-        self.exhibits = {} if gallery is None else gallery.lists()
+        scored, failed = scoring.rows(selection.images, self.timer)
+        selection, rows = without_near_copies(selection, scored, known_to(detector), request.overlap)
+        if request.exhibits:
+            self.exhibits = self.shown(scoring, selection, chosen(rows, request.exhibits, centre))
         self.timer.stage("evaluate", None)
         measured = Measured(
             rows=rows,
@@ -215,6 +219,20 @@ class _Job:
             max_bytes=request.inputs.max_bytes,
         )
         return select(dataset, known_to(detector), choice)
+
+    def shown(
+        self, scoring: Scoring, selection: Selection, lists: Mapping[str, Sequence[Row]]
+    ) -> dict[str, list[Exhibit]]:
+        """Title -> images with their pictures, each of which is made once."""
+        wanted = {row.sha256 for rows in lists.values() for row in rows}
+        images = [image for image in selection.images if image.sha256 in wanted]
+        self.timer.stage("draw images", len(images))
+        pictures = scoring.pictures(images, self.timer)
+        missing = Picture(None, None)
+        return {
+            title: [Exhibit(row, pictures.get(row.sha256 or "", missing)) for row in rows]
+            for title, rows in lists.items()
+        }
 
     def refuse_early(self, rows: Sequence[Row] | Sequence[Sample]) -> None:
         """Refuse gates about names that the data lack."""

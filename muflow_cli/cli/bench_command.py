@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from muflow_cli.cli import options
+from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec, IncompatibleOptions, MuflowError, NothingToDo
 from muflow_cli.files import InputGuard, claimed, write_whole
@@ -20,6 +21,7 @@ from muflow_cli.specs import Damaged, Precision, Runtime
 if TYPE_CHECKING:
     from muflow_cli.bench import BenchRequest, BenchResult
     from muflow_cli.bench.data import OverlapPolicy
+    from muflow_cli.bench.kept import Kept
     from muflow_cli.bench.robustness import Condition
     from muflow_cli.output.bench_writers import BenchFormat
 
@@ -151,6 +153,7 @@ def bench_command(
     max_seconds: options.MaxSeconds = options.MAX_SECONDS,
     no_archives: options.NoArchives = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", hidden=True)] = False,
+    resume: Annotated[bool, typer.Option("--resume", hidden=True)] = False,
     # Former spellings, for one release.
     allow_overlap: Annotated[bool, typer.Option("--allow-overlap", hidden=True)] = False,
     drop_overlap: Annotated[bool, typer.Option("--drop-overlap", hidden=True)] = False,
@@ -169,9 +172,11 @@ def bench_command(
     Images that the detector was fitted or calibrated on are refused. Every figure has its 95 % interval, and null
     baselines (metadata, sharpness) show what the data give away. The options of `muflow scan` that choose what is read
     and how it is computed work here too (--exclude, --hidden, --follow-links, --max-bytes, --max-pixels, --damaged,
-    --precision, --batch-size, --workers, --quiet).
+    --precision, --batch-size, --workers, --quiet). What is scored is kept beside the first -o FILE until all outputs
+    are written; after an interruption or a crash, the same command with --resume continues.
 
-    **Exit status**: 0 done, all gates held; 1 a gate failed; 2 wrong usage, or a detector or data that cannot be used.
+    **Exit status**: 0 done, all gates held; 1 a gate failed; 2 wrong usage, or a detector or data that cannot be used;
+    130 interrupted, what was scored is kept.
 
     **Examples**
 
@@ -204,6 +209,7 @@ def bench_command(
             "--limit": bool(limit),
             "--overlap": overlap != "refuse",
             "--speed": speed or throughput,
+            "--resume": resume,
         },
     )
     for path in (*(compare or ()), baseline, scores_from):
@@ -249,20 +255,59 @@ def bench_command(
         argv=tuple(sys.argv),
     )
     read = [path for path in (detector, scores_from, families, baseline, *(compare or ())) if path is not None]
-    outputs = [path for path, _ in files]
-    with claimed(outputs, force=force, inputs=[*read, *(text.split("=", 1)[-1] for text in images)]):
-        failed_gates = _measure(request, files, as_json=as_json, force=force, quiet=quiet)
+    inputs = [*read, *(text.split("=", 1)[-1] for text in images)]
+    failed_gates = _run(request, files, inputs, resume=resume, as_json=as_json, force=force, quiet=quiet)
     raise typer.Exit(1 if failed_gates else 0)
 
 
+def _run(
+    request: BenchRequest,
+    files: Sequence[tuple[Path, BenchFormat]],
+    inputs: Sequence[str | Path],
+    *,
+    resume: bool,
+    as_json: bool,
+    force: bool,
+    quiet: bool,
+) -> int:
+    """Measure and write, with all outputs held from before the work to its end; the number of gates that failed."""
+    from muflow_cli.bench.kept import Kept, kept_path
+
+    outputs = [path for path, _ in files]
+    if resume and not outputs:
+        raise IncompatibleOptions("--resume", "-o FILE", "scores are kept beside the first output", needs=True)
+    if not outputs or request.detector is None:
+        with claimed(outputs, force=force, inputs=inputs):
+            return _measure(request, files, None, as_json=as_json, force=force, quiet=quiet)
+    beside = kept_path(outputs[0])
+    if beside.exists() and not (resume or force):
+        remedy = "continue that run with --resume, or start again with --force"
+        raise MuflowError(f"{beside} holds the scores of a run that did not end", remedy)
+    kept = Kept(beside, resume=resume, note=stderr_console(quiet).print)
+    with (
+        claimed([*outputs, beside], force=force, resumed=beside if resume else None, inputs=inputs),
+        kept,
+        last_words(kept.words),
+    ):
+        failed_gates = _measure(request, files, kept, as_json=as_json, force=force, quiet=quiet)
+        kept.remove()
+    return failed_gates
+
+
 def _measure(
-    request: BenchRequest, files: Sequence[tuple[Path, BenchFormat]], *, as_json: bool, force: bool, quiet: bool
+    request: BenchRequest,
+    files: Sequence[tuple[Path, BenchFormat]],
+    kept: Kept | None,
+    *,
+    as_json: bool,
+    force: bool,
+    quiet: bool,
 ) -> int:
     """Measure and write; the number of gates that did not hold."""
     from muflow_cli.bench import bench
 
     with StageProgress(stderr_console(quiet)) as progress:
-        result = bench(request, progress)
+        result = bench(request, progress, kept)
     guard = InputGuard([path for path, _ in files])
     for row in result.rows:
         guard.check(row.path)

@@ -31,6 +31,12 @@ _SHOWN: Final = (
     ("acc.", "accuracy", False),
     ("bal.", "balanced_accuracy", False),
 )
+_KNOWN: Final = {
+    "fitted": "fitted on",
+    "calibrated": "calibrated on",
+    "near_fitted": "fitted on near copies of",
+    "near_calibrated": "calibrated on near copies of",
+}
 _CSV: Final = ("scorer", "perturbation", "on", "source", "level", "name", "family", "reals", "fakes", "metric", "value",
                "low", "high")  # fmt: skip  # one header line
 
@@ -67,6 +73,8 @@ def data_text(report: Report) -> str:
     data = report["data"]
     parts = [f"{data['images']} images ({data['reals']} real, {data['fakes']} fake)"]
     parts += [f"{data['duplicates']} duplicates left out"] if data["duplicates"] else []
+    near = data["near_copies"]
+    parts += [f"{near} near {'copy' if near == 1 else 'copies'} of other images left out"] if near else []
     parts += [f"limited to {data['limit']} per group, {data['beyond_limit']} left out"] if data["limit"] else []
     parts += [f"{len(data['unreadable'])} unreadable"] if data["unreadable"] else []
     for group in data["groups"]:
@@ -76,7 +84,7 @@ def data_text(report: Report) -> str:
     overlap = data["overlap"]
     verb = "left out" if overlap["policy"] == "drop" else "kept"
     for group, counts in overlap["groups"].items():
-        known = " and ".join(f"{how} on {count}" for how, count in counts.items())
+        known = " and ".join(f"{_KNOWN[how]} {count}" for how, count in counts.items())
         parts.append(f"{escape(group)}: the detector was {known} of these images, which are {verb}")
     return "; ".join(parts)
 
