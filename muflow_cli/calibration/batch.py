@@ -19,14 +19,16 @@ from typing import Final, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from muflow_cli.calibration.components import Sample, components, hash_order, spread
+from muflow_cli.calibration.components import Sample, components, hash_order, one_thread, spread
 from muflow_cli.calibration.pvalues import exact, tail_p_values
 from muflow_cli.errors import TooFewScores
 
 Vectors = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
+# At most one component for five images: with as many as there are images, any classifier learns them by heart.
 _COMPONENTS: Final = 100
+_IMAGES_EACH: Final = 5
 # Training nulls, and images of the mixture, that a classifier learns from; all of the mixture is scored.
 _MOST_LEARNED: Final = 4096
 
@@ -124,7 +126,8 @@ def adaptive_p_values(
     trains = np.zeros(len(order), dtype=bool)
     trains[order[order < count][dealt[: count // 2]]] = True
     trains = trains[order]
-    vectors, source = components(reals, batch, _COMPONENTS), order[~trains]
+    most = min(_COMPONENTS, max(2, len(order) // _IMAGES_EACH))
+    vectors, source = components(reals, batch, most), order[~trains]
     training, mixture = vectors[trains], vectors[~trains]
     learner = _chosen(training, mixture, fdr, learners)
     scores = _mixture_scores(learners[learner](), training, mixture)
@@ -159,9 +162,9 @@ def _mixture_scores(classifier: Classifier, training: Vectors, mixture: Vectors)
     """(len(mixture),) scores of the mixture by a classifier between it and the training nulls; higher = less real."""
     nulls, mixed = (rows[spread(len(rows), _MOST_LEARNED)] for rows in (training, mixture))
     classes = np.repeat(np.array([0, 1]), [len(nulls), len(mixed)])
-    with warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         # Fewer images than points of a basis, or an iteration that ends early: legal here, and no user's concern.
         warnings.simplefilter("ignore")
         classifier.fit(np.concatenate([nulls, mixed]), classes)
-    scores: Floats = classifier.predict_proba(mixture)[:, 1]
+        scores: Floats = classifier.predict_proba(mixture)[:, 1]
     return scores

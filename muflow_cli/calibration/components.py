@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,14 @@ _MOST_ROWS = 4096
 _CHUNK = 1024
 # Deviation of a feature that never varies, in place of 0.
 _LEAST_STD = 1e-6
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """A context in which products of matrices use one thread: the last digits depend on their number, and a classifier
+    or a choice between two of them can turn on a last digit."""
+    from threadpoolctl import threadpool_limits
+
+    return cast("AbstractContextManager[object]", threadpool_limits(1))
 
 
 def spread(count: int, most: int) -> NDArray[np.int64]:
@@ -77,9 +87,10 @@ def components(reals: Sample, batch: Sample, most: int) -> NDArray[np.float32]:
     some = taken(order[spread(len(order), _MOST_ROWS)])
     mean, std = some.mean(axis=0), np.maximum(some.std(axis=0), _LEAST_STD)
     count = min(most, len(some) - 1, some.shape[1])
-    pca = PCA(count, svd_solver="randomized", whiten=True, random_state=0).fit((some - mean) / std)
     result = np.empty((len(order), count), dtype=np.float32)
-    for start in range(0, len(order), _CHUNK):
-        piece = taken(order[start : start + _CHUNK])
-        result[start : start + len(piece)] = pca.transform((piece - mean) / std)
+    with one_thread():
+        pca = PCA(count, svd_solver="randomized", whiten=True, random_state=0).fit((some - mean) / std)
+        for start in range(0, len(order), _CHUNK):
+            piece = taken(order[start : start + _CHUNK])
+            result[start : start + len(piece)] = pca.transform((piece - mean) / std)
     return result

@@ -1,0 +1,183 @@
+"""A scan that compares its images with each other: what it says, refuses, keeps when it is killed, and counts once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import FP32, draw_face, write_faces
+from PIL import Image
+from scan_runs import command, environment, lines, result_lines, run
+
+import muflow_cli
+from muflow_cli.calibrate.workflow import CalibrateRequest, calibrate
+from muflow_cli.records import Scored
+from muflow_cli.scan.evidence import evidence_path
+
+RATE = ["--fdr", "0.2", "--precision", "fp32"]
+
+
+@pytest.fixture(scope="module")
+def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny detector on 60 reals of its own kind, and the same without features."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    write_faces(folder / "reals", 60, seed=11)
+    for name, features in (("whole", True), ("bare", False)):
+        calibrate(
+            CalibrateRequest(
+                detector=tiny_bundle,
+                reals=(str(folder / "reals"),),
+                output=folder / f"{name}.safetensors",
+                features=features,
+                runtime=FP32,
+            )
+        )
+    return folder / "whole.safetensors"
+
+
+@pytest.fixture(scope="module")
+def accounts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders: one of the calibration's kind, one whose images are paler and alike in their light."""
+    folder = tmp_path_factory.mktemp("accounts")
+    write_faces(folder / "ann", 14, seed=12)
+    (folder / "bob").mkdir()
+    generator = np.random.default_rng(13)
+    ramp = np.stack([np.linspace(40, 160, 72 * 72).reshape(72, 72)] * 3, axis=-1)
+    for index in range(14):
+        levels = 0.5 * np.asarray(draw_face(generator)) + 0.5 * ramp
+        Image.fromarray(levels.astype(np.uint8)).save(folder / "bob" / f"{index:02}.jpg", quality=90)
+    return folder
+
+
+def scan(*arguments: object, cwd: Path) -> dict[str, Any]:
+    """The JSON report of a scan."""
+    done = run("scan", *arguments, "--json", cwd=cwd)
+    assert done.returncode in (0, 1), done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def by_path(report: dict[str, Any], *names: str) -> dict[str, list[Any]]:
+    return {result["path"]: [result[name] for name in names] for result in report["results"]}
+
+
+def test_what_the_images_have_in_common_is_found(calibrated: Path, accounts: Path) -> None:
+    plain = scan("ann", "bob", "--detector", calibrated, "--precision", "fp32", cwd=accounts)
+    report = scan("ann", "bob", "--detector", calibrated, *RATE, "--adaptive", "--groups", cwd=accounts)
+    summary, learned = report["summary"], report["summary"]["adaptive"]
+    assert by_path(report, "p_value", "score", "tail") == by_path(plain, "p_value", "score", "tail")
+    assert (learned["training"], learned["nulls"], learned["fewest_flagged"]) == (30, 30, 5)
+    flagged = [result["path"].split("/")[0] for result in report["results"] if result["flagged"]]
+    assert flagged.count("bob") >= 6
+    assert flagged.count("ann") <= 2
+    assert all(result["flagged"] == (result["q_value"] <= 0.2) for result in report["results"])
+    assert all(1 / 31 <= result["adaptive_p_value"] <= 1 for result in report["results"])
+    assert [(group["name"], group["images"], group["unlike_calibration"]) for group in summary["groups"]] == [
+        ("ann", 14, False),
+        ("bob", 14, True),
+    ]
+    assert {result["group"] for result in report["results"]} == {"ann", "bob"}
+
+
+def test_the_summary_names_the_claim(calibrated: Path, accounts: Path) -> None:
+    done = run("scan", "ann", "bob", "--detector", calibrated, *RATE, "--adaptive", "--groups", cwd=accounts)
+    said = done.stderr.decode()
+    assert "learned from 30 calibration images and ranked among 30 others" in said
+    assert "2 groups, 1 unlike the calibration as a group\n" in said
+    assert "synthetic" not in said
+
+
+def test_copies_and_near_copies_count_once(calibrated: Path, accounts: Path, tmp_path: Path) -> None:
+    shutil.copytree(accounts, tmp_path, dirs_exist_ok=True)
+    before = scan("ann", "bob", "--detector", calibrated, *RATE, "--adaptive", "--groups", cwd=tmp_path)
+    for number in range(30):
+        shutil.copy(tmp_path / "ann" / "0003.jpg", tmp_path / "ann" / f"copy {number}.jpg")
+        # Another content hash, the same image: bytes after the end of the JPEG. The original stays the first.
+        data = (tmp_path / "bob" / "05.jpg").read_bytes()
+        (tmp_path / "bob" / f"near {number}.jpg").write_bytes(data + bytes([number]))
+    after = scan("ann", "bob", "--detector", calibrated, *RATE, "--adaptive", "--groups", cwd=tmp_path)
+    assert after["summary"]["adaptive"]["fewest_flagged"] == before["summary"]["adaptive"]["fewest_flagged"]
+    assert [group["images"] for group in after["summary"]["groups"]] == [14, 14]
+    assert [group["p_value"] for group in after["summary"]["groups"]] == pytest.approx(
+        [group["p_value"] for group in before["summary"]["groups"]], abs=0.1
+    )
+    q_values = by_path(after, "q_value")
+    assert len({tuple(value) for path, value in q_values.items() if "near" in path or path == "bob/05.jpg"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--detector", "bare", *RATE, "--adaptive"], "the detector holds no features of its calibration images"),
+        (["--detector", "bare", "--groups"], "the detector holds no features of its calibration images"),
+        (
+            ["--detector", "whole", "--fdr", "0.2", "--groups", "--precision", "bf16"],
+            "were computed on cpu in fp32, but this scan computes on cpu in bf16, and the difference would count",
+        ),
+        (
+            ["--detector", "whole", "--fdr", "0.01", "--adaptive", "--precision", "fp32"],
+            "an adaptive false discovery rate of 0.01 needs scores of at least 198 real images, found 60: add images",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_the_scan(
+    arguments: Sequence[str], said: str, calibrated: Path, accounts: Path, tmp_path: Path
+) -> None:
+    words = [
+        str(calibrated.with_name(f"{word}.safetensors")) if word in ("bare", "whole") else word for word in arguments
+    ]
+    done = run("scan", accounts, *words, "-o", tmp_path / "a.jsonl")
+    assert done.returncode == 2
+    assert said in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_killed_run_keeps_its_first_pass_and_goes_on_from_there(
+    calibrated: Path, accounts: Path, tmp_path: Path
+) -> None:
+    words = ["scan", accounts, "--detector", calibrated, *RATE, "--adaptive", "--groups", "--batch-size", "2"]
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    assert run(*words, "-o", whole).returncode == 1
+    process = subprocess.Popen(command(*words, "-o", killed), env=environment(), stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not killed.exists() or killed.read_bytes().count(b"\n") < 8):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = lines(killed.read_bytes().rpartition(b"\n")[0])
+    assert all(line["adaptive_p_value"] is None for line in kept if line["type"] == "result")
+    rows = evidence_path(killed).stat().st_size
+    assert rows > 0
+    done = run(*words, "-o", killed, "--resume")
+    assert done.returncode == 1, done.stderr
+    assert result_lines(killed) == result_lines(whole)
+    assert not evidence_path(killed).exists()
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl", ".jsonl"]
+
+
+def test_a_resumed_run_judges_again_by_its_own_rule(calibrated: Path, accounts: Path, tmp_path: Path) -> None:
+    report, plain = tmp_path / "a.jsonl", tmp_path / "plain.jsonl"
+    words = ["scan", accounts, "--detector", calibrated, "--precision", "fp32"]
+    run(*words, "-o", plain)
+    run(*words, "--fdr", "0.9", "-o", report)
+    assert result_lines(report) != result_lines(plain)
+    run(*words, "--resume", "-o", report)
+    assert result_lines(report) == result_lines(plain)
+    run(*words, "--fdr", "0.9", "--resume", "-o", report)
+    again = tmp_path / "again.jsonl"
+    run(*words, "--fdr", "0.9", "-o", again)
+    assert result_lines(report) == result_lines(again)
+
+
+def test_the_library_gives_what_the_command_gives(calibrated: Path, accounts: Path) -> None:
+    report = scan(accounts, "--detector", calibrated, *RATE, "--adaptive", cwd=accounts)
+    results = muflow_cli.scan(accounts, calibrated, fdr=0.2, adaptive=True, runtime=FP32)
+    given = {r.path: [r.judgement.adaptive_p_value, r.judgement.q_value] for r in results if isinstance(r, Scored)}
+    assert given == by_path(report, "adaptive_p_value", "q_value")
