@@ -208,16 +208,17 @@ def test_q_values_are_benjamini_and_hochbergs_over_distinct_contents() -> None:
     assert {r.judgement.q_value for r in results[4:-1]} == {0.5}
 
 
-def test_near_copies_are_one_test_and_share_its_q_value() -> None:
+def test_near_copies_are_one_test_whose_verdict_none_of_them_exceeds() -> None:
     # One photograph saved 40 times, and three others: four tests, as above.
     given = [scored(p, f"{n:02x}") for n, p in enumerate((0.01, 0.04, 0.03, 0.5))]
-    saved = [scored(0.6, f"{n:02x}") for n in range(4, 44)]
+    saved = [scored(0.6 if n % 2 else 0.001, f"{n:02x}") for n in range(4, 44)]
     near = {result.facts.sha256: 0xFF << 16 * n for n, result in enumerate(given)}
     near |= {result.facts.sha256: 0xFF ^ 1 << 32 + n for n, result in enumerate(saved) if n < 30}
     near |= {result.facts.sha256: 0xFF ^ 1 << n - 20 for n, result in enumerate(saved) if n >= 30}
     results = by_rate([*given, *saved], near)
     assert [r.judgement.q_value for r in results[:4]] == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
-    assert {r.judgement.q_value for r in results[4:]} == {results[0].judgement.q_value}
+    # With the photograph's q-value, or with its own if that is larger: two that look alike may be two photographs.
+    assert [r.judgement.q_value for r in results[4:]] == pytest.approx([0.04, 0.6] * 20)
 
 
 def test_an_inconclusive_result_stays_so_under_a_false_discovery_rate() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -30,7 +31,9 @@ def with_q_values(
 ) -> list[Result]:
     """The same results with Benjamini-Hochberg q-values over the run, flagged where q <= `fdr`.
 
-    Copies and near copies repeat one test: all images of a photograph have one q-value. Inconclusive results stay so.
+    Copies and near copies repeat one test, that of their photograph. Two near copies may yet be two photographs that
+    look alike, so an image is flagged only if its own p-value, too, would have been: its q-value is the larger of both.
+    Inconclusive results stay so.
 
     Args:
         results: of the whole run.
@@ -45,13 +48,18 @@ def with_q_values(
     from scipy.stats import false_discovery_control  # a second to import, which most scans need not pay
 
     q_values = dict(zip(p_values, false_discovery_control(list(p_values.values())).tolist(), strict=True))
+    steps = sorted((p_value, q_values[digest]) for digest, p_value in p_values.items())
 
     def with_q_value(result: Result) -> Result:
         if not isinstance(result, Scored):
             return result
-        verdict, q_value = result.judgement.verdict, q_values[photograph_of[result.facts.sha256]]
+        judgement = result.judgement
+        own = judgement.p_value if judgement.adaptive_p_value is None else judgement.adaptive_p_value
+        above = bisect_left(steps, (own, 0.0))
+        q_value = max(q_values[photograph_of[result.facts.sha256]], steps[above][1] if above < len(steps) else own)
+        verdict = judgement.verdict
         if verdict is not Verdict.INCONCLUSIVE:
             verdict = Verdict.FLAGGED if q_value <= fdr else Verdict.NOT_FLAGGED
-        return replace(result, judgement=replace(result.judgement, q_value=q_value, verdict=verdict))
+        return replace(result, judgement=replace(judgement, q_value=q_value, verdict=verdict))
 
     return [with_q_value(result) for result in results]
