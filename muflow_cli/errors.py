@@ -179,8 +179,8 @@ class BadExpression(MuflowError):
 class BadList(MuflowError):
     """A list of paths that is no list."""
 
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem, "give one path per line, or end each with NUL and use -0")
+    def __init__(self, problem: str, remedy: str = "give one path per line, or end each with NUL and use -0") -> None:
+        super().__init__(problem, remedy)
 
 
 class BadTable(MuflowError):

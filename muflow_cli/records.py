@@ -279,6 +279,11 @@ class ImageGroup:
     tail: Side
     atypical: float
 
+    @property
+    def share_flagged(self) -> float:
+        """Share of its images that are flagged, 0..1."""
+        return self.flagged / self.images
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdaptiveInfo:
@@ -333,3 +338,8 @@ class Summary:
     bottleneck: str | None = None
     head_sha256: str | None = None
     report_sha256: str | None = None
+
+    @property
+    def ranked_groups(self) -> tuple[ImageGroup, ...]:
+        """The groups, the most unlike the calibration first, those without a p-value last."""
+        return tuple(sorted(self.groups, key=lambda group: (group.p_value is None, group.p_value or 0, group.name)))

@@ -21,6 +21,7 @@ from muflow_cli.records import (
     Declared,
     DetectorInfo,
     Facts,
+    ImageGroup,
     Judgement,
     Mark,
     Origin,
@@ -62,6 +63,14 @@ DETECTOR = DetectorInfo(
     smallest_p_value=2 / 301,
     file_sha256="f1" * 32,
 )
+GROUPS = (
+    ImageGroup(name="=shop", images=40, flagged=12, p_value=0.0001, q_value=0.0002, unlike_calibration=True,
+               tail=Side.LOW, atypical=0.025),
+    ImageGroup(name="faces", images=3, flagged=2, p_value=0.25, q_value=0.25, unlike_calibration=False,
+               tail=Side.HIGH, atypical=0.0),
+    ImageGroup(name=os.fsdecode(b"faces/\xe9t\xe9 <b>"), images=1, flagged=0, p_value=None, q_value=None,
+               unlike_calibration=False, tail=Side.HIGH, atypical=1.0),
+)  # fmt: skip  # one number beside the other reads as a table
 SUMMARY = Summary(
     inputs=5,
     scored=4,
@@ -73,6 +82,7 @@ SUMMARY = Summary(
     unreadable_by_code={"truncated": 1},
     flagged_by_tail={"high": 1, "low": 1},
     declared_by_origin={"synthetic": 1},
+    groups=GROUPS,
     results_sha256="ab" * 32,
     stages={"decode": 0.4, "score": 1.5},
     bottleneck="score",

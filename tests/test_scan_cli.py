@@ -204,6 +204,11 @@ def test_status_3_when_only_some_are_unreadable(tiny_bundle: Path, by_flag: dict
             "--group-by needs --files-from FILE, because",
         ),
         (
+            ["photos", "--detector", "d", "-o", "a.json", "-o", "a.groups.csv"],
+            "-o a.groups.csv needs --groups or --group-by, because it is the table of the groups",
+        ),
+        (["photos", "--detector", "d", "--format", "groups"], "--format groups needs --groups or --group-by, because"),
+        (
             ["photos", "--detector", "d", "--resume", "-o", "a.jsonl", "--fields", "path"],
             "--resume cannot be combined with --fields",
         ),

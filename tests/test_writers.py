@@ -26,6 +26,7 @@ from junitparser import JUnitXml
 from output_samples import (
     DETECTOR,
     FINISHED,
+    GROUPS,
     HOSTILE_NAMES,
     RESULTS,
     RUN,
@@ -97,6 +98,26 @@ def test_a_hostile_name_takes_one_printable_line_of_the_table(name: str) -> None
 def test_a_hostile_name_is_one_inert_cell_of_the_csv(name: str) -> None:
     first, second = read_csv(write_all(OutputFormat.CSV, [scored(name, duplicate_of=name), unreadable(name)]))
     assert uncell(first["path"]) == uncell(first["duplicate_of"]) == uncell(second["path"]) == name
+
+
+def test_the_table_of_groups_has_a_row_for_each_group_and_no_result() -> None:
+    rows = read_csv(write_all(OutputFormat.GROUPS, RESULTS, fields=("path",)))
+    assert [uncell(row["name"]) for row in rows] == [group.name for group in GROUPS]
+    shop, faces, single = rows
+    assert (shop["images"], shop["flagged"], shop["share_flagged"]) == ("40", "12", "0.3")
+    assert (shop["unlike_calibration"], faces["unlike_calibration"]) == ("true", "false")
+    assert (single["p_value"], single["q_value"]) == ("", "")
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_the_hostile_name_of_a_group_is_one_inert_cell(name: str) -> None:
+    stream = io.BytesIO()
+    writer = WRITERS[OutputFormat.GROUPS].make(stream, WriterContext())
+    writer.begin(RUN, DETECTOR)
+    writer.end(FINISHED, replace(SUMMARY, groups=(replace(GROUPS[0], name=name),)))
+    (row,) = read_csv(stream.getvalue())
+    assert uncell(row["name"]) == name
+    assert not row["name"].lstrip().startswith(("=", "+", "-", "@"))
 
 
 def test_csv_columns_are_the_fields_with_the_declaration_and_the_error_in_two() -> None:
@@ -268,7 +289,8 @@ def test_every_field_can_be_a_column_of_the_table() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("a.json", "json"), ("A.JSONL", "jsonl"), ("a.ndjson", "jsonl"), ("a.csv", "csv"), ("a.sarif", "sarif"),
-     ("a.sarif.json", "sarif"), ("dir.csv/a.html", "html"), ("a.htm", "html"), ("a.txt", "table")],
+     ("a.sarif.json", "sarif"), ("dir.csv/a.html", "html"), ("a.htm", "html"), ("a.txt", "table"),
+     ("a.groups.csv", "groups"), ("A.Groups.CSV", "groups"), ("groups.csv", "csv")],
 )  # fmt: skip  # a table
 def test_a_file_name_picks_its_format(name: str, expected: str) -> None:
     assert format_of(Path(name)) == expected

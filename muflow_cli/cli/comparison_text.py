@@ -26,15 +26,14 @@ def comparison_lines(summary: Summary) -> Iterator[str]:
         if learned.atypical > _SUSPICIOUS:
             yield _doubt(f"{learned.atypical:.0%} of the images", "The false discovery rate")
     if summary.groups:
-        yield from _group_lines(summary.groups)
+        yield from _group_lines(summary.ranked_groups)
 
 
 def _group_lines(groups: tuple[ImageGroup, ...]) -> Iterator[str]:
     unlike = sum(group.unlike_calibration for group in groups)
     yield f"{len(groups)} group{'' if len(groups) == 1 else 's'}, {unlike} unlike the calibration as a group"
-    ranked = sorted(groups, key=lambda group: (group.p_value is None, group.p_value or 0, group.name))
     yield f"{'P_VALUE':>8}  {'Q_VALUE':>8}  {'IMAGES':>6}  {'FLAGGED':>7}  TAIL  GROUP"
-    for group in ranked[:_LISTED]:
+    for group in groups[:_LISTED]:
         p_value, q_value = ("-" if number is None else f"{number:.4f}" for number in (group.p_value, group.q_value))
         mark = "  (unlike the calibration)" if group.unlike_calibration else ""
         yield (
@@ -42,7 +41,7 @@ def _group_lines(groups: tuple[ImageGroup, ...]) -> Iterator[str]:
             f"{escape(group.name)}{mark}"
         )
     if len(groups) > _LISTED:
-        yield f"and {len(groups) - _LISTED} more groups, which the JSON, CSV and HTML reports list"
+        yield f"and {len(groups) - _LISTED} more groups, which the JSON and HTML reports and -o FILE.groups.csv list"
     doubtful = sum(group.atypical > _SUSPICIOUS for group in groups)
     if doubtful:
         yield _doubt(f"some images of {doubtful} group{'' if doubtful == 1 else 's'}", "The p-value of a group")

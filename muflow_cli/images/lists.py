@@ -74,18 +74,19 @@ def read_grouped_list(stream: BinaryIO, column: str) -> Iterator[ListedPath]:
     """
     text = io.TextIOWrapper(io.BufferedReader(_Blocks(_blocks(stream))), "utf-8", "surrogateescape", newline="")
     rows = csv.DictReader(text, strict=True)
+    remedy = f"give a CSV file with the columns path and {column} in its first line, and both in every row"
     try:
         missing = [name for name in ("path", column) if name not in (rows.fieldnames or ())]
         if missing:
-            raise BadList(f"the first line of the list names no column {' and no column '.join(missing)}")
+            raise BadList(f"the first line of the list names no column {' and no column '.join(missing)}", remedy)
         for row in rows:
             path, group = row["path"], row[column]
             if path and not group:
-                raise BadList(f"the list names no {column} for {path!a}")
+                raise BadList(f"the list names no {column} for {path!a}", remedy)
             if path:
                 yield ListedPath(_path(os.fsencode(path), null=True), group)
     except csv.Error as error:
-        raise BadList(f"line {rows.line_num} of the list is not CSV ({error})") from None
+        raise BadList(f"line {rows.reader.line_num} of the list is not CSV ({error})", remedy) from None
 
 
 class _Blocks(io.RawIOBase):

@@ -1,4 +1,4 @@
-"""CSV for spreadsheets and aligned lines for people, both streamed."""
+"""CSV for spreadsheets (results, or groups) and aligned lines for people, all streamed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ from muflow_cli.records import DetectorInfo, Origin, Result, RunInfo, Summary
 
 # Fields that are several columns of the CSV, named field_key.
 _PARTS: Final[Mapping[str, tuple[str, ...]]] = {"declared": ("origin", "marks"), "error": ("code", "message")}
+
+_GROUP_COLUMNS: Final = (
+    *("name", "images", "flagged", "share_flagged"),
+    *("p_value", "q_value", "unlike_calibration", "tail", "atypical"),
+)
 
 _TABLE_FIELDS: Final = ("verdict", "tail", "p_value", "score", "declared", "path")
 
@@ -87,22 +92,45 @@ class CsvWriter:
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:  # noqa: ARG002 - a CSV has rows only
         """Write the header row."""
-        self._row(self._columns)
+        _write_row(self._stream, self._columns)
 
     def write(self, result: Result) -> None:
         """Write one row."""
         value = result_to_json(result)
         parts = {f"{name}_{key}": value[name][key] for name in _PARTS if name in value for key in _PARTS[name]}
-        self._row([_csv_cell({**value, **parts}.get(column)) for column in self._columns])
+        _write_row(self._stream, [_csv_cell({**value, **parts}.get(column)) for column in self._columns])
 
     def end(self, run: RunInfo, summary: Summary) -> None:
         """Do nothing: a CSV has rows only."""
 
-    def _row(self, cells: Sequence[object]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\r\n").writerow(cells)
-        self._stream.write(text.getvalue().encode("utf-8"))
-        self._stream.flush()
+
+class GroupsWriter:
+    """CSV like that of the results, with one row for each group of the run, ordered by name.
+
+    It knows no fields: `--fields` chooses among those of a result.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def begin(self, run: RunInfo, detector: DetectorInfo) -> None:  # noqa: ARG002 - a CSV has rows only
+        """Write the header row."""
+        _write_row(self._stream, _GROUP_COLUMNS)
+
+    def write(self, result: Result) -> None:
+        """Do nothing: the groups come with the end of the run."""
+
+    def end(self, run: RunInfo, summary: Summary) -> None:  # noqa: ARG002 - a CSV has rows only
+        """Write one row per group."""
+        for group in summary.groups:
+            _write_row(self._stream, [_csv_cell(getattr(group, column)) for column in _GROUP_COLUMNS])
+
+
+def _write_row(stream: BinaryIO, cells: Sequence[object]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    stream.write(text.getvalue().encode("utf-8"))
+    stream.flush()
 
 
 def _show(name: str, value: object) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 from muflow_cli.output.documents import JsonlWriter, JsonWriter
 from muflow_cli.output.sarif import SarifWriter
 from muflow_cli.output.suffixes import longest_match
-from muflow_cli.output.tabular import CsvWriter, TableWriter
+from muflow_cli.output.tabular import CsvWriter, GroupsWriter, TableWriter
 from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class OutputFormat(StrEnum):
     JSON = "json"
     JSONL = "jsonl"
     CSV = "csv"
+    GROUPS = "groups"
     SARIF = "sarif"
     HTML = "html"
 
@@ -93,6 +94,7 @@ WRITERS: Final[Mapping[OutputFormat, Format]] = {
         grows=True,
     ),
     OutputFormat.CSV: Format(suffixes=(".csv",), make=lambda stream, context: CsvWriter(stream, context.fields)),
+    OutputFormat.GROUPS: Format(suffixes=(".groups.csv",), make=lambda stream, _: GroupsWriter(stream)),
     OutputFormat.SARIF: Format(
         suffixes=(".sarif", ".sarif.json"), make=lambda stream, context: SarifWriter(stream, context.fields)
     ),

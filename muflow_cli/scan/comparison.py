@@ -53,7 +53,9 @@ def check_comparison(comparison: Comparison, calibration: Calibration, placement
 
 
 def group_name(item: Input) -> str:
-    """The archive, folder or address that an input lies in."""
+    """The group that a list names for an input, or else the archive, folder or address that it lies in."""
+    if item.group:
+        return item.group
     if item.kind in (InputKind.ZIP_MEMBER, InputKind.TAR_MEMBER):
         return item.location
     folder, _, _ = item.path.rpartition("/")
