@@ -17,6 +17,7 @@ from muflow_cli.output.report import Exhibit, ReportData
 from muflow_cli.output.report_writer import Exhibits
 from muflow_cli.output.writers import WRITERS, OutputFormat, WriterContext
 from muflow_cli.records import (
+    AdaptiveInfo,
     CalibrationMatch,
     Declared,
     DetectorInfo,
@@ -200,6 +201,21 @@ def row(index: int) -> Result:
         verdict=Verdict.FLAGGED if abs(score) > 2.8 else Verdict.NOT_FLAGGED,
         tail=Side.HIGH if score > 0 else Side.LOW,
     )
+
+
+def grouped(data: ReportData) -> ReportData:
+    """The same report of an adaptive run by groups: every third image in the first group, and so on."""
+    info = AdaptiveInfo(learner="logistic 0.01", training=150, nulls=150, fewest_flagged=14, atypical=0.031)
+
+    def judged(result: Result, index: int) -> Result:
+        if not isinstance(result, Scored):
+            return result
+        own = dataclasses.replace(result.judgement, adaptive_p_value=(1 + index) / 1000, q_value=(1 + index) / 500)
+        return dataclasses.replace(result, group=GROUPS[index % len(GROUPS)].name, judgement=own)
+
+    results = [judged(result, index) for index, result in enumerate(data.results)]
+    summary = dataclasses.replace(data.summary, fdr=0.1, adaptive=info, groups=GROUPS)
+    return dataclasses.replace(data, results=results, summary=summary)
 
 
 def report_data(count: int, **changes: Any) -> ReportData:

@@ -10,12 +10,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from output_samples import DETECTOR, FINISHED, HOSTILE_NAMES, SUMMARY, report_data, scored, unreadable
+from output_samples import DETECTOR, FINISHED, GROUPS, HOSTILE_NAMES, SUMMARY, grouped, report_data, scored, unreadable
 
 from muflow_cli.errors import NotFinite
 from muflow_cli.output.histogram import BINS, histogram
 from muflow_cli.output.inert import escape
-from muflow_cli.output.report import Exhibit, render_report
+from muflow_cli.output.report import PLOTTED, Exhibit, render_report
+from muflow_cli.output.report_writer import page_limits
+from muflow_cli.output.strips import strips
 
 
 class Page(HTMLParser):
@@ -51,7 +53,7 @@ def test_the_page_names_no_address_but_its_own_data() -> None:
 
 
 def test_the_policy_allows_this_script_and_nothing_from_outside() -> None:
-    page = Page(render_report(report_data(30)))
+    page = Page(render_report(grouped(report_data(30))))
     (policy,) = [a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:;")
@@ -60,16 +62,19 @@ def test_the_policy_allows_this_script_and_nothing_from_outside() -> None:
 
 
 def test_hostile_names_add_no_element_and_no_script() -> None:
-    plain = report_data(2, results=[scored("a"), unreadable("b")], exhibits={})
+    one = dataclasses.replace(SUMMARY, groups=(dataclasses.replace(GROUPS[0], name="a"),))
+    plain = report_data(2, results=[scored("a", group="a"), unreadable("b")], exhibits={}, summary=one)
     expected = [tag for tag, _ in Page(render_report(plain)).elements]
     for name in HOSTILE_NAMES:
-        results = [scored(name, duplicate_of=name), dataclasses.replace(unreadable(name), message=name, code=name)]
+        results = [scored(name, group=name), dataclasses.replace(unreadable(name), message=name, code=name)]
         hostile = dataclasses.replace(
             plain,
             results=results,
             run=dataclasses.replace(FINISHED, argv=(name,)),
             detector=dataclasses.replace(DETECTOR, path=name),
-            summary=dataclasses.replace(SUMMARY, unreadable_by_code={name: 1}),
+            summary=dataclasses.replace(
+                SUMMARY, unreadable_by_code={name: 1}, groups=(dataclasses.replace(GROUPS[0], name=name),)
+            ),
         )
         page = Page(render_report(hostile))
         assert [tag for tag, _ in page.elements] == expected
@@ -140,3 +145,70 @@ def test_the_smallest_p_value_is_that_of_the_detector() -> None:
     info = dataclasses.replace(DETECTOR, smallest_p_value=0.019)
     page = render_report(dataclasses.replace(report_data(5), detector=info))
     assert "a p-value cannot be below 0.019." in page
+
+
+def test_a_duplicate_is_named_as_text() -> None:
+    for name in HOSTILE_NAMES:
+        page = Page(render_report(report_data(1, results=[scored("a", duplicate_of=name)], exhibits={})))
+        assert not set("<>&") & set(page.scripts[0])
+        assert json.loads(page.scripts[0])["rows"][0]["duplicate_of"] == escape(name)
+
+
+def plain_text(page: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+def test_the_groups_are_a_table_with_the_smallest_p_value_first_and_the_claim() -> None:
+    page = render_report(grouped(report_data(30)))
+    table = page[page.index('<table class="groups">') : page.index("</table>")]
+    assert re.findall(r'<th scope="row" class="path">(.*?)</th>', table) == [
+        "=shop", "faces", r"faces/\xe9t\xe9 &lt;b&gt;"
+    ]  # fmt: skip
+    assert table.count('role="img"') == table.count("aria-label=") == len(GROUPS)
+    text = plain_text(page)
+    assert "1 of 3 groups is unlike the calibration." in text
+    assert "Real images of another origin differ too, so this does not make a group synthetic." in text
+    assert "=shop unlike the calibration 0.0001 0.0002 40 12 (30 %) ▼ low 2 %" in text
+    assert "too few images – – 1 0 (0 %)" in text
+
+
+def test_a_run_without_groups_and_adaptive_p_values_speaks_of_neither() -> None:
+    summary = dataclasses.replace(SUMMARY, groups=())
+    text = plain_text(render_report(report_data(3, summary=summary)))
+    assert "Groups" not in text
+    assert "daptive" not in text.split("{")[0]
+
+
+def test_an_adaptive_run_says_how_its_p_values_came_about() -> None:
+    text = plain_text(render_report(grouped(report_data(30))))
+    assert (
+        "classifier logistic 0.01, learned from 150 calibration images and ranked among 150 others; at least 14" in text
+    )
+
+
+def test_only_the_groups_with_the_smallest_p_values_have_a_plot_and_the_user_is_told() -> None:
+    count = PLOTTED + 5
+    groups = tuple(
+        dataclasses.replace(GROUPS[1], name=f"g{index}", p_value=(count - index) / 1000) for index in range(count)
+    )
+    results = [scored(number=index, group=f"g{index}") for index in range(count)]
+    summary = dataclasses.replace(SUMMARY, groups=groups)
+    data = report_data(0, results=results, exhibits={}, summary=summary)
+    page = render_report(data)
+    assert page.count('<svg class="strip"') == PLOTTED
+    assert 'aria-label="Scores of g5:' in page
+    assert 'aria-label="Scores of g4:' not in page
+    assert "200 groups, those with the smallest p-values" in " ".join(page_limits(summary, earlier=0))
+    assert '<svg class="strip"' not in render_report(dataclasses.replace(data, calibration_scores=[]))
+
+
+def test_a_strip_says_how_much_of_its_group_lies_inside_the_band() -> None:
+    reals = [index / 100 for index in range(101)]
+    drawn = strips({"in": [0.5, 0.5, 0.6], "out": [-3.0, 0.5, 1.2, 4.0]}, reals)
+    assert drawn is not None
+    assert (drawn.by_name["in"].inside, drawn.by_name["out"].inside) == (1.0, 0.25)
+    assert 0 <= drawn.left < drawn.middle < drawn.right <= 100
+    assert sum(drawn.by_name["out"].heights) == 400  # four scores in four bins of one each
+    assert drawn.by_name["out"].heights[0] == drawn.by_name["out"].heights[-1] == 100
+    assert strips({}, reals) is None
+    assert strips({"in": [0.5]}, []) is None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from output_samples import HOSTILE_NAMES, report_data, row, scored
+from output_samples import GROUPS, HOSTILE_NAMES, grouped, report_data, row, scored
 
 from muflow_cli.output.histogram import BINS
 from muflow_cli.output.inert import escape
@@ -43,7 +43,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def report_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render_report(report_data(IMAGES)), encoding="utf-8")
+    path.write_text(render_report(grouped(report_data(IMAGES))), encoding="utf-8")
     return path
 
 
@@ -144,6 +144,28 @@ def test_filters_narrow_the_rows_together(page: Any) -> None:
     assert texts(page, "#rows .path") == [r.path for r in expected[:50]]
 
 
+def test_a_group_can_be_picked_whatever_its_name(page: Any) -> None:
+    name = escape(GROUPS[2].name)
+    choose(page, "#filter-group", name)
+    expected = [index for index in range(IMAGES) if index % 3 == 2 and isinstance(row(index), Scored)]
+    assert texts(page, "#row-count")[0].startswith(f"{len(expected)} of 2,000 inputs")
+    assert set(texts(page, "#rows .path + .detail + .detail bdi")) == {name}
+    assert column(page, "adaptive p")[:2] == ["0.0030", "0.0060"]
+    find(page, "#rows .thumbnail").click()
+    assert f"Group{name}" in texts(page, "#exhibit-facts")[0]
+    assert "Adaptive p-value0.003000" in texts(page, "#exhibit-facts")[0]
+
+
+def test_every_group_has_a_row_with_a_strip_that_can_be_seen(page: Any) -> None:
+    for width in (1400, 375):
+        resize(page, width)
+        strips = page.find_elements("css selector", ".groups tbody tr .strip")
+        assert len(strips) == len(GROUPS)
+        assert all(strip.size["width"] > 100 and strip.size["height"] > 20 for strip in strips)
+        names = page.find_elements("css selector", '.groups th[scope="row"]')
+        assert [name.text for name in names] == [escape(group.name) for group in GROUPS]
+
+
 def test_a_filter_that_nothing_passes_says_so(page: Any) -> None:
     find(page, "#filter-text").send_keys("no such image")
     assert texts(page, "#row-count") == ["0 of 2,000 inputs"]
@@ -197,13 +219,14 @@ def test_an_input_that_could_not_be_read_says_why(page: Any) -> None:
 def test_the_keyboard_reaches_and_does_everything(page: Any) -> None:
     active = "const e = document.activeElement; return e.id || e.className || e.parentElement.dataset.key"
     reached = []
-    for _ in range(18):
+    for _ in range(21):
         press(page, "\ue004")  # Tab
         reached.append(page.execute_script(active))
         outline = "return getComputedStyle(document.activeElement).outlineStyle"
         assert page.execute_script(outline) != "none"
-    assert reached[:4] == ["skip", "filter-text", "filter-verdict", "filter-tail"]
-    assert [key for key in reached if key in {"path", "score", "p_value"}] == ["path", "p_value", "score"]
+    assert reached[:5] == ["skip", "scroll", "filter-text", "filter-verdict", "filter-tail"]
+    heads = ["path", "p_value", "adaptive_p_value", "score"]
+    assert [key for key in reached if key in heads] == heads
     while reached[-1] != "thumbnail":
         press(page, "\ue004")
         reached.append(page.execute_script(active))
@@ -223,6 +246,7 @@ def test_text_has_contrast_and_nothing_sticks_out(page: Any, width: int, scheme:
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     selectors = ["body", ".detail", ".is-flagged", ".is-unreadable", ".thumbnail", "thead button", ".lead"]
+    selectors += [".groups .flagged th", ".groups .flagged .is-flagged", ".groups thead th"]
     for selector in selectors:
         assert contrast(page, selector) >= 7, selector
     find(page, ".thumbnail").click()

@@ -50,7 +50,8 @@ def scan_command(
             "-o",
             "--output",
             metavar="FILE",
-            help="Write results to FILE: .jsonl, .json, .csv, .groups.csv, .sarif, .html or .txt; - is stdout (repeatable).",
+            help="Write results to FILE: .jsonl, .json, .csv, .groups.csv, .sarif, .html or .txt; - is stdout "
+            "(repeatable).",
             rich_help_panel=_RESULTS,
         ),
     ] = None,
@@ -229,7 +230,7 @@ def scan_command(
     check_fields(names)
     resumed = _resumed(outputs, names) if resume else None
     comparison = _comparison(fdr, adaptive, groups, group_by, csv_list=files_from is not None and not null)
-    _check_groups(outputs, comparison)
+    outputs.check_groups(comparison)
     arguments, read = _arguments(paths or [], files_from, outputs, lambda file: _listed(file, null, group_by))
     signing = prepare_signing(sign, outputs, console)
     own = read if sign is None else [*read, sign]
@@ -267,17 +268,6 @@ def _comparison(fdr: float | None, adaptive: bool, groups: bool, group_by: str |
             "--group-by", "--files-from FILE", "FILE is the CSV file with this column", needs=True
         )
     return Comparison(fdr=fdr, adaptive=adaptive, groups=groups or group_by is not None)
-
-
-def _check_groups(outputs: ChosenOutputs, comparison: Comparison) -> None:
-    """Refuse a table of groups in a run that has none."""
-    if comparison.groups:
-        return
-    tables = [f"-o {file}" for file, format_ in outputs.files if format_ is OutputFormat.GROUPS]
-    if outputs.stdout is OutputFormat.GROUPS:
-        tables.append("--format groups")
-    if tables:
-        raise IncompatibleOptions(tables[0], "--groups or --group-by", "it is the table of the groups", needs=True)
 
 
 def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None) -> Path:

@@ -10,6 +10,7 @@ from typing import Final
 
 from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.writers import OutputFormat, format_of
+from muflow_cli.scan.settings import Comparison
 
 STDOUT: Final = Path("-")
 
@@ -37,6 +38,13 @@ class ChosenOutputs:
         if len(lines) != 1:
             raise IncompatibleOptions("--resume", "one -o FILE.jsonl", "that is the report it continues", needs=True)
         return lines[0]
+
+    def check_groups(self, comparison: Comparison) -> None:
+        """Refuse a table of groups in a run without groups; IncompatibleOptions."""
+        tables = [f"-o {path}" for path, format_ in self.files if format_ is OutputFormat.GROUPS]
+        tables += ["--format groups"] if self.stdout is OutputFormat.GROUPS else []
+        if tables and not comparison.groups:
+            raise IncompatibleOptions(tables[0], "--groups or --group-by", "it is the table of the groups", needs=True)
 
 
 def choose_outputs(

@@ -48,15 +48,11 @@ class Histogram:
 
 
 def histogram(run: Sequence[float], calibration: Sequence[float]) -> Histogram | None:
-    """Histogram of two sets of finite scores over one axis; None where the run has no scores.
-
-    The axis covers the central 99 % of each set. It is extended to the most extreme scores where they lie within
-    that span of it, so that a single outlier does not squeeze all others together.
-    """
+    """Histogram of two sets of finite scores over one axis; None where the run has no scores."""
     if not run:
         return None
     sets = [np.asarray(scores, dtype=np.float64) for scores in (run, calibration)]
-    low, high = _axis([scores for scores in sets if scores.size])
+    low, high = axis([scores for scores in sets if scores.size])
     counts = [np.histogram(np.clip(scores, low, high), bins=BINS, range=(low, high))[0] for scores in sets]
     shares = [count / max(1, scores.size) for count, scores in zip(counts, sets, strict=True)]
     top = max(float(share.max()) for share in shares)
@@ -69,7 +65,12 @@ def histogram(run: Sequence[float], calibration: Sequence[float]) -> Histogram |
     )
 
 
-def _axis(sets: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+def axis(sets: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """Ends of an axis over several sets of scores, none of them empty.
+
+    It covers the central 99 % of each set. It is extended to the most extreme scores where they lie within that span
+    of it, so that a single outlier does not squeeze all others together.
+    """
     inner_low = min(float(np.quantile(scores, 0.005, method="higher")) for scores in sets)
     inner_high = max(float(np.quantile(scores, 0.995, method="lower")) for scores in sets)
     # Two scores have no centre: their quantiles cross.

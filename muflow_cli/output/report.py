@@ -21,9 +21,12 @@ from muflow_cli.output.aliases import ALIASES
 from muflow_cli.output.encode import detector_to_json, result_to_json, run_to_json, summary_to_json
 from muflow_cli.output.histogram import histogram
 from muflow_cli.output.inert import escape
+from muflow_cli.output.strips import Strips, strips
 from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary
 
 _LOADER: Final = PackageLoader("muflow_cli.output", "templates")
+# Groups with a plot, about 4 KB each: those with the smallest p-values.
+PLOTTED: Final = 200
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,23 @@ def render_report(data: ReportData) -> str:
         command=escape(shlex.join(data.run.argv)),
         detector=detector_to_json(data.detector),
         summary=summary_to_json(data.summary),
+        groups=data.summary.ranked_groups,
+        strips=_strips(data),
         has_q=any(isinstance(result, Scored) and result.judgement.q_value is not None for result in data.results),
+        has_adaptive=any(
+            isinstance(result, Scored) and result.judgement.adaptive_p_value is not None for result in data.results
+        ),
         shown=len(data.exhibits),
     )
+
+
+def _strips(data: ReportData) -> Strips | None:
+    """Plots of the groups that are most unlike the calibration; files with the same bytes count once."""
+    scores: dict[str, list[float]] = {group.name: [] for group in data.summary.ranked_groups[:PLOTTED]}
+    for result in data.results:
+        if isinstance(result, Scored) and result.duplicate_of is None and result.group in scores:
+            scores[result.group].append(result.score)
+    return strips({name: own for name, own in scores.items() if own}, data.calibration_scores)
 
 
 def _row(result: Result, exhibit: Exhibit | None) -> dict[str, object]:
@@ -99,7 +116,8 @@ def _row(result: Result, exhibit: Exhibit | None) -> dict[str, object]:
         row["declared"] = own["declared"]
     row["path"] = escape(result.path)
     if isinstance(result, Scored):
-        row |= {"duplicate_of": escape(result.duplicate_of)} if result.duplicate_of is not None else {}
+        texts = {"duplicate_of": result.duplicate_of, "group": result.group}
+        row |= {key: escape(text) for key, text in texts.items() if text is not None}
     else:
         row["error"] = {"code": escape(result.code), "message": escape(result.message)}
     if exhibit is not None:

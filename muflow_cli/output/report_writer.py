@@ -9,7 +9,7 @@ from typing import BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from muflow_cli.output.report import Exhibit, ReportData, render_report
+from muflow_cli.output.report import PLOTTED, Exhibit, ReportData, render_report
 from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary
 
 THUMBNAIL: Final = 128
@@ -108,5 +108,7 @@ def page_limits(summary: Summary, *, earlier: int) -> Iterator[str]:
         yield "the page shows no images for results of earlier runs; scan without --resume to see them"
     if summary.scored - summary.duplicates - earlier > SHOWN:
         yield f"the page shows the images of {SHOWN} results, flagged ones first, then by p-value"
+    if len(summary.groups) > PLOTTED:
+        yield f"the page plots the scores of {PLOTTED} groups, those with the smallest p-values"
     if summary.inputs > COMFORTABLE_ROWS:
         yield f"the page has {summary.inputs} rows; browsers become slow above {COMFORTABLE_ROWS}"

@@ -2,7 +2,7 @@
 (() => {
   const { rows, columns } = JSON.parse(document.getElementById("data").textContent);
   const by = (id) => document.getElementById(id);
-  const state = { key: "index", order: "ascending", text: "", verdict: "", tail: "", origin: "", page: 0, size: 50 };
+  const state = { key: "index", order: "ascending", text: "", verdict: "", tail: "", origin: "", group: "", page: 0, size: 50 };
   const collator = new Intl.Collator("en", { numeric: true });
 
   // Rows hold only known values; what cells, filters and sorting need besides is added here once.
@@ -36,7 +36,8 @@
 
   function chosen() {
     const passing = rows.filter((row) => row.lowerPath.includes(state.text)
-      && (!state.verdict || row.verdict === state.verdict) && (!state.tail || row.tail === state.tail) && (!state.origin || origin(row) === state.origin));
+      && (!state.verdict || row.verdict === state.verdict) && (!state.tail || row.tail === state.tail) && (!state.origin || origin(row) === state.origin)
+      && (!state.group || row.group === state.group));
     return passing.sort(compare); // stable: ties stay in the order of the inputs
   }
 
@@ -118,7 +119,8 @@
 
   function tableRow(row) {
     const name = element("div", {}, element("bdi", { className: "path", textContent: row.path }),
-      element("div", { className: "detail", textContent: size(row) }));
+      element("div", { className: "detail", textContent: size(row) }),
+      ...(row.group === undefined ? [] : [element("div", { className: "detail" }, "group ", element("bdi", { textContent: row.group }))]));
     const verdict = element("span", { className: `verdict is-${row.verdict.replace("_", "-")}`, textContent: words(row.verdict) });
     const cells = [
       cell("", "number", String(row.index)),
@@ -127,6 +129,7 @@
       cell("Tail", "tail", tail(row)),
       cell("p-value", "number", decimal(row.p_value)),
     ];
+    if (document.querySelector('th[data-key="adaptive_p_value"]')) cells.push(cell("adaptive p", "number", decimal(row.adaptive_p_value)));
     if (document.querySelector('th[data-key="q_value"]')) cells.push(cell("q-value", "number", decimal(row.q_value)));
     cells.push(cell("Score", "number", decimal(row.score)));
     columns.forEach((column, at) => cells.push(cell(column, "number", decimal(row[`column-${at}`]))));
@@ -178,10 +181,11 @@
 
   function facts(row) {
     const parts = [["Verdict", words(row.verdict)], ["Tail", row.tail && tail(row)], ["p-value", row.p_value !== undefined && decimal(row.p_value, 6)],
+      ["Adaptive p-value", row.adaptive_p_value !== undefined && decimal(row.adaptive_p_value, 6)],
       ["q-value", row.q_value !== undefined && decimal(row.q_value, 6)], ["Score", row.score !== undefined && decimal(row.score, 6)]];
     (row.column_scores || []).forEach((score, at) => parts.push([`Score, ${columns[at] || at + 1}`, decimal(score, 6)]));
     parts.push(["Heaviest column", row.heaviest], ["Calibration", row.calibration], ["Stratum", row.stratum],
-      ["Atypical", row.atypical_input && row.atypical_input.join(", ")], ["Duplicate of", row.duplicate_of],
+      ["Atypical", row.atypical_input && row.atypical_input.join(", ")], ["Group", row.group], ["Duplicate of", row.duplicate_of],
       ["Unreadable because", row.error && `${row.error.code}: ${row.error.message}`], ["Format", size(row)],
       ["Bytes", row.bytes !== undefined && row.bytes.toLocaleString("en")], ["JPEG quality", row.jpeg_quality],
       ["Sharpness", row.sharpness !== undefined && decimal(row.sharpness, 2)],
@@ -230,6 +234,7 @@
   by("filter-verdict").addEventListener("change", (event) => change({ verdict: event.target.value }));
   by("filter-tail").addEventListener("change", (event) => change({ tail: event.target.value }));
   by("filter-origin").addEventListener("change", (event) => change({ origin: event.target.value }));
+  if (by("filter-group")) by("filter-group").addEventListener("change", (event) => change({ group: event.target.value }));
   by("sort-key").addEventListener("change", (event) => change({ key: event.target.value }));
   by("sort-order").addEventListener("change", (event) => change({ order: event.target.value }));
   by("page-size").addEventListener("change", (event) => change({ size: Number(event.target.value) }));
