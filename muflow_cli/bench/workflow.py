@@ -37,7 +37,7 @@ from muflow_cli.images.perturb import Perturbation
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Origin
 from muflow_cli.scan.comparison import calibration_sample, check_comparison
-from muflow_cli.scan.settings import Comparison as Batchwise
+from muflow_cli.scan.settings import Comparison as BatchComparison
 from muflow_cli.specs import InputSpec, Runtime
 
 
@@ -177,18 +177,7 @@ class _Job:
         centre = detector.calibration.median_score
         self.calibration_scores = detector.calibration.mean_scores.tolist()
         self.spec = replace(self.spec, centre=centre)
-        batchwise = Batchwise(
-            fdr=LEARNED_AT if request.adaptive else None, adaptive=request.adaptive, groups=request.groups
-        )
-        scoring = Scoring(
-            detector,
-            request.runtime,
-            request.inputs,
-            seed=request.bootstrap.seed,
-            kept=self.kept,
-            features=batchwise.features,
-        )
-        check_comparison(batchwise, detector.calibration, scoring.placement)
+        scoring = self.scoring(detector)
         self.timer.stage("hash images", None)
         selection = self.select(detector)
         self.run = BenchRun(
@@ -217,11 +206,30 @@ class _Job:
                 self.run, throughput=measure_speed(scoring, selection.images, request.detector, self.timer)
             )
         measured = replace(measured, nulls=nulls, comparisons=self.comparisons(rows))
-        return self.batchwise(measured, scoring) if batchwise.features else measured
+        return self.batchwise(measured, scoring)
+
+    def scoring(self, detector: Detector) -> Scoring:
+        """The detector, ready to score; refused where batches cannot be compared with its calibration."""
+        request = self.request
+        comparison = BatchComparison(
+            fdr=LEARNED_AT if request.adaptive else None, adaptive=request.adaptive, groups=request.groups
+        )
+        scoring = Scoring(
+            detector,
+            request.runtime,
+            request.inputs,
+            seed=request.bootstrap.seed,
+            kept=self.kept,
+            features=comparison.features,
+        )
+        check_comparison(comparison, detector.calibration, scoring.placement)
+        return scoring
 
     def batchwise(self, measured: Measured, scoring: Scoring) -> Measured:
-        """With what many images say together."""
+        """With what batches and groups of images tell, where that is asked for."""
         request, rows = self.request, measured.rows
+        if not (request.adaptive or request.groups):
+            return measured
         reals = calibration_sample(scoring.detector.calibration)
         sources, generators = (len(by_source(rows, fake=fake)) for fake in (False, True))
         shared = (rows, scoring.features, reals, request.bootstrap, self.timer.advance)
