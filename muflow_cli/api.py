@@ -191,6 +191,8 @@ def bench(
     limit: int = 0,
     resamples: int = 1000,
     seed: int = 0,
+    adaptive: bool = False,
+    groups: bool = False,
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
     progress: ProgressListener | None = None,
@@ -207,6 +209,8 @@ def bench(
         limit: most images per label and group; 0 = all.
         resamples: of the bootstrap.
         seed: of the bootstrap, the limit and the folds.
+        adaptive: also measure adaptive p-values in batches.
+        groups: also measure how often groups are unlike the calibration.
         runtime: device, precision, batch size, workers.
         inputs: which files are read.
         progress: told of the stages.
@@ -232,6 +236,8 @@ def bench(
         overlap=OverlapPolicy(overlap),
         limit=limit,
         bootstrap=BootstrapSpec(resamples=resamples, seed=seed),
+        adaptive=adaptive,
+        groups=groups,
         gates=tuple(parse_gate(text) for text in gates),
     )
     return run_bench(request, progress)

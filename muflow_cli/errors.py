@@ -89,9 +89,9 @@ class FeaturesDiffer(MuflowError):
 
     def __init__(self, stored: str, now: str, precision: str) -> None:
         super().__init__(
-            f"the features of the calibration were computed on {stored}, but this scan computes on {now}, and the "
+            f"the features of the calibration were computed on {stored}, but this run computes on {now}, and the "
             "difference would count as evidence",
-            f"scan on such a device with --precision {precision}, or calibrate the detector on this one",
+            f"compute on such a device with --precision {precision}, or calibrate the detector on this one",
         )
 
 

@@ -119,7 +119,7 @@ def test_copies_and_near_copies_count_once(calibrated: Path, accounts: Path, tmp
         (["--detector", "bare", "--groups"], "the detector holds no features of its calibration images"),
         (
             ["--detector", "whole", "--fdr", "0.2", "--groups", "--precision", "bf16"],
-            "were computed on cpu in fp32, but this scan computes on cpu in bf16, and the difference would count",
+            "were computed on cpu in fp32, but this run computes on cpu in bf16, and the difference would count",
         ),
         (
             ["--detector", "whole", "--fdr", "0.01", "--adaptive", "--precision", "fp32"],

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from muflow_cli.bench.batches import Batches
 from muflow_cli.bench.data import OverlapPolicy, Selection
 from muflow_cli.bench.evaluate import EvaluateSpec, Evaluation
 from muflow_cli.bench.gates import Checked
+from muflow_cli.bench.groups import SourceGroups
 from muflow_cli.bench.manifest import Label
 from muflow_cli.bench.nulls import NullAgainst
 from muflow_cli.bench.records import (
@@ -59,6 +61,8 @@ class Measured:
         conditions: every perturbed condition and its evaluation.
         nulls: baseline -> real source -> figures.
         comparisons: other detectors' scores.
+        batches: adaptive p-values in batches; None where they were not asked for.
+        groups: groups of every source; None likewise.
         failed: images that could not be decoded.
         checked: outcomes of the gates and of the baseline.
     """
@@ -71,6 +75,8 @@ class Measured:
     conditions: Sequence[tuple[Condition, Evaluation]] = ()
     nulls: Mapping[str, Mapping[str, NullAgainst]] = field(default_factory=dict)
     comparisons: Sequence[Comparison] = ()
+    batches: Batches | None = None
+    groups: tuple[SourceGroups, ...] | None = None
     failed: Sequence[Unreadable] = ()
     checked: Sequence[Checked] = ()
 
@@ -131,6 +137,8 @@ def make_document(measured: Measured, settings: Settings, run: BenchRun) -> Benc
             )
             for other in measured.comparisons
         ),
+        batches=measured.batches,
+        groups=measured.groups,
         gates=tuple(measured.checked),
         run=run,
     )

@@ -26,6 +26,17 @@ class Interval:
     high: float
 
 
+@dataclass(frozen=True, slots=True)
+class EventRate:
+    """How often something happened, in how many trials, and the rate with its exact 95 % interval."""
+
+    events: int
+    trials: int
+    value: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BootstrapSpec:
     """How a bootstrap is drawn.
@@ -61,6 +72,12 @@ def clopper_pearson(events: int, trials: int, level: float = 0.95) -> Interval:
         raise BadSpec("events of trials", f"{events} of {trials}", "0 <= events <= trials, with at least 1 trial")
     interval = binomtest(events, trials).proportion_ci(confidence_level=level, method="exact")
     return Interval(float(interval.low), float(interval.high))
+
+
+def event_rate(events: int, trials: int, level: float = 0.95) -> EventRate:
+    """The rate of `events` among `trials`; its interval and errors are those of `clopper_pearson`."""
+    interval = clopper_pearson(events, trials, level)
+    return EventRate(events, trials, events / trials, interval.low, interval.high)
 
 
 def percentile_interval(resampled: ArrayLike, level: float = 0.95) -> Interval:

@@ -35,12 +35,14 @@ class Measurement:
         columns: (S,) nats per dimension.
         declared: what the file says of its own origin.
         near_hash: perceptual hash; None for a perturbed image.
+        features: F float16, for comparisons within a batch; empty where none were asked for.
     """
 
     facts: Facts
     columns: tuple[float, ...]
     declared: Declared
     near_hash: int | None
+    features: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from muflow_cli.bench.batches import Batches
 from muflow_cli.bench.data import OverlapPolicy
 from muflow_cli.bench.evaluate import Evaluation
 from muflow_cli.bench.gates import Checked
+from muflow_cli.bench.groups import SourceGroups
 from muflow_cli.bench.manifest import Label
 from muflow_cli.bench.nulls import NullAgainst
 from muflow_cli.bench.robustness import Curve, On
@@ -256,6 +258,8 @@ class BenchDocument:
         nulls: baseline -> real source -> AUC of detectors that see the container, the sharpness or the marks only.
         robustness: figures of perturbed images.
         comparisons: figures of other detectors.
+        batches: adaptive p-values in batches; None where they were not asked for.
+        groups: how often groups are unlike the calibration as a group, for each source; None likewise.
         gates: outcomes of the gates and of the comparison with an earlier report.
         run: times, machine, command.
     """
@@ -270,5 +274,7 @@ class BenchDocument:
     nulls: Mapping[str, Mapping[str, NullAgainst]]
     robustness: Robustness
     comparisons: tuple[Compared, ...]
+    batches: Batches | None
+    groups: tuple[SourceGroups, ...] | None
     gates: tuple[Checked, ...]
     run: BenchRun

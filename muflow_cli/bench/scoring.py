@@ -54,14 +54,27 @@ class Scoring:
         inputs: limits on bytes and pixels.
         seed: of perturbations that draw.
         kept: takes in every measurement, and gives back those of an earlier run.
+        features: also compute the features of clean images.
+
+    Attributes:
+        features: content hash -> (F,) of every clean image in `rows`; empty unless asked for.
 
     Raises:
         CannotResume: where the measurements of the earlier run were made differently.
     """
 
     def __init__(
-        self, detector: Detector, runtime: Runtime, inputs: InputSpec, *, seed: int = 0, kept: Kept | None = None
+        self,
+        detector: Detector,
+        runtime: Runtime,
+        inputs: InputSpec,
+        *,
+        seed: int = 0,
+        kept: Kept | None = None,
+        features: bool = False,
     ) -> None:
+        self.features: dict[str, NDArray[np.float16]] = {}
+        self._with_features = features
         self.detector, self.runtime, self.inputs, self.seed, self._kept = detector, runtime, inputs, seed, kept
         self.placement = place(runtime)
         self.scorer = detector.scorer(self.placement)
@@ -135,14 +148,17 @@ class Scoring:
     ) -> Iterator[tuple[HashedSample, Measurement]]:
         """The images that can be decoded, measured or kept; records of the others are added to `unreadable`."""
         view = "" if perturbation is None else f"{perturbation} seed={self.seed}"
+        extras = Extras(features=self._with_features and perturbation is None)
         kept = {} if self._kept is None else self._kept.earlier(view)
+        if extras.features:
+            kept = {sha256: earlier for sha256, earlier in kept.items() if earlier.features}
         inputs = [image.sample.input for image in images if image.sha256 not in kept]
         loaded: Iterable[Loaded | Unreadable] = load(inputs, self.load_spec(perturbation))
-        stream = iter(score_stream(loaded, self.scorer))
+        stream = iter(score_stream(loaded, self.scorer, extras))
         for image in images:
             progress.advance()
             if image.sha256 in kept:
-                yield image, kept[image.sha256]
+                yield image, self._remembered(kept[image.sha256])
                 continue
             item = next(stream)
             if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded):
@@ -151,12 +167,19 @@ class Scoring:
                     columns=tuple(item.columns.tolist()),
                     declared=item.unit.declared,
                     near_hash=None if perturbation else near_hash(item.unit.views),
+                    features=item.features.tobytes(),
                 )
                 if self._kept is not None:
                     self._kept.keep(view, measurement)
-                yield image, measurement
+                yield image, self._remembered(measurement)
             elif isinstance(item, Unreadable):
                 unreadable.append(item)
+
+    def _remembered(self, measurement: Measurement) -> Measurement:
+        """The measurement, whose features are held here."""
+        if self._with_features and measurement.features:
+            self.features[measurement.facts.sha256] = np.frombuffer(measurement.features, dtype=np.float16)
+        return measurement
 
     def _judged(self, measured: Sequence[tuple[HashedSample, Measurement]]) -> list[Row]:
         scores = np.array([measurement.columns for _, measurement in measured])

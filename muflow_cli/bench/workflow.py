@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from muflow_cli import __version__
+from muflow_cli.bench.batches import LEARNED_AT, by_source, measure_batches
 from muflow_cli.bench.data import OverlapPolicy, Selection, SelectSpec, known_to, select
 from muflow_cli.bench.datasets import DataArgument, Sample, read_datasets
 from muflow_cli.bench.document import Comparison, Measured, Settings, build_document
@@ -16,6 +17,7 @@ from muflow_cli.bench.evaluate import EvaluateSpec, Evaluation, evaluate
 from muflow_cli.bench.exhibits import Exhibit, chosen
 from muflow_cli.bench.families import FAMILIES, family
 from muflow_cli.bench.gates import Gate, check_drop, check_gates, check_names, read_baseline
+from muflow_cli.bench.groups import measure_groups
 from muflow_cli.bench.intervals import BootstrapSpec
 from muflow_cli.bench.kept import Kept
 from muflow_cli.bench.manifest import Label
@@ -34,6 +36,8 @@ from muflow_cli.errors import NothingToDo
 from muflow_cli.images.perturb import Perturbation
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Origin
+from muflow_cli.scan.comparison import calibration_sample, check_comparison
+from muflow_cli.scan.settings import Comparison as BatchComparison
 from muflow_cli.specs import InputSpec, Runtime
 
 
@@ -57,6 +61,8 @@ class BenchRequest:
         baseline: an earlier report of the same data.
         max_drop: how far figures may fall below it.
         speed: also measure speed, memory and size.
+        adaptive: also measure adaptive p-values in batches.
+        groups: also test groups of every source.
         exhibits: images in each list of a report; 0 = none, and no heat maps.
         argv: the command line, for the report.
     """
@@ -76,6 +82,8 @@ class BenchRequest:
     baseline: Path | None = None
     max_drop: float = 0.01
     speed: bool = False
+    adaptive: bool = False
+    groups: bool = False
     exhibits: int = 0
     argv: tuple[str, ...] = ()
 
@@ -169,7 +177,7 @@ class _Job:
         centre = detector.calibration.median_score
         self.calibration_scores = detector.calibration.mean_scores.tolist()
         self.spec = replace(self.spec, centre=centre)
-        scoring = Scoring(detector, request.runtime, request.inputs, seed=request.bootstrap.seed, kept=self.kept)
+        scoring = self.scoring(detector)
         self.timer.stage("hash images", None)
         selection = self.select(detector)
         self.run = BenchRun(
@@ -197,7 +205,41 @@ class _Job:
             self.run = replace(
                 self.run, throughput=measure_speed(scoring, selection.images, request.detector, self.timer)
             )
-        return replace(measured, nulls=nulls, comparisons=self.comparisons(rows))
+        measured = replace(measured, nulls=nulls, comparisons=self.comparisons(rows))
+        return self.batchwise(measured, scoring)
+
+    def scoring(self, detector: Detector) -> Scoring:
+        """The detector, ready to score; refused where batches cannot be compared with its calibration."""
+        request = self.request
+        comparison = BatchComparison(
+            fdr=LEARNED_AT if request.adaptive else None, adaptive=request.adaptive, groups=request.groups
+        )
+        scoring = Scoring(
+            detector,
+            request.runtime,
+            request.inputs,
+            seed=request.bootstrap.seed,
+            kept=self.kept,
+            features=comparison.features,
+        )
+        check_comparison(comparison, detector.calibration, scoring.placement)
+        return scoring
+
+    def batchwise(self, measured: Measured, scoring: Scoring) -> Measured:
+        """With what batches and groups of images tell, where that is asked for."""
+        request, rows = self.request, measured.rows
+        if not (request.adaptive or request.groups):
+            return measured
+        reals = calibration_sample(scoring.detector.calibration)
+        sources, generators = (len(by_source(rows, fake=fake)) for fake in (False, True))
+        shared = (rows, scoring.features, reals, request.bootstrap, self.timer.advance)
+        if request.adaptive:
+            self.timer.stage("adaptive batches", sources * generators)
+            measured = replace(measured, batches=measure_batches(*shared))
+        if request.groups:
+            self.timer.stage("groups", sources + generators)
+            measured = replace(measured, groups=measure_groups(*shared))
+        return measured
 
     def undeclared(self, rows: Sequence[Row]) -> tuple[Sequence[Row], Evaluation] | None:
         """The rows that do not declare themselves synthetic and their figures, if that leaves some of both kinds."""

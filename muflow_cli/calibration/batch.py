@@ -95,6 +95,11 @@ def fewest_flagged(batch: int, nulls: int, fdr: float) -> int:
     return ceil(batch / (exact(fdr) * (nulls + 1)))
 
 
+def component_count(images: int) -> int:
+    """Components for so many reals and images of a batch together."""
+    return min(_COMPONENTS, max(2, images // _IMAGES_EACH))
+
+
 def adaptive_p_values(
     reals: Sample,
     batch: Sample,
@@ -122,18 +127,39 @@ def adaptive_p_values(
     if count < least:
         raise TooFewScores(f"an adaptive false discovery rate of {fdr:g}", count, least)
     order = hash_order(reals, batch)
-    dealt = np.random.default_rng(seed).permutation(count)
+    vectors = components(reals, batch, component_count(len(order)))
+    return learned_p_values(vectors, order, count, fdr, seed=seed, learners=learners)
+
+
+def learned_p_values(
+    vectors: Vectors,
+    order: NDArray[np.int64],
+    reals: int,
+    fdr: float,
+    *,
+    seed: int = 0,
+    learners: Mapping[str, Callable[[], Classifier]] = LEARNERS,
+) -> Adaptive:
+    """As `adaptive_p_values`, of features that are reduced already.
+
+    Args:
+        vectors: (n, k), the reals and the batch in the order of `order`.
+        order: (n,) positions in the order of the content hashes, the reals' before the batch's.
+        reals: number of calibration reals, at least `fewest_reals`.
+        fdr: as in `adaptive_p_values`.
+        seed: likewise.
+        learners: likewise.
+    """
+    dealt = np.random.default_rng(seed).permutation(reals)
     trains = np.zeros(len(order), dtype=bool)
-    trains[order[order < count][dealt[: count // 2]]] = True
+    trains[order[order < reals][dealt[: reals // 2]]] = True
     trains = trains[order]
-    most = min(_COMPONENTS, max(2, len(order) // _IMAGES_EACH))
-    vectors, source = components(reals, batch, most), order[~trains]
-    training, mixture = vectors[trains], vectors[~trains]
+    training, mixture, source = vectors[trains], vectors[~trains], order[~trains]
     learner = _chosen(training, mixture, fdr, learners)
     scores = _mixture_scores(learners[learner](), training, mixture)
-    null_scores = np.sort(scores[source < count])
-    p_values = np.empty(len(batch))
-    p_values[source[source >= count] - count] = tail_p_values(null_scores, scores[source >= count])[0]
+    null_scores = np.sort(scores[source < reals])
+    p_values = np.empty(len(order) - reals)
+    p_values[source[source >= reals] - reals] = tail_p_values(null_scores, scores[source >= reals])[0]
     return Adaptive(p_values, learner, len(training), len(null_scores))
 
 

@@ -73,6 +73,32 @@ def components(reals: Sample, batch: Sample, most: int) -> NDArray[np.float32]:
         batch: images to compare with them; at least 2 in all.
         most: k is at most this, at most F and at most n - 1.
     """
+    return _reduced(reals, batch, most, whiten=True)
+
+
+def shortened(reals: Sample, batch: Sample, most: int) -> NDArray[np.float32]:
+    """(n, k) principal components that keep their variances, the reals' before the batch's, otherwise as `components`.
+
+    The `whitened` components of any part of these images are, nearly, those that `components` gives of that part.
+    """
+    order = hash_order(reals, batch)
+    reduced = _reduced(reals, batch, most, whiten=False)
+    vectors = np.empty_like(reduced)
+    vectors[order] = reduced
+    return vectors
+
+
+def whitened(vectors: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """(n, k) whitened principal components of (n, F) vectors; k as in `components`."""
+    from sklearn.decomposition import PCA
+
+    count = min(most, len(vectors) - 1, vectors.shape[1])
+    with one_thread():
+        result: NDArray[np.float32] = PCA(count, svd_solver="covariance_eigh", whiten=True).fit_transform(vectors)
+    return result
+
+
+def _reduced(reals: Sample, batch: Sample, most: int, *, whiten: bool) -> NDArray[np.float32]:
     from sklearn.decomposition import PCA  # a second to import, which only comparisons of batches need
 
     order = hash_order(reals, batch)
@@ -89,7 +115,7 @@ def components(reals: Sample, batch: Sample, most: int) -> NDArray[np.float32]:
     count = min(most, len(some) - 1, some.shape[1])
     result = np.empty((len(order), count), dtype=np.float32)
     with one_thread():
-        pca = PCA(count, svd_solver="randomized", whiten=True, random_state=0).fit((some - mean) / std)
+        pca = PCA(count, svd_solver="randomized", whiten=whiten, random_state=0).fit((some - mean) / std)
         for start in range(0, len(order), _CHUNK):
             piece = taken(order[start : start + _CHUNK])
             result[start : start + len(piece)] = pca.transform((piece - mean) / std)

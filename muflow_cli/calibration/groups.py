@@ -36,9 +36,6 @@ def group_p_values(
 ) -> dict[str, float]:
     """A p-value for each group of at least two images: how likely reals of the calibration are to differ as much.
 
-    The features are reduced to 50 whitened components of reals and batch together: were they fitted to the reals alone,
-    these would lie closer to each other than to any group, and the test would not be exact.
-
     Args:
         reals: of the calibration.
         batch: all images of all groups.
@@ -46,22 +43,31 @@ def group_p_values(
         seed: of the permutations, which differ from group to group.
         permutations: number of them; no p-value is below 1 / (permutations + 1).
     """
-    order = hash_order(reals, batch)
-    reduced = components(reals, batch, _COMPONENTS)
-    vectors = np.empty_like(reduced)
-    vectors[order] = reduced
-    compared = order[order < len(reals)]
-    null = vectors[compared[spread(len(reals), MOST_REALS)]]
+    null, vectors = compared_vectors(reals, batch)
     p_values = {}
     for name, positions in groups.items():
         if len(positions) < FEWEST_IMAGES:
             continue
         ordered = np.array(sorted(positions, key=lambda position: batch.digests[position]))
-        own = vectors[len(reals) + ordered[spread(len(ordered), MOST_IMAGES)]]
+        own = vectors[ordered[spread(len(ordered), MOST_IMAGES)]]
         # By content, so that neither the group's name nor the other groups matter.
         generator = np.random.default_rng([seed, int(batch.digests[ordered[0]][:16], 16)])
         p_values[name] = energy_p_value(null, own, generator, permutations)
     return p_values
+
+
+def compared_vectors(reals: Sample, batch: Sample) -> tuple[Vectors, Vectors]:
+    """The reals that a group is compared with, (N, k), and all images of the batch, (m, k).
+
+    The features are reduced to 50 whitened components of reals and batch together: were they fitted to the reals alone,
+    these would lie closer to each other than to any group, and the test would not be exact.
+    """
+    order = hash_order(reals, batch)
+    reduced = components(reals, batch, _COMPONENTS)
+    vectors = np.empty_like(reduced)
+    vectors[order] = reduced
+    compared = order[order < len(reals)]
+    return vectors[compared[spread(len(reals), MOST_REALS)]], vectors[len(reals) :]
 
 
 def energy_p_value(

@@ -153,6 +153,8 @@ def bench_command(
     max_seconds: options.MaxSeconds = options.MAX_SECONDS,
     no_archives: options.NoArchives = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", hidden=True)] = False,
+    adaptive: Annotated[bool, typer.Option("--adaptive", hidden=True)] = False,
+    groups: Annotated[bool, typer.Option("--groups", hidden=True)] = False,
     resume: Annotated[bool, typer.Option("--resume", hidden=True)] = False,
     # Former spellings, for one release.
     allow_overlap: Annotated[bool, typer.Option("--allow-overlap", hidden=True)] = False,
@@ -173,7 +175,8 @@ def bench_command(
     baselines (metadata, sharpness) show what the data give away. The options of `muflow scan` that choose what is read
     and how it is computed work here too (--exclude, --hidden, --follow-links, --max-bytes, --max-pixels, --damaged,
     --precision, --batch-size, --workers, --quiet). What is scored is kept beside the first -o FILE until all outputs
-    are written; after an interruption or a crash, the same command with --resume continues.
+    are written; after an interruption or a crash, the same command with --resume continues. --adaptive and
+    --groups also measure what batches and groups of images tell; docs/bench.md explains their figures.
 
     **Exit status**: 0 done, all gates held; 1 a gate failed; 2 wrong usage, or a detector or data that cannot be used;
     130 interrupted, what was scored is kept.
@@ -209,6 +212,8 @@ def bench_command(
             "--limit": bool(limit),
             "--overlap": overlap != "refuse",
             "--speed": speed or throughput,
+            "--adaptive": adaptive,
+            "--groups": groups,
             "--resume": resume,
         },
     )
@@ -251,6 +256,8 @@ def bench_command(
         baseline=baseline,
         max_drop=0.01 if max_drop is None else max_drop,
         speed=speed or throughput,
+        adaptive=adaptive,
+        groups=groups,
         exhibits=_EXHIBITS if any(BENCH_WRITERS[kind].shows_images for _, kind in files) else 0,
         argv=tuple(sys.argv),
     )

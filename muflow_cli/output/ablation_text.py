@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from muflow_cli.output.bench_text import data_text, figure_text, to_bytes
+from muflow_cli.output.bench_text import data_text, to_bytes
+from muflow_cli.output.figures import figure_text
 from muflow_cli.output.inert import cell, escape
 from muflow_cli.output.sections import Section, markdown_sections, print_sections
 

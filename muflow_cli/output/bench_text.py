@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from muflow_cli.output import batch_text
 from muflow_cli.output.aliases import ALIASES
+from muflow_cli.output.figures import ends, figure_text, rate_text
 from muflow_cli.output.inert import cell, escape
 from muflow_cli.output.sections import Section, markdown_sections, print_sections
 
@@ -44,18 +46,6 @@ _CSV: Final = ("scorer", "perturbation", "on", "source", "level", "name", "famil
 def to_bytes(report: Report) -> bytes:
     """The report as indented ASCII JSON with a newline at its end."""
     return json.dumps(report, indent=1, ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
-
-
-def figure_text(figure: Mapping[str, float] | None) -> str:
-    """`0.812 [0.79, 0.83]`, or a dash where there is no figure."""
-    return "-" if figure is None else f"{figure['value']:.3f} [{figure['low']:.2f}, {figure['high']:.2f}]"
-
-
-def rate_text(share: Mapping[str, float] | None) -> str:
-    """`7.1 % [4.0, 11.5]`, or a dash."""
-    if share is None:
-        return "-"
-    return f"{100 * share['value']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
 
 
 def headline_text(report: Report) -> str:
@@ -183,6 +173,7 @@ def sections(report: Report) -> Iterator[Section]:
     if report["comparisons"]:
         headings = ["scores", "n", "missing", "worst macro AUC", "worst macro rule AUC"]
         yield "Side by side", headings, list(comparison_rows(report))
+    yield from batch_text.sections(report)
     speed = report["run"].get("throughput")
     if speed:
         rows = [
@@ -197,12 +188,12 @@ def sections(report: Report) -> Iterator[Section]:
 
 def print_tables(report: Report, console: Console) -> None:
     """The report for people, see `sections.print_sections`."""
-    print_sections([headline_text(report), data_text(report)], sections(report), console)
+    print_sections([headline_text(report), data_text(report), *batch_text.claims(report)], sections(report), console)
 
 
 def markdown(report: Report) -> str:
     """The tables in Markdown, for a README."""
-    return markdown_sections([headline_text(report), data_text(report)], sections(report))
+    return markdown_sections([headline_text(report), data_text(report), *batch_text.claims(report)], sections(report))
 
 
 def csv_bytes(report: Report) -> bytes:
@@ -222,6 +213,7 @@ def _figures(report: Report) -> Iterator[list[Any]]:
         yield from _result_figures(["detector", condition["perturbation"], condition["on"]], condition["results"])
     for other in report["comparisons"]:
         yield from _result_figures([other["name"], "", ""], other["results"])
+    yield from batch_text.figures(report)
     for baseline, sources in report["nulls"].items():
         for source, against in sources.items():
             for name, value in against["generators"].items():
@@ -233,19 +225,15 @@ def _result_figures(head: list[Any], results: Report) -> Iterator[list[Any]]:
     for source, against in [*results["sources"].items(), ("all reals", results["all_reals"])]:
         reals = against["reals"]
         if against["flagged"]:
-            yield [*head, source, "reals", "", "", reals, "", "fpr", *_ends(against["flagged"])]
+            yield [*head, source, "reals", "", "", reals, "", "fpr", *ends(against["flagged"])]
         for name, generator in against["generators"].items():
             cells = [*head, source, "generator", name, generator["family"], reals, generator["fakes"]]
             yield [*cells, "prevalence", generator["prevalence"], "", ""]
             if generator["caught"]:
-                yield [*cells, "tpr", *_ends(generator["caught"])]
-            yield from ([*cells, metric, *_ends(figure)] for metric, figure in generator["figures"].items())
+                yield [*cells, "tpr", *ends(generator["caught"])]
+            yield from ([*cells, metric, *ends(figure)] for metric, figure in generator["figures"].items())
         means = [*(("family", name, figures) for name, figures in against["families"].items())]
         means += [("macro", "", against["macro"]), ("pooled", "", against["pooled"])]
         for level, name, figures in means:
             cells = [*head, source, level, name, name if level == "family" else "", reals, ""]
-            yield from ([*cells, metric, *_ends(figure)] for metric, figure in figures.items())
-
-
-def _ends(figure: Mapping[str, float]) -> list[float]:
-    return [figure["value"], figure["low"], figure["high"]]
+            yield from ([*cells, metric, *ends(figure)] for metric, figure in figures.items())

@@ -101,8 +101,9 @@ def compare(
     return Compared(results, info, _groups(results, level, photograph_of, calibration, evidence))
 
 
-def _reals(calibration: Calibration) -> Sample:
-    assert calibration.features is not None  # noqa: S101 - `Comparison.check` has looked
+def calibration_sample(calibration: Calibration) -> Sample:
+    """The reals of a calibration that `check_comparison` has let pass."""
+    assert calibration.features is not None  # noqa: S101 - `check_comparison` has looked
     return Sample([image.sha256 for image in calibration.facts], calibration.features.values)
 
 
@@ -112,7 +113,7 @@ def _adaptive(
     """The adaptive p-value of every photograph."""
     from muflow_cli.calibration.batch import adaptive_p_values, fewest_flagged  # scikit-learn takes a second to import
 
-    learned = adaptive_p_values(_reals(calibration), evidence.sample(distinct), fdr)
+    learned = adaptive_p_values(calibration_sample(calibration), evidence.sample(distinct), fdr)
     info = AdaptiveInfo(
         learner=learned.learner,
         training=learned.training,
@@ -148,7 +149,7 @@ def _groups(
     distinct = sorted(set(photograph_of.values()))
     position = {digest: index for index, digest in enumerate(distinct)}
     p_values = group_p_values(
-        _reals(calibration),
+        calibration_sample(calibration),
         evidence.sample(distinct),
         {name: [position[digest] for digest in own] for name, own in members.items()},
     )
