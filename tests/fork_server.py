@@ -43,6 +43,7 @@ os._exit(status)
 _SLOW_TO_LOAD = (
     *("FrEIA.framework", "FrEIA.modules", "imagehash", "jinja2", "rich.progress", "scipy.stats"),
     *("sklearn.mixture", "sklearn.neighbors", "sklearn.svm", "torch.nn.functional"),
+    *("scipy.spatial.distance", "sklearn.decomposition", "sklearn.kernel_approximation", "sklearn.linear_model"),
     *("muflow_cli.bundle", "muflow_cli.engine.scoring", "muflow_cli.images.loader"),
 )
 

@@ -192,5 +192,6 @@ def _mixture_scores(classifier: Classifier, training: Vectors, mixture: Vectors)
         # Fewer images than points of a basis, or an iteration that ends early: legal here, and no user's concern.
         warnings.simplefilter("ignore")
         classifier.fit(np.concatenate([nulls, mixed]), classes)
-        scores: Floats = classifier.predict_proba(mixture)[:, 1]
-    return scores
+        starts = range(0, len(mixture), _MOST_LEARNED)
+        pieces = [classifier.predict_proba(mixture[start : start + _MOST_LEARNED])[:, 1] for start in starts]
+    return np.concatenate(pieces)

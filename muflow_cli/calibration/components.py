@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Rows that the components are computed from; more change them little.
-_MOST_ROWS = 4096
+_MOST_ROWS = 2048
 _CHUNK = 1024
 # Deviation of a feature that never varies, in place of 0.
 _LEAST_STD = 1e-6
@@ -65,7 +65,7 @@ def hash_order(*samples: Sample) -> NDArray[np.int64]:
 def components(reals: Sample, batch: Sample, most: int) -> NDArray[np.float32]:
     """(n, k) whitened principal components of standardised features, in the order of `hash_order`.
 
-    Computed from the images of both together, or from 4,096 that are evenly spread. Nothing in the result depends on
+    Computed from the images of both together, or from 2,048 that are evenly spread. Nothing in the result depends on
     which of them are calibration reals; the tests of a batch are exact because of that.
 
     Args:
@@ -115,7 +115,9 @@ def _reduced(reals: Sample, batch: Sample, most: int, *, whiten: bool) -> NDArra
     count = min(most, len(some) - 1, some.shape[1])
     result = np.empty((len(order), count), dtype=np.float32)
     with one_thread():
-        pca = PCA(count, svd_solver="randomized", whiten=whiten, random_state=0).fit((some - mean) / std)
+        some -= mean
+        some /= std
+        pca = PCA(count, svd_solver="randomized", whiten=whiten, random_state=0, copy=False).fit(some)
         for start in range(0, len(order), _CHUNK):
             piece = taken(order[start : start + _CHUNK])
             result[start : start + len(piece)] = pca.transform((piece - mean) / std)
