@@ -32,7 +32,7 @@ import torch
 from tiny import make_detector, write_images
 
 from muflow_cli.bundle import load
-from muflow_cli.calibration.calibration import Judge
+from muflow_cli.calibration.judge import Judge
 from muflow_cli.canonical import canonical_json
 from muflow_cli.cli.info_command import info_command
 from muflow_cli.detector import Detector, hash_tensors

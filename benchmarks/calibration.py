@@ -25,7 +25,8 @@ import numpy as np
 
 from muflow_cli.bench.intervals import clopper_pearson
 from muflow_cli.bundle import load
-from muflow_cli.calibration.calibration import Calibration, Judge
+from muflow_cli.calibration.calibration import Calibration
+from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.pvalues import Scores
 from muflow_cli.calibration.rules import RULES, rule_class
 from muflow_cli.detector import Detector

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from muflow_cli.bundle import load
-from muflow_cli.calibration.calibration import Judge
+from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.pvalues import Scores, mean_scores
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place

@@ -159,7 +159,7 @@ def scan(
     comparison = Comparison(fdr=fdr, adaptive=adaptive)
     if not isinstance(detector, Detector):
         detector = load(embedded_detector() if detector is None else Path(detector))
-    request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs, features=adaptive)
+    request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs)
     placement = place(runtime)
     check_comparison(comparison, detector.calibration, placement)
     if comparison.any:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from muflow_cli.calibration.calibration import Calibration, Judge
+from muflow_cli.calibration.calibration import Calibration
+from muflow_cli.calibration.judge import Judge
 from muflow_cli.canonical import canonical_json, to_json
 from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place

@@ -17,10 +17,11 @@ from muflow_cli.calibrate.workflow import CalibrateRequest, CalibrateSummary, ca
 from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.rules import RULES
 from muflow_cli.cli.calibrate_command import _rows
-from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo, OutputExists, TooFewScores
+from muflow_cli.errors import BadCalibration, BadSpec, CannotWrite, NothingToDo, OutputExists, TooFewScores
 from muflow_cli.images.find import find
 from muflow_cli.progress import NoProgress
 from muflow_cli.records import CalibrationMatch, Scored, Verdict
+from muflow_cli.scan.evidence import open_evidence
 from muflow_cli.scan.workflow import Scan, ScanRequest
 from muflow_cli.specs import InputSpec, Precision, RuleSpec, Runtime, Tail
 
@@ -363,3 +364,41 @@ def test_a_bundle_without_perceptual_hashes_still_loads_and_calibrates(tiny_bund
     summary = run(tmp_path / "older.safetensors", tmp_path / "new.safetensors", fresh, append=True)
     assert summary.scored == FRESH
     assert load(tmp_path / "new.safetensors").calibration.near_hashes is None
+
+
+def test_features_are_those_of_a_scan_and_are_left_out_on_request(tiny_bundle, calibrated, fresh, tmp_path):
+    whole = calibration(calibrated)
+    detector = load(tiny_bundle)
+    with open_evidence(None, b"", detector.feature_count, resumed=False) as evidence:
+        scan = Scan(ScanRequest(detector=detector, runtime=RUNTIME), evidence=evidence)
+        list(scan.results(find([str(fresh)], InputSpec())))
+        sample = evidence.sample([image.sha256 for image in whole.facts])
+        assert np.array_equal(sample.taken(np.arange(len(whole))), whole.features.values.astype(np.float32))
+    assert (whole.features.device, whole.features.precision) == ("cpu", "fp32")
+    bare, joined = tmp_path / "bare.safetensors", tmp_path / "joined.safetensors"
+    summary = run(tiny_bundle, bare, fresh / "a", features=False)
+    assert calibration(bare).features is None
+    assert "none, so a scan cannot compare a batch" in dict(_rows(summary))["features"]
+    # What only the appended images have is of no use.
+    run(bare, joined, fresh / "b", append=True)
+    assert calibration(joined).features is None
+    assert np.array_equal(calibration(joined).scores, whole.scores)
+    run(calibrated, joined, features=False, rule={"alpha": 0.2}, force=True)
+    assert calibration(joined).features is None
+
+
+def test_features_that_do_not_fit_the_images_or_the_layers_are_refused(calibrated):
+    whole = calibration(calibrated)
+    for values in (whole.features.values[1:], whole.features.values.astype(np.float32)):
+        with pytest.raises(BadCalibration, match="features of another type or number"):
+            replace(whole, features=replace(whole.features, values=values))
+    broken = whole.features.values.copy()
+    broken[3, 5] = np.inf
+    with pytest.raises(BadCalibration, match="or some that are not finite"):
+        replace(whole, features=replace(whole.features, values=broken))
+    with pytest.raises(BadCalibration, match="not what computed them"):
+        replace(whole, features=replace(whole.features, device=""))
+    other = replace(whole, features=replace(whole.features, values=whole.features.values[:, :-1]))
+    with pytest.raises(BadCalibration, match="features of other layers"):
+        replace(load(calibrated), calibration=other)
+    assert whole.features.with_more(replace(whole.features, precision="bf16")) is None

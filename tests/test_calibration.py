@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from muflow_cli.calibration.calibration import Calibration, Judge, source_digest
+from muflow_cli.calibration.calibration import Calibration, source_digest
+from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.pvalues import Scores
 from muflow_cli.calibration.rule import Rule, RuleJudgement
 from muflow_cli.calibration.rules import RULES

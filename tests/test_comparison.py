@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from scan_runs import command, environment, lines, result_lines, run
 import muflow_cli
 from muflow_cli.calibrate.workflow import CalibrateRequest, calibrate
 from muflow_cli.records import Scored
-from muflow_cli.scan.evidence import evidence_path
+from muflow_cli.scan.evidence import evidence_path, open_evidence
 
 RATE = ["--fdr", "0.2", "--precision", "fp32"]
 
@@ -181,3 +182,46 @@ def test_the_library_gives_what_the_command_gives(calibrated: Path, accounts: Pa
     results = muflow_cli.scan(accounts, calibrated, fdr=0.2, adaptive=True, runtime=FP32)
     given = {r.path: [r.judgement.adaptive_p_value, r.judgement.q_value] for r in results if isinstance(r, Scored)}
     assert given == by_path(report, "adaptive_p_value", "q_value")
+
+
+@pytest.mark.parametrize("kind", ["text", "link", "folder", "pipe"])
+def test_nothing_of_another_program_is_replaced_by_the_features(
+    kind: str, calibrated: Path, accounts: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "a.jsonl"
+    place, other = evidence_path(report), tmp_path / "other"
+    other.write_bytes(b"")
+    {
+        "text": lambda: place.write_bytes(b"notes of a batch"),
+        "link": lambda: place.symlink_to(other),
+        "folder": place.mkdir,
+        "pipe": lambda: os.mkfifo(place),
+    }[kind]()
+    done = run("scan", accounts / "ann", "--detector", calibrated, *RATE, "--adaptive", "-o", report)
+    assert done.returncode == 2
+    said = f"cannot write {place} (it is not what a scan keeps there): move it away"
+    assert done.stderr.decode().startswith(f"muflow: {said}")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.jsonl.batch", "other"}
+    assert kind != "text" or place.read_bytes() == b"notes of a batch"
+
+
+def test_a_leftover_of_an_earlier_run_is_replaced_and_a_rotten_row_is_scored_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [(f"{n:064x}", n, np.full(4, n, dtype=np.float16)) for n in range(3)]
+    with open_evidence(path, b"key", 4, resumed=False) as evidence:
+        for row in rows:
+            evidence.add(*row)
+    data = bytearray(evidence_path(path).read_bytes())
+    data[-1] ^= 1
+    evidence_path(path).write_bytes(bytes(data) + b"torn")
+    with open_evidence(path, b"key", 4, resumed=True) as evidence:
+        assert [digest in evidence for digest, _, _ in rows] == [True, True, False]
+        assert np.array_equal(evidence.sample([rows[1][0]]).taken(np.array([0])), [[1, 1, 1, 1]])
+        evidence.add(*rows[2])
+        assert np.array_equal(evidence.sample([rows[2][0], rows[0][0]]).taken(np.array([0, 1]))[:, 0], [2, 0])
+    with open_evidence(path, b"another detector", 4, resumed=True) as evidence:
+        assert not any(digest in evidence for digest, _, _ in rows)
+    with open_evidence(path, b"key", 4, resumed=False) as evidence:
+        evidence.add(*rows[0])
+        evidence.needed = False
+    assert not evidence_path(path).exists()

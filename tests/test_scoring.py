@@ -11,7 +11,7 @@ import torch
 from conftest import draw_face
 
 from muflow_cli.bundle import load
-from muflow_cli.calibration.calibration import Judge
+from muflow_cli.calibration.judge import Judge
 from muflow_cli.detector import Detector
 from muflow_cli.engine.branch import Branch, Head
 from muflow_cli.engine.devices import choose_device, has_native_bf16, place
@@ -364,3 +364,27 @@ def test_an_empty_branch_has_the_shapes_of_its_spec(detector: Detector) -> None:
         assert head.flow.reach == 3
         assert head.density.means.shape == (components, 6)
     assert all(tensor.is_meta for tensor in empty.state_dict().values())
+
+
+def test_features_are_the_means_and_deviations_of_every_channel_over_positions_and_views(detector: Detector) -> None:
+    faces = images(5, views=2)
+    branch = detector.branches["main"]
+    with torch.inference_mode():
+        maps = branch.encoder.layer_maps(
+            torch.from_numpy(np.concatenate([f["main"] for f in faces])).permute(0, 3, 1, 2)
+        )
+    by_view = np.concatenate([f(m.numpy(), axis=(2, 3)) for m in maps for f in (np.mean, np.std)], axis=1)
+    expected = by_view.reshape(5, 2, -1).mean(axis=1)
+    found = detector.scorer(place(cpu(batch_size=4))).submit(faces, Extras(features=True)).result()
+    assert np.allclose([one.features for one in found], expected, rtol=2e-3, atol=1e-3)
+    assert found[0].features.dtype == np.float16
+    assert found[0].features.shape == (detector.feature_count,)
+
+
+def test_features_come_with_the_same_scores_and_do_not_depend_on_the_company(detector: Detector) -> None:
+    scorer, faces = detector.scorer(place(cpu(batch_size=8))), images(11)
+    plain, together = scorer.submit(faces).result(), scorer.submit(faces, Extras(maps=True, features=True)).result()
+    assert all(np.array_equal(one.columns, other.columns) for one, other in zip(plain, together, strict=True))
+    assert all(one.features.size == 0 and not one.maps for one in plain)
+    (alone,) = scorer.submit(faces[7:8], Extras(features=True)).result()
+    assert np.array_equal(alone.features, together[7].features)

@@ -18,7 +18,7 @@ from muflow_cli.bench.intervals import BootstrapSpec, EventRate, event_rate, per
 from muflow_cli.bench.metrics import Floats, signed_auc
 from muflow_cli.bench.scores import Row
 from muflow_cli.calibration.batch import component_count, learned_p_values
-from muflow_cli.calibration.components import Sample, shortened, whitened
+from muflow_cli.calibration.components import Sample, components, whitened
 
 SIZES: Final = (50, 200, 1000)
 SHARES: Final = (0.01, 0.05, 0.2, 0.5)
@@ -192,7 +192,7 @@ class _Pool:
         self._digests = np.array([*calibration.digests, *pool.digests])
         # Once for all batches, since this takes the most time. It treats the calibration and all reals alike, and the
         # batches are drawn by chance, so the p-values stay valid.
-        self._vectors = shortened(calibration, pool, _SHORTENED)
+        self._vectors = components(calibration, pool, _SHORTENED, whiten=False)
 
     def real_batches(self, source: str, size: int) -> RealBatches:
         """Batches of reals alone."""

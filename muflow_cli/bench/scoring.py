@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from muflow_cli.bench.data import HashedSample
 from muflow_cli.bench.kept import Kept, Made, Measurement
 from muflow_cli.bench.scores import Row
-from muflow_cli.calibration.calibration import Judge
+from muflow_cli.calibration.judge import Judge
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from muflow_cli.bundle import load, save
-from muflow_cli.calibration.calibration import Calibration, Judge
+from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.coverage import Description
 from muflow_cli.calibration.features import FeatureInfo, Features
+from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place

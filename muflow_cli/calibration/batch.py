@@ -127,7 +127,7 @@ def adaptive_p_values(
     if count < least:
         raise TooFewScores(f"an adaptive false discovery rate of {fdr:g}", count, least)
     order = hash_order(reals, batch)
-    vectors = components(reals, batch, component_count(len(order)))
+    vectors = components(reals, batch, component_count(len(order)))[order]
     return learned_p_values(vectors, order, count, fdr, seed=seed, learners=learners)
 
 

@@ -12,15 +12,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from muflow_cli.calibration.coverage import Description, Stratum
 from muflow_cli.calibration.features import Features
 from muflow_cli.calibration.pvalues import Scores, mean_scores
-from muflow_cli.calibration.rule import Rule
 from muflow_cli.calibration.rules import rule_class
-from muflow_cli.calibration.strata import ranges_of, stratum_name
 from muflow_cli.canonical import canonical_json, from_json, to_json
-from muflow_cli.errors import BadCalibration, BadSpec, NotFinite, TooFewScores
-from muflow_cli.records import CalibrationMatch, Facts, Judgement, Side, Verdict
+from muflow_cli.errors import BadCalibration, BadSpec, TooFewScores
+from muflow_cli.records import Facts
 from muflow_cli.specs import RuleSpec
 
 _COUNTS: Final = ("bytes", "width", "height")
@@ -247,122 +244,3 @@ def _facts_from(arrays: Mapping[str, NDArray[Any]], formats: Sequence[str]) -> t
         Facts(sha256=s, format=f, jpeg_quality=q, sharpness=sharp, bytes=size, width=width, height=height)
         for s, f, q, sharp, size, width, height in rows
     )
-
-
-class Judge:
-    """Turns scores into judgements; the rules are fitted once, when made.
-
-    A stratum with fewer reals than the rule's `stratum_minimum` has no rule of its own.
-
-    Raises:
-        BadSpec: for a rule that does not exist or cannot use its settings.
-        TooFewScores: when the rule's alpha needs more reals than there are.
-        BadCalibration: where the rule cannot use these scores.
-    """
-
-    def __init__(self, calibration: Calibration) -> None:
-        spec = calibration.rule
-        self._calibration, self._spec = calibration, spec
-        self._class = rule_class(spec.method)
-        self._ranges = ranges_of(calibration.facts)
-        self._pooled = self._class.fit(calibration.scores, spec)
-        self._members = _rows_by_stratum(calibration.facts, spec.by) if spec.by else {}
-        self._rules = {
-            name: self._class.fit(calibration.scores[rows], spec)
-            for name, rows in self._members.items()
-            if len(rows) >= self._class.stratum_minimum(spec)
-        }
-
-    def judge(self, scores: Scores, facts: Sequence[Facts]) -> list[Judgement]:
-        """One judgement for each of B images.
-
-        Args:
-            scores: (B, S) one score per column, nats per dimension.
-            facts: (B,) what was read of each image.
-
-        Raises:
-            NotFinite: for a score that is NaN or infinite.
-        """
-        scores = _finite(scores)
-        judgements: dict[int, Judgement] = {}
-        band = self._spec.band
-        for name, rows in _rows_by_stratum(facts, self._spec.by).items():
-            rule, match = self._rule_for(name)
-            judged = rule.judge(scores[rows])
-            for index, row in enumerate(rows):
-                p_value, heaviest = float(judged.p_value[index]), judged.heaviest
-                verdict = Verdict.FLAGGED if judged.flagged[index] else Verdict.NOT_FLAGGED
-                if band is not None and band[0] <= p_value <= band[1]:
-                    verdict = Verdict.INCONCLUSIVE
-                judgements[row] = Judgement(
-                    p_value=p_value,
-                    verdict=verdict,
-                    tail=Side.HIGH if judged.high[index] else Side.LOW,
-                    calibration=match,
-                    stratum=name if name in self._rules else None,
-                    atypical_input=self._ranges.atypical(facts[row]),
-                    heaviest=None if heaviest is None else self._calibration.columns[heaviest[index]],
-                )
-        return [judgements[row] for row in range(len(facts))]
-
-    def ranking(self, scores: Scores, facts: Sequence[Facts]) -> Scores:
-        """How suspicious each of B images is, (B,), by the rule of its stratum; higher = more.
-
-        Images of different strata are comparable only where the rule ranks by p-values.
-
-        Args:
-            scores: (B, S) one score per column, nats per dimension.
-            facts: (B,) what was read of each image.
-
-        Raises:
-            NotFinite: for a score that is NaN or infinite.
-        """
-        scores = _finite(scores)
-        ranking = np.empty(len(scores))
-        for name, rows in _rows_by_stratum(facts, self._spec.by).items():
-            rule, _ = self._rule_for(name)
-            ranking[rows] = rule.ranking(scores[rows])
-        return ranking
-
-    def describe(self) -> Description:
-        """What may be said of these reals and this rule, for a summary."""
-        calibration, spec = self._calibration, self._spec
-        strata = []
-        for name in sorted(self._members):
-            images, calibrated = len(self._members[name]), name in self._rules
-            true_rate = self._class.rate_bounds(spec, images) if calibrated else None
-            strata.append(Stratum(name=name, images=images, calibrated=calibrated, true_rate=true_rate))
-        return Description(
-            images=len(calibration),
-            rule=spec,
-            created=calibration.created,
-            source_digest=calibration.source_digest,
-            smallest_p_value=calibration.smallest_p_value,
-            true_rate=self._class.rate_bounds(spec, len(calibration)),
-            details=self._pooled.details(),
-            stratum_minimum=self._class.stratum_minimum(spec),
-            strata=tuple(strata),
-            ranges=self._ranges,
-        )
-
-    def _rule_for(self, stratum: str) -> tuple[Rule, CalibrationMatch]:
-        if not self._spec.by:
-            return self._pooled, CalibrationMatch.MATCHED
-        if stratum in self._rules:
-            return self._rules[stratum], CalibrationMatch.MATCHED
-        known = stratum in self._members
-        return self._pooled, CalibrationMatch.FALLBACK if known else CalibrationMatch.EXTRAPOLATED
-
-
-def _finite(scores: Scores) -> Scores:
-    scores = np.ascontiguousarray(scores, dtype=np.float64)
-    if not np.isfinite(scores).all():
-        raise NotFinite("a score is NaN or infinite, so the image cannot be judged")
-    return scores
-
-
-def _rows_by_stratum(facts: Sequence[Facts], by: Sequence[str]) -> dict[str, list[int]]:
-    rows: dict[str, list[int]] = {}
-    for row, image in enumerate(facts):
-        rows.setdefault(stratum_name(image, by), []).append(row)
-    return rows

@@ -62,30 +62,42 @@ def hash_order(*samples: Sample) -> NDArray[np.int64]:
     return np.argsort(np.array(digests), kind="stable")
 
 
-def components(reals: Sample, batch: Sample, most: int) -> NDArray[np.float32]:
-    """(n, k) whitened principal components of standardised features, in the order of `hash_order`.
+def components(reals: Sample, batch: Sample, most: int, *, whiten: bool = True) -> NDArray[np.float32]:
+    """(n, k) principal components of standardised features, the reals' before the batch's.
 
-    Computed from the images of both together, or from 2,048 that are evenly spread. Nothing in the result depends on
-    which of them are calibration reals; the tests of a batch are exact because of that.
+    Computed from the images of both together, or from 2,048 that are evenly spread, in the order of their content
+    hashes. Nothing in the result depends on which of them are calibration reals; the tests of a batch are exact because
+    of that.
 
     Args:
         reals: of the calibration.
         batch: images to compare with them; at least 2 in all.
         most: k is at most this, at most F and at most n - 1.
+        whiten: to unit variance; without, the `whitened` components of any part of the images are, nearly, those that
+            this gives of that part.
     """
-    return _reduced(reals, batch, most, whiten=True)
+    from sklearn.decomposition import PCA  # a second to import, which only comparisons of batches need
 
+    def taken(positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        features = np.empty((len(positions), reals.features.shape[1]), dtype=np.float32)
+        is_real = positions < len(reals)
+        features[is_real] = reals.taken(positions[is_real])
+        features[~is_real] = batch.taken(positions[~is_real] - len(reals))
+        return features
 
-def shortened(reals: Sample, batch: Sample, most: int) -> NDArray[np.float32]:
-    """(n, k) principal components that keep their variances, the reals' before the batch's, otherwise as `components`.
-
-    The `whitened` components of any part of these images are, nearly, those that `components` gives of that part.
-    """
     order = hash_order(reals, batch)
-    reduced = _reduced(reals, batch, most, whiten=False)
-    vectors = np.empty_like(reduced)
-    vectors[order] = reduced
-    return vectors
+    some = taken(order[spread(len(order), _MOST_ROWS)])
+    mean, std = some.mean(axis=0), np.maximum(some.std(axis=0), _LEAST_STD)
+    some -= mean
+    some /= std
+    count = min(most, len(some) - 1, some.shape[1])
+    result = np.empty((len(order), count), dtype=np.float32)
+    with one_thread():
+        pca = PCA(count, svd_solver="randomized", whiten=whiten, random_state=0, copy=False).fit(some)
+        for start in range(0, len(order), _CHUNK):
+            rows = order[start : start + _CHUNK]
+            result[rows] = pca.transform((taken(rows) - mean) / std)
+    return result
 
 
 def whitened(vectors: NDArray[np.float32], most: int) -> NDArray[np.float32]:
@@ -95,30 +107,4 @@ def whitened(vectors: NDArray[np.float32], most: int) -> NDArray[np.float32]:
     count = min(most, len(vectors) - 1, vectors.shape[1])
     with one_thread():
         result: NDArray[np.float32] = PCA(count, svd_solver="covariance_eigh", whiten=True).fit_transform(vectors)
-    return result
-
-
-def _reduced(reals: Sample, batch: Sample, most: int, *, whiten: bool) -> NDArray[np.float32]:
-    from sklearn.decomposition import PCA  # a second to import, which only comparisons of batches need
-
-    order = hash_order(reals, batch)
-
-    def taken(positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        features = np.empty((len(positions), reals.features.shape[1]), dtype=np.float32)
-        is_real = positions < len(reals)
-        features[is_real] = reals.taken(positions[is_real])
-        features[~is_real] = batch.taken(positions[~is_real] - len(reals))
-        return features
-
-    some = taken(order[spread(len(order), _MOST_ROWS)])
-    mean, std = some.mean(axis=0), np.maximum(some.std(axis=0), _LEAST_STD)
-    count = min(most, len(some) - 1, some.shape[1])
-    result = np.empty((len(order), count), dtype=np.float32)
-    with one_thread():
-        some -= mean
-        some /= std
-        pca = PCA(count, svd_solver="randomized", whiten=whiten, random_state=0, copy=False).fit(some)
-        for start in range(0, len(order), _CHUNK):
-            piece = taken(order[start : start + _CHUNK])
-            result[start : start + len(piece)] = pca.transform((piece - mean) / std)
     return result

@@ -46,9 +46,11 @@ class Features:
         """Those of the given rows.
 
         Raises:
-            BadCalibration: where they are not finite float16 of that many images.
+            BadCalibration: where they are not finite float16 of that many images, or nothing says what computed them.
         """
         values = self.values
+        if not all(isinstance(name, str) and name for name in (self.device, self.precision)):
+            raise BadCalibration("holds features, but not what computed them")
         if values.dtype != np.float16 or values.ndim != 2 or len(values) != images or not np.isfinite(values).all():
             raise BadCalibration(
                 "holds features of another type or number than its images, or some that are not finite"

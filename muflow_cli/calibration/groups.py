@@ -62,12 +62,8 @@ def compared_vectors(reals: Sample, batch: Sample) -> tuple[Vectors, Vectors]:
     The features are reduced to 50 whitened components of reals and batch together: were they fitted to the reals alone,
     these would lie closer to each other than to any group, and the test would not be exact.
     """
-    order = hash_order(reals, batch)
-    reduced = components(reals, batch, _COMPONENTS)
-    vectors = np.empty_like(reduced)
-    vectors[order] = reduced
-    compared = order[order < len(reals)]
-    return vectors[compared[spread(len(reals), MOST_REALS)]], vectors[len(reals) :]
+    vectors = components(reals, batch, _COMPONENTS)
+    return vectors[hash_order(reals)[spread(len(reals), MOST_REALS)]], vectors[len(reals) :]
 
 
 def energy_p_value(

@@ -35,7 +35,7 @@ def info_command(
         from muflow_cli.bundle import load
 
         loaded = load(detector)
-        from muflow_cli.calibration.calibration import Judge
+        from muflow_cli.calibration.judge import Judge
     features = loaded.calibration.features
     description, file = Judge(loaded.calibration).describe(), loaded.file
     assert file is not None  # noqa: S101 - it was loaded

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muflow_cli.calibration.components import Sample
-from muflow_cli.files import growing, nameless
+from muflow_cli.errors import CannotWrite
+from muflow_cli.files import growing, nameless, open_regular
 
+# So that no file of another program is taken for one of these; a multiple of a number's size, so that rows are aligned.
+_HEAD: Final = b"muflow.batch/1 \n"
 _DIGEST: Final = 32
 _NEAR: Final = 8
 _CHECK: Final = 8
@@ -32,17 +36,19 @@ class Evidence:
     """Rows of content hash, perceptual hash and features, each with a check.
 
     Args:
-        file: open for reading and writing; rows that it holds already are kept as far as their checks are right.
+        file: open for reading and writing, empty or of an earlier run; its rows are kept as far as their checks are
+            right.
         key: of the run; rows of another run are forgotten.
         count: F, features of an image; 0 = none.
 
     Attributes:
+        count: F.
         near: content hash -> perceptual hash of every image.
         needed: by a later run, which continues this one.
     """
 
     def __init__(self, file: BinaryIO, key: bytes, count: int) -> None:
-        self._file, self._key = file, key
+        self._file, self._key, self.count = file, key, count
         self._row = np.dtype(
             [
                 ("sha256", np.uint8, _DIGEST),
@@ -67,29 +73,34 @@ class Evidence:
         row["sha256"][0] = np.frombuffer(bytes.fromhex(sha256), dtype=np.uint8)
         row["near"], row["features"] = near, features
         row["check"][0] = np.frombuffer(self._check(row), dtype=np.uint8)
-        self._file.seek(len(self._rows) * self._row.itemsize)
-        self._file.write(row.tobytes())
+        self._file.seek(self._end if self._rows else 0)
+        self._file.write(row.tobytes() if self._rows else _HEAD + row.tobytes())
         self._remember(sha256, near)
 
     def sample(self, digests: Sequence[str]) -> Sample:
         """The features of the images, mapped."""
         self._file.flush()
-        stored = np.memmap(self._file, self._row, "r", shape=(len(self._rows),))
+        stored = np.memmap(self._file, self._row, "r", len(_HEAD), shape=(len(self._rows),))
         return Sample(digests, stored["features"], np.array([self._rows[digest] for digest in digests]))
 
     def _remember(self, sha256: str, near: int) -> None:
         self._rows[sha256] = len(self._rows)
         self.near[sha256] = near
 
+    @property
+    def _end(self) -> int:
+        return len(_HEAD) + len(self._rows) * self._row.itemsize
+
     def _recover(self) -> None:
         """Read the rows that an earlier run left, up to the first that is not whole."""
         self._file.seek(0)
+        self._file.read(len(_HEAD))
         while len(data := self._file.read(self._row.itemsize)) == self._row.itemsize:
             row = np.frombuffer(data, dtype=self._row)
             if bytes(row["check"][0]) != self._check(row):
                 break
             self._remember(bytes(row["sha256"][0]).hex(), int(row["near"][0]))
-        self._file.truncate(len(self._rows) * self._row.itemsize)
+        self._file.truncate(self._end if self._rows else 0)
 
     def _check(self, row: NDArray[np.void]) -> bytes:
         return hashlib.sha256(self._key + row.tobytes()[:-_CHECK]).digest()[:_CHECK]
@@ -106,16 +117,30 @@ def open_evidence(report: Path | None, key: bytes, count: int, *, resumed: bool)
         resumed: keep the rows of an earlier run.
 
     Raises:
-        CannotWrite: with the system's reason.
+        CannotWrite: with the system's reason, or where that file is not of a scan.
     """
     if report is None:
         with nameless() as file:
             yield Evidence(file, key, count)
         return
-    if not resumed:
-        evidence_path(report).unlink(missing_ok=True)
-    with growing(evidence_path(report)) as file:
+    path = evidence_path(report)
+    if os.path.lexists(path):
+        if not _is_evidence(path):
+            why, remedy = "it is not what a scan keeps there", "move it away, or choose another name for the report"
+            raise CannotWrite(str(path), why, remedy)
+        if not resumed:
+            path.unlink()
+    with growing(path) as file:
         evidence = Evidence(file, key, count)
         yield evidence
     if not evidence.needed:
-        evidence_path(report).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def _is_evidence(path: Path) -> bool:
+    """Whether a file is empty or begins like one of these; a link is none, whatever it leads to."""
+    try:
+        with open_regular(path) as file:
+            return not path.is_symlink() and _HEAD.startswith(file.read(len(_HEAD)) or b"")
+    except OSError:
+        return False

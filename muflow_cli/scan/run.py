@@ -120,7 +120,6 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         runtime=job.runtime,
         inputs=job.inputs,
         thumbnail=0 if exhibits is None else exhibits.thumbnail,
-        features=job.comparison.features,
     )
     placement = place(job.runtime)
     check_comparison(job.comparison, job.detector.calibration, placement)

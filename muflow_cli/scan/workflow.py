@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from muflow_cli.calibration.calibration import Judge
+from muflow_cli.calibration.judge import Judge
 from muflow_cli.detector import Detector, scored_result
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream
@@ -33,14 +33,12 @@ class ScanRequest:
         runtime: device, precision, batch size, workers.
         inputs: limits on what is read.
         thumbnail: longer side in pixels of the thumbnails for a gallery; 0 = none.
-        features: compute the features of every image, for a comparison within the batch.
     """
 
     detector: Detector
     runtime: Runtime = field(default_factory=Runtime)
     inputs: InputSpec = field(default_factory=InputSpec)
     thumbnail: int = 0
-    features: bool = False
 
 
 class Gallery(Protocol):
@@ -67,7 +65,7 @@ class Scan:
         earlier: results of an earlier run with the same detector, by content hash: not scored again.
         stop: called after each input; once it returns true, the scan finishes what it has begun and ends.
         gallery: offered every scored image.
-        evidence: is given the perceptual hash and the features of every scored image.
+        evidence: is given the perceptual hash of every scored image, and its features if it has room for them.
 
     Attributes:
         interrupted: whether `stop` ended the pass.
@@ -109,7 +107,8 @@ class Scan:
             ahead=look_ahead(self.placement.batch_size, workers),
             thumbnail=self._request.thumbnail,
         )
-        extras = Extras(maps=self._gallery is not None, features=self._request.features)
+        wants_features = self._evidence is not None and self._evidence.count > 0
+        extras = Extras(maps=self._gallery is not None, features=wants_features)
         with contextlib.closing(load_unknown(inputs, spec, self._is_known)) as items:
             stream = score_stream(self._units(items), self._scorer, extras)
             begun, read_before = time.monotonic(), self.seconds["read"]
