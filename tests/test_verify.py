@@ -195,7 +195,7 @@ def test_json_lines_are_verified_in_memory_that_does_not_grow_with_them(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     peaks = []
-    for number in (200, 2000):
+    for number in (100, 1000):
         write(Path("r.jsonl"), [Unreadable(path=f"{n}", code="empty", message="-") for n in range(number)])
         tracemalloc.start()
         assert differing(Path("r.jsonl")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -260,7 +261,8 @@ def _read_lines(path: Path) -> Report:
         for end, result in read_results(file, None):  # noqa: B007 - used afterwards
             contents.add(result)
         file.seek(end)
-        rest = file.read(_LONGEST_LINE)
+        # No more than there is: `read` sets aside at once what it is asked for.
+        rest = file.read(min(_LONGEST_LINE, os.fstat(file.fileno()).st_size - end))
     results = ResultLines(path, contents.counts["inputs"])
     if not rest:
         return Report(head.run, head.detector, results, contents, None)
