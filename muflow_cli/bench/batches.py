@@ -142,16 +142,17 @@ def measure_batches(
     """
     mixed: list[MixedBatches] = []
     real: list[RealBatches] = []
-    for source, reals in by_source(rows, fake=False).items():
+    generators = by_source(rows, fake=True).values()
+    for reals in by_source(rows, fake=False).values():
         sizes = [size for size in SIZES if size <= len(reals)]
         if sizes:
-            pool = _Pool(calibration, reals, [], features, _Draw(bootstrap, repeats, source))
-            real += [pool.real_batches(source, size) for size in sizes]
-        for generator, fakes in by_source(rows, fake=True).items():
+            pool = _Pool(calibration, reals, [], features, bootstrap, repeats)
+            real += [pool.real_batches(size) for size in sizes]
+        for fakes in generators:
             cells = list(_cells(len(reals), len(fakes)))
             if cells:
-                pool = _Pool(calibration, reals, fakes, features, _Draw(bootstrap, repeats, f"{source}\0{generator}"))
-                mixed += [pool.mixed_batches(source, generator, *cell) for cell in cells]
+                pool = _Pool(calibration, reals, fakes, features, bootstrap, repeats)
+                mixed += [pool.mixed_batches(*cell) for cell in cells]
             advance()
     return Batches(reals=len(calibration), repeats=repeats, learned_at=LEARNED_AT, mixed=tuple(mixed), real=tuple(real))
 
@@ -165,15 +166,6 @@ def _cells(reals: int, fakes: int) -> Iterator[tuple[int, int]]:
                 yield size, wanted
 
 
-@dataclass(frozen=True, slots=True)
-class _Draw:
-    """How batches are drawn: seed, resamples and level; how many; the name of what they are drawn from."""
-
-    bootstrap: BootstrapSpec
-    repeats: int
-    name: str
-
-
 class _Pool:
     """The images of a real source, and of a generator or none, that batches are drawn from."""
 
@@ -183,10 +175,12 @@ class _Pool:
         reals: Sequence[Row],
         fakes: Sequence[Row],
         features: FeaturesOf,
-        draw: _Draw,
+        bootstrap: BootstrapSpec,
+        repeats: int,
     ) -> None:
         self._reals, self._fakes, self._calibration = len(reals), len(fakes), len(calibration)
-        self._draw = draw
+        self._source, self._generator = reals[0].source, fakes[0].group if fakes else ""
+        self._bootstrap, self._repeats = bootstrap, repeats
         self._one_image = np.array([row.p_value for row in (*reals, *fakes)], dtype=np.float64)
         pool = sample_of([*reals, *fakes], features)
         self._digests = np.array([*calibration.digests, *pool.digests])
@@ -194,67 +188,52 @@ class _Pool:
         # batches are drawn by chance, so the p-values stay valid.
         self._vectors = components(calibration, pool, _SHORTENED, whiten=False)
 
-    def real_batches(self, source: str, size: int) -> RealBatches:
+    def real_batches(self, size: int) -> RealBatches:
         """Batches of reals alone."""
-        least = [false_discovery_control(self._adaptive(batch, deal)).min() for deal, batch in self._drawn(size, 0)]
+        least = np.array(
+            [false_discovery_control(self._adaptive(batch, deal)).min() for deal, batch in self._drawn(size, 0)]
+        )
         return RealBatches(
-            source=source,
+            source=self._source,
             size=size,
             any_flagged={
-                f"{fdr:g}": event_rate(
-                    int(np.sum(np.array(least) <= fdr)), self._draw.repeats, self._draw.bootstrap.level
-                )
-                for fdr in RATES
+                f"{fdr:g}": event_rate(int(np.sum(least <= fdr)), self._repeats, self._bootstrap.level) for fdr in RATES
             },
         )
 
-    def mixed_batches(self, source: str, generator: str, size: int, fakes: int) -> MixedBatches:
+    def mixed_batches(self, size: int, fakes: int) -> MixedBatches:
         """Batches with `fakes` fakes, the reals first."""
         fake = np.arange(size) >= size - fakes
         measured = []
         for deal, batch in self._drawn(size, fakes):
             adaptive = self._adaptive(batch, deal)
+            q_values = [false_discovery_control(p_values) for p_values in (adaptive, self._one_image[batch])]
             figures = [signed_auc(-adaptive, fake)]
-            for p_values in (adaptive, self._one_image[batch]):
-                q_values = false_discovery_control(p_values)
-                for fdr in RATES:
-                    flagged = q_values <= fdr
+            for fdr in RATES:
+                for flagged in (own <= fdr for own in q_values):
                     figures += [flagged[fake].mean(), flagged[~fake].sum() / max(1, flagged.sum())]
             measured.append(figures)
         auc, *rest = self._means(np.array(measured))
-        adaptive_ends, one_image_ends = rest[: 2 * len(RATES)], rest[2 * len(RATES) :]
+        rates = [
+            BatchRate(fdr=fdr, power=power, fdp=fdp, one_image_power=one_image_power, one_image_fdp=one_image_fdp)
+            for fdr, power, fdp, one_image_power, one_image_fdp in zip(
+                RATES, *(rest[first::4] for first in range(4)), strict=True
+            )
+        ]
         return MixedBatches(
-            source=source,
-            generator=generator,
-            size=size,
-            fakes=fakes,
-            auc=auc,
-            rates=tuple(
-                BatchRate(
-                    fdr=fdr,
-                    power=adaptive_ends[2 * index],
-                    fdp=adaptive_ends[2 * index + 1],
-                    one_image_power=one_image_ends[2 * index],
-                    one_image_fdp=one_image_ends[2 * index + 1],
-                )
-                for index, fdr in enumerate(RATES)
-            ),
+            source=self._source, generator=self._generator, size=size, fakes=fakes, auc=auc, rates=tuple(rates)
         )
 
     def _drawn(self, size: int, fakes: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Number and images of every batch, as positions in the pool; by seed, names, size and fakes."""
-        name = self._draw.name.encode("utf-8", "surrogateescape")
-        for number in range(self._draw.repeats):
-            generator = np.random.default_rng([self._draw.bootstrap.seed, size, fakes, number, *name])
-            yield (
-                number,
-                np.concatenate(
-                    [
-                        generator.choice(self._reals, size - fakes, replace=False),
-                        self._reals + generator.choice(self._fakes, fakes, replace=False) if fakes else [],
-                    ]
-                ).astype(np.int64),
-            )
+        names = f"{self._source}\0{self._generator}" if fakes else self._source
+        for number in range(self._repeats):
+            seeds = [self._bootstrap.seed, size, fakes, number, *names.encode("utf-8", "surrogateescape")]
+            generator = np.random.default_rng(seeds)
+            batch = generator.choice(self._reals, size - fakes, replace=False)
+            if fakes:
+                batch = np.append(batch, self._reals + generator.choice(self._fakes, fakes, replace=False))
+            yield number, batch
 
     def _adaptive(self, batch: NDArray[np.int64], deal: int) -> Floats:
         """(m,) adaptive p-values; the calibration is dealt anew for every batch, since the guarantee is a mean."""
@@ -265,7 +244,7 @@ class _Pool:
 
     def _means(self, measured: Floats) -> list[Figure]:
         """Means of the columns of (repeats, figures), with bootstrap intervals over the repeats."""
-        bootstrap = self._draw.bootstrap
+        bootstrap = self._bootstrap
         generator = np.random.default_rng(bootstrap.seed)
         drawn = generator.integers(0, len(measured), size=(bootstrap.resamples, len(measured)))
         figures = []
