@@ -76,6 +76,11 @@ def deciding(inputs: InputSpec) -> dict[str, int | float | str | bool | None]:
     }
 
 
+def option_of(name: str) -> str:
+    """The option that a key of `deciding` names."""
+    return f"--{name.replace('_', '-')}"
+
+
 def utc_now() -> str:
     """The time as ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

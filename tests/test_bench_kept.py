@@ -129,7 +129,8 @@ def test_scores_that_were_made_differently_are_refused(request_of: BenchRequest,
     before = path.read_bytes()
     for other, why in (
         (replace(request_of, runtime=replace(FP32, precision=Precision.BF16)), "another precision"),
-        (replace(request_of, inputs=replace(request_of.inputs, max_pixels=10**6)), "another max-pixels"),
+        (replace(request_of, inputs=replace(request_of.inputs, max_pixels=10**6)), "another --max-pixels:"),
+        (replace(request_of, inputs=replace(request_of.inputs, max_seconds=1)), "another --max-seconds:"),
     ):
         with Kept(path, resume=True) as kept, pytest.raises(CannotResume, match=why):
             bench(other, None, kept)

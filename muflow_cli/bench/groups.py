@@ -17,7 +17,7 @@ from muflow_cli.bench.intervals import BootstrapSpec, EventRate, event_rate
 from muflow_cli.bench.manifest import Label
 from muflow_cli.bench.scores import Row
 from muflow_cli.calibration.components import Sample
-from muflow_cli.calibration.groups import compared_vectors, energy_p_value
+from muflow_cli.calibration.groups import Vectors, compared_vectors, energy_p_value
 
 SIZES: Final = (5, 10, 20, 50)
 LEVELS: Final = (0.05, 0.01)
@@ -78,19 +78,22 @@ def measure_groups(
             # Whitened once for all images of the source. That treats the calibration and every image of the source
             # alike, and a group is drawn from these by chance, so the test is exact still.
             null, own = compared_vectors(calibration, sample_of(members, features))
-            sizes = []
-            for size in (size for size in SIZES if size <= len(members)):
-                p_values = []
-                for number in range(DRAWS):
-                    seeds = [bootstrap.seed, size, number, *source.encode("utf-8", "surrogateescape")]
-                    generator = np.random.default_rng(seeds)
-                    group = own[generator.choice(len(own), size, replace=False)]
-                    p_values.append(energy_p_value(null, group, generator, _PERMUTATIONS))
-                unlike = {
-                    f"{level:g}": event_rate(sum(p <= level for p in p_values), DRAWS, bootstrap.level)
-                    for level in LEVELS
-                }
-                sizes.append(GroupDraws(size=size, unlike=unlike))
-            measured.append(SourceGroups(label=label, source=source, images=len(members), sizes=tuple(sizes)))
+            sizes = tuple(_groups(null, own, size, source, bootstrap) for size in SIZES if size <= len(own))
+            measured.append(SourceGroups(label=label, source=source, images=len(own), sizes=sizes))
             advance()
     return tuple(measured)
+
+
+def _groups(null: Vectors, own: Vectors, size: int, source: str, bootstrap: BootstrapSpec) -> GroupDraws:
+    """Groups of one size among the images (m, k) of a source, each compared with the reals (N, k)."""
+    p_values = []
+    for number in range(DRAWS):
+        generator = np.random.default_rng([bootstrap.seed, size, number, *source.encode("utf-8", "surrogateescape")])
+        group = own[generator.choice(len(own), size, replace=False)]
+        p_values.append(energy_p_value(null, group, generator, _PERMUTATIONS))
+    return GroupDraws(
+        size=size,
+        unlike={
+            f"{level:g}": event_rate(sum(p <= level for p in p_values), DRAWS, bootstrap.level) for level in LEVELS
+        },
+    )

@@ -7,19 +7,19 @@ depends on its content, the detector's branches and the machine, never on its la
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from muflow_cli.canonical import from_json, to_json
+from muflow_cli.environment import option_of
 from muflow_cli.errors import CannotResume
 from muflow_cli.files import OutputFile, growing, replacing
-from muflow_cli.output.encode import line
+from muflow_cli.output.encode import line, with_check
 from muflow_cli.output.inert import escape
 from muflow_cli.records import Declared, Facts
 
@@ -54,18 +54,25 @@ class Made:
         device: that computes.
         precision: of the convolutions.
         versions: of the programs that compute.
-        max_bytes: size of the largest file that is read.
-        max_pixels: size of the largest image that is decoded.
-        damaged: what becomes of damaged images.
+        inputs: options that decide the result of an input, as `environment.deciding` gives them.
     """
 
     detector: str
     device: str
     precision: str
     versions: dict[str, str]
-    max_bytes: int
-    max_pixels: int
-    damaged: str
+    inputs: dict[str, int | float | str | bool | None]
+
+    def differing(self, before: Made) -> list[str]:
+        """Names of the settings, options and versions that another run had otherwise."""
+        pairs = {
+            "detector": (before.detector, self.detector),
+            "device": (before.device, self.device),
+            "precision": (before.precision, self.precision),
+            **{name: (before.versions.get(name), number) for name, number in self.versions.items()},
+            **{option_of(name): (before.inputs.get(name), value) for name, value in self.inputs.items()},
+        }
+        return [name for name, (then, now) in pairs.items() if then != now]
 
 
 def kept_path(output: Path) -> Path:
@@ -109,7 +116,7 @@ class Kept:
         """
         self._head = line({"type": "scores", "schema": SCHEMA, **to_json(made)})
         if self._resume:
-            self._read()
+            self._read(made)
         self._stream = self._stack.enter_context(growing(self._path))
         self._begun = self._resume and self._stream.seek(0, os.SEEK_END) > 0
 
@@ -140,11 +147,9 @@ class Kept:
         self._path.unlink(missing_ok=True)
 
     def _line(self, view: str, measurement: Measurement) -> bytes:
-        plain = line({"type": "score", "view": view, **to_json(measurement)})
-        check = hashlib.sha256(self._head + plain).hexdigest()[:16]
-        return plain[:-2] + f',"check":"{check}"}}\n'.encode()
+        return with_check(line({"type": "score", "view": view, **to_json(measurement)}), self._head)
 
-    def _read(self) -> None:
+    def _read(self, made: Made) -> None:
         """Take in the file's measurements; lines that cannot be trusted are removed from it."""
         try:
             file = self._path.open("rb")
@@ -154,7 +159,7 @@ class Kept:
         with file:
             first = file.readline()
             if first != self._head and not self._head.startswith(first):  # a run may have been killed in the first line
-                raise CannotResume(str(self._path), _why_not(first, self._head))
+                raise CannotResume(str(self._path), _why_not(first, made))
             whole = first == self._head
             while raw := file.readline():
                 read = self._measurement(raw)
@@ -187,18 +192,11 @@ class Kept:
         return (view, measurement) if self._line(view, measurement) == raw else None
 
 
-def _why_not(first: bytes, head: bytes) -> str:
-    """Why a file with this first line cannot be continued by a run that would begin with `head`."""
+def _why_not(first: bytes, made: Made) -> str:
+    """Why a file with this first line cannot be continued by a run that measures as `made` says."""
     try:
-        before: Any = json.loads(first)
-    except (ValueError, RecursionError):
-        before = None
-    if not isinstance(before, dict) or before.get("schema") != SCHEMA:
+        head = json.loads(first)
+        before = from_json(Made, {name: value for name, value in head.items() if name not in {"type", "schema"}})
+    except (ValueError, AttributeError, RecursionError):
         return "it does not hold the scores of a benchmark"
-    now = json.loads(head)
-    pairs = {name: (before.get(name), value) for name, value in now.items() if name != "versions"}
-    numbers = before.get("versions")
-    known = numbers if isinstance(numbers, dict) else {}
-    pairs |= {name: (known.get(name), number) for name, number in now["versions"].items()}
-    differing = [name.replace("_", "-") for name, (then, value) in pairs.items() if then != value]
-    return f"it was written with another {', '.join(differing) or 'muflow'}"
+    return f"it was written with another {', '.join(made.differing(before)) or 'muflow'}"

@@ -18,7 +18,7 @@ from muflow_cli.calibration.judge import Judge
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream
-from muflow_cli.environment import versions
+from muflow_cli.environment import deciding, versions
 from muflow_cli.images.loader import Loaded, LoadSpec, load, look_ahead
 from muflow_cli.images.near import near_hash
 from muflow_cli.images.perturb import Perturbation
@@ -86,9 +86,7 @@ class Scoring:
                     device=str(self.placement.device),
                     precision=self.placement.precision.value,
                     versions=versions(),
-                    max_bytes=inputs.max_bytes,
-                    max_pixels=inputs.max_pixels,
-                    damaged=inputs.damaged.value,
+                    inputs=deciding(inputs),
                 )
             )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from muflow_cli import __version__
 from muflow_cli.bench.batches import LEARNED_AT, by_source, measure_batches
-from muflow_cli.bench.data import OverlapPolicy, Selection, SelectSpec, known_to, select
+from muflow_cli.bench.data import Known, OverlapPolicy, Selection, SelectSpec, known_to, select
 from muflow_cli.bench.datasets import DataArgument, Sample, read_datasets
 from muflow_cli.bench.document import Comparison, Measured, Settings, build_document
 from muflow_cli.bench.evaluate import EvaluateSpec, Evaluation, evaluate
@@ -179,14 +179,15 @@ class _Job:
         self.spec = replace(self.spec, centre=centre)
         scoring = self.scoring(detector)
         self.timer.stage("hash images", None)
-        selection = self.select(detector)
+        known = known_to(detector)
+        selection = self.select(known)
         self.run = BenchRun(
             device=str(scoring.placement.device),
             precision=scoring.placement.precision.value,
         )
         self.timer.stage("score", len(selection.images))
         scored, failed = scoring.rows(selection.images, self.timer)
-        selection, rows = without_near_copies(selection, scored, known_to(detector), request.overlap)
+        selection, rows = without_near_copies(selection, scored, known, request.overlap)
         if request.exhibits:
             self.exhibits = self.shown(scoring, selection, chosen(rows, request.exhibits, centre))
         self.timer.stage("evaluate", None)
@@ -249,8 +250,8 @@ class _Job:
             return None
         return left, evaluate(left, self.spec)
 
-    def select(self, detector: Detector) -> Selection:
-        """The images to score."""
+    def select(self, known: Known) -> Selection:
+        """The images to score; `known` to the detector."""
         request = self.request
         dataset = read_datasets(request.data, request.inputs)
         self.refuse_early(dataset.samples)
@@ -260,7 +261,7 @@ class _Job:
             seed=request.bootstrap.seed,
             max_bytes=request.inputs.max_bytes,
         )
-        return select(dataset, known_to(detector), choice)
+        return select(dataset, known, choice)
 
     def shown(
         self, scoring: Scoring, selection: Selection, lists: Mapping[str, Sequence[Row]]

@@ -202,12 +202,20 @@ def line_key(run: RunInfo, detector: DetectorInfo) -> bytes:
 
 
 def checked_line(result: Result, key: bytes) -> bytes:
-    """The line of a result in a whole jsonl report: `result_line` with `check` at its end.
+    """The line of a result in a whole jsonl report: `result_line` with its check."""
+    return with_check(result_line(result), key)
 
-    The check is the start of a SHA-256 over `key` and the canonical line. It shows a rotten digit, a line that was
-    edited and a line of another detector; whoever knows this function can write it, so it is no signature.
+
+def with_check(plain: bytes, key: bytes) -> bytes:
+    """A line with `check` at its end: the start of a SHA-256 over `key` and the line.
+
+    It shows a rotten digit, a line that was edited and a line that was computed otherwise; whoever knows this function
+    can write it, so it is no signature.
+
+    Args:
+        plain: as `line` writes it.
+        key: what decides the values on the line.
     """
-    plain = result_line(result)
     check = hashlib.sha256(key + plain).hexdigest()[:16]
     return plain[:-2] + f',"check":"{check}"}}\n'.encode()
 

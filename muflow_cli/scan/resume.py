@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from muflow_cli.environment import option_of
 from muflow_cli.errors import BadReport, CannotResume
 from muflow_cli.files import replacing
 from muflow_cli.output.digests import sealed
@@ -74,7 +75,7 @@ def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
         "precision": (head.run.precision, run.precision),
         "rule": (_rule(head.detector), _rule(detector)),
         **{name: (head.run.versions.get(name), number) for name, number in run.versions.items()},
-        **{f"--{name.replace('_', '-')}": (before_inputs.get(name), value) for name, value in inputs.items()},
+        **{option_of(name): (before_inputs.get(name), value) for name, value in inputs.items()},
     }
     return [name for name, (before, now) in pairs.items() if before != now]
 
