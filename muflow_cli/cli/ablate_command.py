@@ -10,6 +10,7 @@ import typer
 
 from muflow_cli.cli import bench_command as shared
 from muflow_cli.cli import options
+from muflow_cli.cli.bench_outputs import table_console
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import NothingToDo
 from muflow_cli.files import claimed, write_whole
@@ -104,4 +105,4 @@ def ablate_command(
     if as_json:
         sys.stdout.buffer.write(to_bytes(report))
     else:
-        ablation_text.print_tables(report, shared.table_console())
+        ablation_text.print_tables(report, table_console())

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
-from rich.console import Console
 
 from muflow_cli.cli import options
-from muflow_cli.cli.interruption import last_words
-from muflow_cli.cli.progress import StageProgress, stderr_console
+from muflow_cli.cli.bench_outputs import BenchOutputs, chosen_files, measure
 from muflow_cli.errors import BadSpec, IncompatibleOptions, MuflowError, NothingToDo
-from muflow_cli.files import InputGuard, claimed, write_whole
 from muflow_cli.specs import Damaged, Precision, Runtime
 
 if TYPE_CHECKING:
-    from muflow_cli.bench import BenchRequest, BenchResult
     from muflow_cli.bench.data import OverlapPolicy
-    from muflow_cli.bench.kept import Kept
     from muflow_cli.bench.robustness import Condition
-    from muflow_cli.output.bench_writers import BenchFormat
 
 DATA: Final = "Data"
 OUTPUTS: Final = "Outputs"
 _ROBUSTNESS: Final = "Robustness"
 _GATES: Final = "Gates"
 _EXHIBITS: Final = 6  # images in each list of a page
-_UNBOUNDED: Final = 10_000  # columns of output that no screen shows
 
 Texts = list[str] | None
 Files = list[Path] | None
@@ -220,7 +212,7 @@ def bench_command(
     for path in (*(compare or ()), baseline, scores_from):
         if path is not None and not path.is_file():
             raise NothingToDo(f"{path} is not a file", "correct --compare, --baseline or --scores-from")
-    files = _chosen_files(
+    files = chosen_files(
         output or (),
         {
             "json": json_output,
@@ -263,63 +255,9 @@ def bench_command(
     )
     read = [path for path in (detector, scores_from, families, baseline, *(compare or ())) if path is not None]
     inputs = [*read, *(text.split("=", 1)[-1] for text in images)]
-    failed_gates = _run(request, files, inputs, resume=resume, as_json=as_json, force=force, quiet=quiet)
+    outputs = BenchOutputs(files, as_json=as_json, force=force, quiet=quiet)
+    failed_gates = measure(request, outputs, inputs, resume=resume)
     raise typer.Exit(1 if failed_gates else 0)
-
-
-def _run(
-    request: BenchRequest,
-    files: Sequence[tuple[Path, BenchFormat]],
-    inputs: Sequence[str | Path],
-    *,
-    resume: bool,
-    as_json: bool,
-    force: bool,
-    quiet: bool,
-) -> int:
-    """Measure and write, with all outputs held from before the work to its end; the number of gates that failed."""
-    from muflow_cli.bench.kept import Kept, kept_path
-
-    outputs = [path for path, _ in files]
-    if resume and not outputs:
-        raise IncompatibleOptions("--resume", "-o FILE", "scores are kept beside the first output", needs=True)
-    if not outputs or request.detector is None:
-        with claimed(outputs, force=force, inputs=inputs):
-            return _measure(request, files, None, as_json=as_json, force=force, quiet=quiet)
-    beside = kept_path(outputs[0])
-    if beside.exists() and not (resume or force):
-        remedy = "continue that run with --resume, or start again with --force"
-        raise MuflowError(f"{beside} holds the scores of a run that did not end", remedy)
-    kept = Kept(beside, resume=resume, note=stderr_console(quiet).print)
-    with (
-        claimed([*outputs, beside], force=force, resumed=beside if resume else None, inputs=inputs),
-        kept,
-        last_words(kept.words),
-    ):
-        failed_gates = _measure(request, files, kept, as_json=as_json, force=force, quiet=quiet)
-        kept.remove()
-    return failed_gates
-
-
-def _measure(
-    request: BenchRequest,
-    files: Sequence[tuple[Path, BenchFormat]],
-    kept: Kept | None,
-    *,
-    as_json: bool,
-    force: bool,
-    quiet: bool,
-) -> int:
-    """Measure and write; the number of gates that did not hold."""
-    from muflow_cli.bench import bench
-
-    with StageProgress(stderr_console(quiet)) as progress:
-        result = bench(request, progress, kept)
-    guard = InputGuard([path for path, _ in files])
-    for row in result.rows:
-        guard.check(row.path)
-    _write(result, files, as_json=as_json, force=force, quiet=quiet)
-    return result.failed_gates
 
 
 def _check_source(detector: Path | None, scores_from: Path | None, of_images: Mapping[str, bool]) -> None:
@@ -342,14 +280,6 @@ def overlap_policy(text: OverlapWord) -> OverlapPolicy:
     return OverlapPolicy(text)
 
 
-def _chosen_files(output: Sequence[Path], former: Mapping[str, Path | None]) -> list[tuple[Path, BenchFormat]]:
-    """Path and format of every file: by suffix for -o, by option for its former spellings."""
-    from muflow_cli.output.bench_writers import BenchFormat, bench_format_of
-
-    files = [(path, bench_format_of(path)) for path in output]
-    return files + [(path, BenchFormat(kind)) for kind, path in former.items() if path is not None]
-
-
 def _conditions(texts: Sequence[str], suites: Sequence[str], sides: Sequence[str]) -> tuple[Condition, ...]:
     from muflow_cli.bench.robustness import Condition, On
     from muflow_cli.images.perturb import SUITES, parse
@@ -362,31 +292,3 @@ def _conditions(texts: Sequence[str], suites: Sequence[str], sides: Sequence[str
             raise BadSpec("--on", side, "one of " + ", ".join(On))
     perturbations = [*map(parse, texts), *(perturbation for name in suites for perturbation in SUITES[name])]
     return tuple(dict.fromkeys(Condition(perturbation, On(side)) for perturbation in perturbations for side in sides))
-
-
-def _write(
-    result: BenchResult, files: Sequence[tuple[Path, BenchFormat]], *, as_json: bool, force: bool, quiet: bool
-) -> None:
-    """Every file, then stdout; where stdout holds JSON and not the table of gates, stderr names those that failed."""
-    from muflow_cli.bench.page import page_of
-    from muflow_cli.bench.scores import scores_csv
-    from muflow_cli.output import bench_text
-    from muflow_cli.output.bench_writers import BENCH_WRITERS, BenchContext
-
-    context = BenchContext(report=result.document, page=lambda: page_of(result), scores=lambda: scores_csv(result.rows))
-    for path, kind in files:
-        write_whole(path, BENCH_WRITERS[kind].write(context), force=force)
-    if not as_json:
-        bench_text.print_tables(result.document, table_console())
-        return
-    sys.stdout.buffer.write(bench_text.to_bytes(result.document))
-    console = stderr_console(quiet)
-    for held, gate, where, value, _ in bench_text.gate_rows(result.document):
-        if held == "FAILED":
-            console.print(f"gate failed: {gate} ({where} has {value})")
-
-
-def table_console() -> Console:
-    """Stdout for tables, as wide as the terminal; a file or a pipe has no edge at which a line would have to end."""
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _UNBOUNDED
-    return Console(highlight=False, markup=False, emoji=False, width=width)
