@@ -19,7 +19,7 @@ from muflow_cli.canonical import from_json, to_json
 from muflow_cli.environment import option_of
 from muflow_cli.errors import CannotResume
 from muflow_cli.files import OutputFile, growing, replacing
-from muflow_cli.output.encode import line, with_check
+from muflow_cli.output.encode import line, mismatch_note, with_check
 from muflow_cli.output.inert import escape
 from muflow_cli.records import Declared, Facts
 
@@ -177,8 +177,7 @@ class Kept:
                         file.seek(start)
                         cleaned.write(file.read(size))
         if bad:
-            subject, images = ("1 score does", "its image is") if bad == 1 else (f"{bad} scores do", "their images are")
-            self._note(f"{subject} not match the check in {self._path}, so {images} scored again")
+            self._note(mismatch_note(bad, "score", "image", self._path))
 
     def _measurement(self, raw: bytes) -> tuple[str, Measurement] | None:
         """View and measurement of a line, if it is what `keep` writes."""

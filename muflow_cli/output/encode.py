@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from muflow_cli.canonical import from_json
@@ -218,6 +219,19 @@ def with_check(plain: bytes, key: bytes) -> bytes:
     """
     check = hashlib.sha256(key + plain).hexdigest()[:16]
     return plain[:-2] + f',"check":"{check}"}}\n'.encode()
+
+
+def mismatch_note(count: int, kind: str, source: str, path: Path) -> str:
+    """The sentence on lines whose check does not match.
+
+    Args:
+        count: of the lines, at least 1.
+        kind: what a line holds, in the singular.
+        source: what that is computed from, in the singular.
+        path: of the file.
+    """
+    what, so = (f"1 {kind} does", f"its {source} is") if count == 1 else (f"{count} {kind}s do", f"their {source}s are")
+    return f"{what} not match the check in {path}, so {so} scored again"
 
 
 def run_line(run: RunInfo, detector: DetectorInfo, selection: Sequence[str] | None = None) -> bytes:

@@ -11,7 +11,7 @@ from muflow_cli.environment import option_of
 from muflow_cli.errors import BadReport, CannotResume
 from muflow_cli.files import replacing
 from muflow_cli.output.digests import sealed
-from muflow_cli.output.encode import checked_line, line_key, run_line, summary_line
+from muflow_cli.output.encode import checked_line, line_key, mismatch_note, run_line, summary_line
 from muflow_cli.output.report_reader import Head, UnusableReport, read_good_results, read_head, read_results
 from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary
 
@@ -46,8 +46,7 @@ def resumable(
         raise CannotResume(str(path), f"it was written with another {', '.join(differing)}")
     kept, bad = _scored_by_content(path, line_key(run, detector))
     if bad:
-        subject, inputs = ("1 result does", "its input is") if bad == 1 else (f"{bad} results do", "their inputs are")
-        note(f"{subject} not match the check in {path}, so {inputs} scored again")
+        note(mismatch_note(bad, "result", "input", path))
     return _set_aside(path, run, detector) | kept
 
 
