@@ -13,7 +13,7 @@ from muflow_cli.calibrate.workflow import calibrate as run_calibrate
 from muflow_cli.default_detector import embedded_detector
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
-from muflow_cli.environment import begin_run
+from muflow_cli.environment import begin_run, deciding
 from muflow_cli.errors import BadSpec, IncompatibleOptions
 from muflow_cli.fit.workflow import FitRequest, FitSummary
 from muflow_cli.fit.workflow import fit as run_fit
@@ -168,7 +168,7 @@ def scan(
         return _compared(request, _texts(paths), comparison)
     earlier = {}
     if resume is not None:
-        run = begin_run(str(placement.device), placement.precision, inputs=inputs)
+        run = begin_run(str(placement.device), placement.precision, options=deciding(inputs) | comparison.options)
         earlier = resumable(Path(resume), run, detector.info(""))
     return Scan(request, earlier=earlier).results(find(_texts(paths), inputs))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -45,9 +46,9 @@ def begin_run(
     device: str,
     precision: Precision,
     argv: tuple[str, ...] = (),
-    inputs: InputSpec | None = None,
+    options: Mapping[str, int | float | str | bool | None] | None = None,
 ) -> RunInfo:
-    """The head of a run that starts now; `precision` is decided, not `auto`."""
+    """The head of a run that starts now; `precision` is decided, not `auto`, and `options` decide its results."""
     return RunInfo(
         tool="muflow",
         version=__version__,
@@ -56,7 +57,7 @@ def begin_run(
         device=device,
         precision=precision.value,
         versions=versions(),
-        inputs=None if inputs is None else deciding(inputs),
+        options=options,
     )
 
 

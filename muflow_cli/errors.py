@@ -72,9 +72,27 @@ class NoFeatures(MuflowError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the detector holds no features of its calibration images, which --adaptive and --groups compare a batch "
-            "with",
-            "store them with `muflow calibrate DETECTOR REAL... -o NEW`",
+            "the detector holds no features of its calibration images, so --adaptive and --groups have nothing to "
+            "compare with",
+            "calibrate it again without --no-features (muflow calibrate DETECTOR REAL... -o NEW)",
+        )
+
+
+class TooFewForRate(MuflowError):
+    """An adaptive run that could never flag an image.
+
+    Args:
+        fdr: false discovery rate.
+        count: number of calibration images.
+        needed: least number of them.
+    """
+
+    def __init__(self, fdr: float, count: int, needed: int) -> None:
+        many = str(needed) if needed < 10**9 else "a billion"
+        super().__init__(
+            f"--adaptive at a false discovery rate of {fdr:g} needs at least {many} calibration images, and the "
+            f"detector has {count}",
+            f"calibrate it with more real images, or give a rate of at least 1/{count // 2 + 1}",
         )
 
 

@@ -13,7 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -286,7 +286,12 @@ def _naming(label: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def claimed(
-    paths: Sequence[Path], *, force: bool, resumed: Path | None = None, inputs: Iterable[str | Path] = ()
+    paths: Sequence[Path],
+    *,
+    force: bool,
+    resumed: Path | None = None,
+    earlier: Collection[Path] = (),
+    inputs: Iterable[str | Path] = (),
 ) -> Iterator[None]:
     """Hold all outputs of a run from before its work to its end; arguments and errors as `check_outputs`.
 
@@ -294,17 +299,22 @@ def claimed(
         CannotWrite: also because another run is writing an output.
     """
     given = [*inputs]
-    check_outputs(paths, force=force, resumed=resumed, inputs=given)
+    check_outputs(paths, force=force, resumed=resumed, earlier=earlier, inputs=given)
     with contextlib.ExitStack() as stack:
         for path in paths:
             stack.enter_context(locked(path))
         # Another run may have ended in between.
-        check_outputs(paths, force=force, resumed=resumed, inputs=given)
+        check_outputs(paths, force=force, resumed=resumed, earlier=earlier, inputs=given)
         yield
 
 
 def check_outputs(
-    paths: Sequence[Path], *, force: bool, resumed: Path | None = None, inputs: Iterable[str | Path] = ()
+    paths: Sequence[Path],
+    *,
+    force: bool,
+    resumed: Path | None = None,
+    earlier: Collection[Path] = (),
+    inputs: Iterable[str | Path] = (),
 ) -> None:
     """Refuse unusable outputs before hours of work, not after them.
 
@@ -312,6 +322,7 @@ def check_outputs(
         paths: of all outputs.
         force: existing files may be replaced.
         resumed: an output that may exist in any case.
+        earlier: other outputs of the run that is resumed, which may be replaced.
         inputs: what the run reads; no output may be one of them, under whatever name.
 
     Raises:
@@ -333,7 +344,7 @@ def check_outputs(
             raise CannotWrite(str(path), "it is a folder")
         if path == resumed and path.exists() and not path.is_file():  # reading a pipe would wait for ever
             raise CannotResume(str(path), "it is not a file")
-        if path.is_file() and not force and path != resumed:
+        if path.is_file() and not force and path != resumed and path not in earlier:
             raise OutputExists(str(path))
         if not path.exists() or path.is_file():
             with _naming(str(path)), tempfile.TemporaryFile(dir=path.resolve().parent):

@@ -207,8 +207,8 @@ class RunInfo:
     """The head of a run: what measured, on which machine, when (UTC, ISO 8601).
 
     Attributes:
-        inputs: the input options that decide what becomes of an input, by the name of the option; None where an earlier
-            muflow did not record them, and for runs without such options.
+        options: those that decide what becomes of an input, by their names; None where an earlier muflow did not record
+            them, and for runs without such options.
     """
 
     tool: str
@@ -219,7 +219,7 @@ class RunInfo:
     precision: str
     versions: Mapping[str, str]
     finished: str | None = None
-    inputs: Mapping[str, int | float | str | bool | None] | None = None
+    options: Mapping[str, int | float | str | bool | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -107,8 +107,14 @@ def check_signature(file: Path, signers: Path | None) -> Check | None:
         if not (signers.is_file() and os.access(signers, os.R_OK)):
             raise BadSpec("--signers", signers, "a readable file of signers in ssh-keygen's format allowed_signers")
         _tool("--signers")
+    if os.path.lexists(signature) and not signature.is_file():
+        return Check(good=False, message=f"the signature {signature} is not a file")
     if not signature.is_file():
-        return None if signers is None else Check(good=False, message=f"there is no signature {signature}")
+        return (
+            None
+            if signers is None
+            else Check(good=False, message=f"there is no signature {signature}; `scan --sign KEY` makes one")
+        )
     if shutil.which("ssh-keygen") is None:
         return Check(good=True, message=f"the signature {signature} was not checked, because ssh-keygen is missing")
     fits = _verified(file, ["check-novalidate"])

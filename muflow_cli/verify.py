@@ -17,7 +17,7 @@ from muflow_cli.images.read import read_input
 from muflow_cli.images.remote import is_remote
 from muflow_cli.output.digests import head_digest, report_digest
 from muflow_cli.output.report_reader import Report, read_report
-from muflow_cli.records import Result, RunInfo, Summary, Unreadable
+from muflow_cli.records import Result, Summary, Unreadable
 from muflow_cli.signatures import check_signature
 from muflow_cli.specs import InputSpec
 
@@ -58,7 +58,7 @@ def verify(report_path: Path, signers: Path | None = None) -> Verification:
     """
     signature = check_signature(report_path, signers)
     report = read_report(report_path)
-    notes = [] if report.summary is None or _sealed(report.run, report.summary) else [_RESULTS_ONLY]
+    notes: list[str] = []
     differences = _differences(report_path, report)
     if signature is not None and signature.good:
         notes.append(signature.message)
@@ -67,17 +67,11 @@ def verify(report_path: Path, signers: Path | None = None) -> Verification:
     return Verification(report, tuple(notes), differences)
 
 
-_RESULTS_ONLY: Final = "an earlier muflow wrote this report, and its digest covers only the results"
-
-
-def _sealed(run: RunInfo, summary: Summary) -> bool:
-    """Whether the report was written with digests over head and summary, even if one of them was removed since."""
-    return any(value is not None for value in (summary.head_sha256, summary.report_sha256, run.inputs))
-
-
 def _differences(path: Path, report: Report) -> Iterator[Difference]:
     if report.summary is None:
-        yield Difference(str(path), "the run did not finish, so the report has no digests to compare it with")
+        yield Difference(
+            str(path), "the run did not finish, so the report has no digests to compare it with; --resume continues it"
+        )
     else:
         for message in _in_itself(report, report.summary):
             yield Difference(str(path), message)
@@ -90,10 +84,11 @@ def _differences(path: Path, report: Report) -> Iterator[Difference]:
 
 def _in_itself(report: Report, summary: Summary) -> Iterator[str]:
     """What was changed in a report since it was written, as far as its digests and counts show."""
-    digests = [("results", report.contents.digest.hexdigest(), summary.results_sha256)]
-    if _sealed(report.run, summary):
-        head = ("head (run and detector)", head_digest(report.run, report.detector), summary.head_sha256)
-        digests = [head, *digests, ("summary", report_digest(summary), summary.report_sha256)]
+    digests = (
+        ("head (run and detector)", head_digest(report.run, report.detector), summary.head_sha256),
+        ("results", report.contents.digest.hexdigest(), summary.results_sha256),
+        ("summary", report_digest(summary), summary.report_sha256),
+    )
     for part, found, written in digests:
         if found != written:
             was = "were" if part == "results" else "was"

@@ -35,6 +35,7 @@ from muflow_cli.records import (
     Unreadable,
     Verdict,
 )
+from muflow_cli.scan.settings import Comparison
 from muflow_cli.specs import InputSpec
 
 RUN = RunInfo(
@@ -45,7 +46,7 @@ RUN = RunInfo(
     device="cpu",
     precision="fp32",
     versions={"torch": "2.15.0", "pillow": "13.0.0"},
-    inputs=deciding(InputSpec()),
+    options=deciding(InputSpec()) | Comparison().options,
 )
 FINISHED = RunInfo(
     **{name: getattr(RUN, name) for name in RunInfo.__dataclass_fields__ if name != "finished"},

@@ -15,7 +15,7 @@ from sklearn.tree import DecisionTreeClassifier
 from muflow_cli.calibration.batch import LEARNERS, Classifier, adaptive_p_values, fewest_flagged, fewest_reals
 from muflow_cli.calibration.components import Sample
 from muflow_cli.calibration.groups import energy_p_value, group_p_values
-from muflow_cli.errors import TooFewScores
+from muflow_cli.errors import TooFewForRate
 
 DRAWS = 500
 REALS, BATCH, FAKES, FEATURES = 100, 30, 10, 6
@@ -109,7 +109,7 @@ def test_too_few_reals_are_refused_with_the_number_needed() -> None:
     assert fewest_reals(0.1) == 18
     reals, batch = drawn(0, FAKES)
     few = Sample(reals.digests[:7], reals.features[:7])
-    with pytest.raises(TooFewScores, match=r"rate of 0\.2 needs scores of at least 8 real images, found 7"):
+    with pytest.raises(TooFewForRate, match=r"needs at least 8 calibration images, and the detector has 7"):
         adaptive_p_values(few, batch, RATE)
     eight = Sample(reals.digests[:8], reals.features[:8])
     assert adaptive_p_values(eight, batch, RATE).p_values.min() >= 1 / 5
@@ -150,6 +150,13 @@ def test_the_level_holds_where_whitening_has_hardly_enough_images() -> None:
         values.append(group_p_values(reals, batch, {"": range(10)}, permutations=99)[""] <= 0.1)
     found = np.array(values)
     assert found.mean() <= 0.1 + upper_limit(found)
+
+
+def test_a_group_is_found_among_hardly_more_images_than_components() -> None:
+    rows = np.random.default_rng(1).normal(size=(48, 60))
+    rows[40:] += 2.0
+    found = group_p_values(sample(rows[:40], "real"), sample(rows[40:], "batch"), {"": range(8)}, permutations=999)
+    assert found[""] <= 0.01
 
 
 def test_a_group_that_differs_is_found_and_nothing_but_content_matters() -> None:

@@ -90,7 +90,7 @@ def test_images_of_the_fit_are_left_out_and_the_rest_score_as_when_fitted(tiny_b
 def test_images_of_the_fit_alone_are_an_error(tiny_bundle, reals, tmp_path):
     seen = {bytes(row).hex() for row in load(tiny_bundle).fitted_on}
     only = [Path(one.path) for one in scanned(tiny_bundle, reals) if one.facts.sha256 in seen]
-    with pytest.raises(NothingToDo, match=f"{len(seen)} seen in fit.*not fitted on"):
+    with pytest.raises(NothingToDo, match=f"{len(seen)} seen in fit.*detector does not know"):
         run(tiny_bundle, tmp_path / "out", *only)
     assert list(tmp_path.iterdir()) == []
 

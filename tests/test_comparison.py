@@ -21,7 +21,8 @@ from scan_runs import command, environment, lines, result_lines, run
 import muflow_cli
 from muflow_cli.calibrate.workflow import CalibrateRequest, calibrate
 from muflow_cli.records import Scored
-from muflow_cli.scan.evidence import evidence_path, open_evidence
+from muflow_cli.scan.evidence import discard_evidence, evidence_path, open_evidence
+from muflow_cli.scan.resume import prior_path
 
 RATE = ["--fdr", "0.2", "--precision", "fp32"]
 
@@ -91,7 +92,7 @@ def test_the_summary_names_the_claim(calibrated: Path, accounts: Path) -> None:
     done = run("scan", "ann", "bob", "--detector", calibrated, *RATE, "--adaptive", "--groups", cwd=accounts)
     said = done.stderr.decode()
     assert "learned from 30 calibration images and ranked among 30 others" in said
-    assert "2 groups, 1 unlike the calibration as a group\n" in said
+    assert "2 groups, 1 unlike the calibration as a group (q <= 0.2)\n" in said
     assert "synthetic" not in said
 
 
@@ -116,7 +117,7 @@ def test_copies_and_near_copies_count_once(calibrated: Path, accounts: Path, tmp
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--detector", "bare", *RATE, "--adaptive"], "the detector holds no features of its calibration images"),
+        (["--detector", "bare", *RATE, "--adaptive"], "calibrate it again without --no-features"),
         (["--detector", "bare", "--groups"], "the detector holds no features of its calibration images"),
         (
             ["--detector", "whole", "--fdr", "0.2", "--groups", "--precision", "bf16"],
@@ -124,7 +125,8 @@ def test_copies_and_near_copies_count_once(calibrated: Path, accounts: Path, tmp
         ),
         (
             ["--detector", "whole", "--fdr", "0.01", "--adaptive", "--precision", "fp32"],
-            "an adaptive false discovery rate of 0.01 needs scores of at least 198 real images, found 60: add images",
+            "--adaptive at a false discovery rate of 0.01 needs at least 198 calibration images, and the detector has "
+            "60: calibrate it with more real images, or give a rate of at least 1/31",
         ),
     ],
 )
@@ -163,18 +165,70 @@ def test_a_killed_run_keeps_its_first_pass_and_goes_on_from_there(
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl", ".jsonl"]
 
 
-def test_a_resumed_run_judges_again_by_its_own_rule(calibrated: Path, accounts: Path, tmp_path: Path) -> None:
-    report, plain = tmp_path / "a.jsonl", tmp_path / "plain.jsonl"
-    words = ["scan", accounts, "--detector", calibrated, "--precision", "fp32"]
-    run(*words, "-o", plain)
-    run(*words, "--fdr", "0.9", "-o", report)
-    assert result_lines(report) != result_lines(plain)
-    run(*words, "--resume", "-o", report)
-    assert result_lines(report) == result_lines(plain)
-    run(*words, "--fdr", "0.9", "--resume", "-o", report)
-    again = tmp_path / "again.jsonl"
-    run(*words, "--fdr", "0.9", "-o", again)
-    assert result_lines(report) == result_lines(again)
+def test_a_run_is_continued_only_with_the_comparison_that_it_began(
+    calibrated: Path, accounts: Path, tmp_path: Path
+) -> None:
+    report, page = tmp_path / "a.jsonl", tmp_path / "a.html"
+    words = ["scan", accounts, "--detector", calibrated, "--precision", "fp32", "-o", report]
+    assert run(*words, "--fdr", "0.9", "-o", page).returncode == 1
+    whole = result_lines(report)
+    done = run(*words, "--resume")
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith(f"muflow: cannot resume {report}, because it was written with another --fdr")
+    assert result_lines(report) == whole
+    # The same line again, its page included; another file that exists is no part of that line.
+    assert run(*words, "--fdr", "0.9", "-o", page, "--resume").returncode == 1
+    assert result_lines(report) == whole
+    other = tmp_path / "other.html"
+    other.write_bytes(b"mine")
+    done = run(*words, "--fdr", "0.9", "-o", other, "--resume")
+    assert (done.returncode, other.read_bytes()) == (2, b"mine")
+
+
+def test_a_refused_or_empty_run_leaves_what_an_earlier_one_kept(
+    calibrated: Path, accounts: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "a.jsonl"
+    with open_evidence(report, b"key", 4, resumed=False) as evidence:
+        evidence.add("0" * 64, 1, np.zeros(4, dtype=np.float16))
+    kept = evidence_path(report).read_bytes()
+    words = ["scan", "--detector", calibrated, *RATE, "--adaptive", "-o", report]
+    assert run(*words, accounts / "ann").returncode == 0  # complete: what it kept is gone
+    assert not evidence_path(report).exists()
+    evidence_path(report).write_bytes(kept)
+    for arguments in ([accounts, "--resume", "--max-pixels", "9"], [tmp_path / "nothing", "--force"]):
+        (tmp_path / "nothing").mkdir(exist_ok=True)
+        assert run(*words, *arguments).returncode == 2
+        assert evidence_path(report).read_bytes() == kept
+    # A plain run under that name is complete as well.
+    assert run("scan", accounts / "ann", "--detector", calibrated, "-o", report, "--force").returncode in (0, 1)
+    assert not evidence_path(report).exists()
+
+
+@pytest.mark.parametrize("kind", ["text", "folder", "pipe"])
+def test_nothing_of_another_program_is_taken_for_results_that_were_put_aside(
+    kind: str, calibrated: Path, accounts: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "a.jsonl"
+    prior = prior_path(report)
+    {"text": lambda: prior.write_bytes(b"notes"), "folder": prior.mkdir, "pipe": lambda: os.mkfifo(prior)}[kind]()
+    done = run("scan", accounts / "ann", "--detector", calibrated, "--fdr", "0.2", "-o", report, timeout=60)
+    assert done.returncode == 2
+    assert f"cannot write {prior} (it is not what a scan keeps there)" in done.stderr.decode()
+    assert kind != "text" or prior.read_bytes() == b"notes"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl.prior"]
+
+
+def test_what_a_resumed_report_held_of_other_images_is_said(calibrated: Path, accounts: Path, tmp_path: Path) -> None:
+    report = tmp_path / "a.jsonl"
+    words = ["--detector", calibrated, "--fdr", "0.9", "--precision", "fp32", "-o", report]
+    run("scan", accounts, *words)
+    said = run("scan", accounts / "ann", *words, "--resume").stderr.decode()
+    assert "28 images are scored again, since nothing beside the report holds what a comparison needs of them" in said
+    plain = ["--detector", calibrated, "-o", tmp_path / "b.jsonl"]
+    run("scan", accounts, *plain)
+    said = run("scan", accounts / "ann", *plain, "--resume").stderr.decode()
+    assert f"14 results of {tmp_path / 'b.jsonl'} had no place, since no input has that content now" in said
 
 
 def test_the_library_gives_what_the_command_gives(calibrated: Path, accounts: Path) -> None:
@@ -223,5 +277,5 @@ def test_a_leftover_of_an_earlier_run_is_replaced_and_a_rotten_row_is_scored_aga
         assert not any(digest in evidence for digest, _, _ in rows)
     with open_evidence(path, b"key", 4, resumed=False) as evidence:
         evidence.add(*rows[0])
-        evidence.needed = False
+    discard_evidence(path)
     assert not evidence_path(path).exists()

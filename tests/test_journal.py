@@ -104,11 +104,11 @@ def test_killed_runs_over_other_orders_lose_no_result_that_was_ever_whole(
         (replace(RUN, precision="bf16"), DETECTOR, "precision"),
         (replace(RUN, device="cuda"), DETECTOR, "device"),
         (replace(RUN, versions={**RUN.versions, "torch": "9"}), DETECTOR, "torch"),
-        (replace(RUN, inputs=deciding(InputSpec(max_bytes=1))), DETECTOR, "--max-bytes"),
-        (replace(RUN, inputs=deciding(InputSpec(damaged=Damaged.SCORE))), DETECTOR, "--damaged"),
-        (replace(RUN, inputs=deciding(InputSpec(c2pa_anchors="-"))), DETECTOR, "--c2pa-trust"),
+        (replace(RUN, options=RUN.options | deciding(InputSpec(max_bytes=1))), DETECTOR, "--max-bytes"),
+        (replace(RUN, options=RUN.options | deciding(InputSpec(damaged=Damaged.SCORE))), DETECTOR, "--damaged"),
+        (replace(RUN, options=RUN.options | deciding(InputSpec(c2pa_anchors="-"))), DETECTOR, "--c2pa-trust"),
         (
-            replace(RUN, inputs=deciding(InputSpec(archives=False, max_pixels=9))),
+            replace(RUN, options=RUN.options | deciding(InputSpec(archives=False, max_pixels=9))),
             DETECTOR,
             "--max-pixels, --no-archives",
         ),
@@ -143,15 +143,17 @@ def test_a_report_without_the_options_that_decided_its_results_is_not_continued(
     path = tmp_path / "a.jsonl"
     report = whole(RESULTS).splitlines(keepends=True)
     head = json.loads(report[0])
-    del head["run"]["inputs"]
+    del head["run"]["options"]
     path.write_bytes(b"".join([line(head), *report[1:]]))
-    with pytest.raises(CannotResume, match="an earlier muflow wrote it without the input options"):
+    with pytest.raises(CannotResume, match="the report does not hold a whole run"):
         resumable(path, RUN, DETECTOR)
 
 
 def test_a_line_of_other_input_options_is_scored_again(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    other = checked_line(RESULTS[0], line_key(replace(RUN, inputs=deciding(InputSpec(max_bytes=1))), DETECTOR))
+    other = checked_line(
+        RESULTS[0], line_key(replace(RUN, options=RUN.options | deciding(InputSpec(max_bytes=1))), DETECTOR)
+    )
     path.write_bytes(b"".join([whole(RESULTS).splitlines(keepends=True)[0], other]))
     assert resumable(path, RUN, DETECTOR) == {}
 

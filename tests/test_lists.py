@@ -35,7 +35,7 @@ def read(data: bytes, column: str = "account") -> list[tuple[str, str]]:
 
 @st.composite
 def encodable(draw: st.DrawFn) -> list[tuple[str, str]]:
-    paths = draw(st.lists(PATHS.filter(is_utf8_or_bytes), max_size=6))
+    paths = draw(st.lists(PATHS.filter(is_utf8_or_bytes), max_size=6, unique=True))
     return [(path, draw(GROUPS)) for path in paths]
 
 
@@ -84,13 +84,16 @@ def test_rows_without_a_path_are_left_out() -> None:
         (b"a.jpg\nb.jpg\n", "the first line of the list names no column path and no column account"),
         (b"path,account\na.jpg,ann\nb.jpg,\n", "the list names no account for 'b.jpg'"),
         (b"path,account\na.jpg\n", "the list names no account for 'a.jpg'"),
+        (b"path,account\na.jpg,Smith, Ann\n", "line 2 of the list has more cells than the first line"),
+        (b"path,account,account\na.jpg,ann,bob\n", "the first line of the list names a column twice"),
+        (b"path,account\na.jpg,ann\na.jpg,ann\na.jpg,bob\n", "the list names 'a.jpg' in two groups"),
         (b'path,account\n"a.jpg"x,ann\n', "line 2 of the list is not CSV (',' expected after '\"')"),
         (b'path,account\n"a.jpg,ann\n', "line 2 of the list is not CSV (unexpected end of data)"),
         (b"path,account\n" + b"x" * 70_000 + b",ann\n", "the list holds a name of more than 65536 bytes"),
         (b"path,account\na\0.jpg,ann\n", "the list holds a NUL byte, which no name contains"),
     ],
-    ids=["empty", "no group column", "no path column", "no header", "no group", "short row", "quote", "open quote",
-         "long name", "NUL"],
+    ids=["empty", "no group column", "no path column", "no header", "no group", "short row", "long row", "twice",
+         "two groups", "quote", "open quote", "long name", "NUL"],
 )  # fmt: skip  # a table
 def test_what_is_no_such_list_is_refused_in_one_sentence(data: bytes, sentence: str) -> None:
     with pytest.raises(BadList) as refused:

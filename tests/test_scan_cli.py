@@ -201,7 +201,7 @@ def test_status_3_when_only_some_are_unreadable(tiny_bundle: Path, by_flag: dict
         (["photos", "--resume", "-o", "a.jsonl", "-o", "b.jsonl"], "--resume needs one -o FILE.jsonl, because"),
         (
             ["photos", "--detector", "d", "--group-by", "account"],
-            "--group-by needs --files-from FILE, because",
+            "--group-by needs --files-from FILE without PATH, because",
         ),
         (
             ["photos", "--detector", "d", "-o", "a.json", "-o", "a.groups.csv"],

@@ -62,7 +62,7 @@ class CalibrateRequest:
     def __post_init__(self) -> None:
         if not self.reals and self.append:
             raise NothingToDo("nothing to append", "give files or folders of real face images")
-        if not self.reals and not self.rule:
+        if not self.reals and not self.rule and self.features:
             raise NothingToDo("nothing to calibrate", "give real face images, or a rule for the stored scores")
 
 
@@ -163,7 +163,7 @@ def _measured(request: CalibrateRequest, detector: Detector, intake: Intake, tim
     if not fresh:
         raise NothingToDo(
             f"no image to calibrate on in {', '.join(request.reals)} ({intake.reasons()})",
-            "give files or folders of real face images that the detector was not fitted on",
+            "give files or folders of real face images that the detector does not know",
         )
     measured = Calibration(
         scores=np.stack([rows[index] for index in fresh]),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from muflow_cli.calibration.components import Sample, components, hash_order, one_thread, spread
 from muflow_cli.calibration.pvalues import exact, tail_p_values
-from muflow_cli.errors import TooFewScores
+from muflow_cli.errors import TooFewForRate
 
 Vectors = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -121,11 +121,11 @@ def adaptive_p_values(
         learners: to choose among.
 
     Raises:
-        TooFewScores: with fewer reals than `fewest_reals`.
+        TooFewForRate: with fewer reals than `fewest_reals`.
     """
     count, least = len(reals), fewest_reals(fdr)
     if count < least:
-        raise TooFewScores(f"an adaptive false discovery rate of {fdr:g}", count, least)
+        raise TooFewForRate(fdr, count, least)
     order = hash_order(reals, batch)
     vectors = components(reals, batch, component_count(len(order)))[order]
     return learned_p_values(vectors, order, count, fdr, seed=seed, learners=learners)

@@ -60,9 +60,10 @@ def compared_vectors(reals: Sample, batch: Sample) -> tuple[Vectors, Vectors]:
     """The reals that a group is compared with, (N, k), and all images of the batch, (m, k).
 
     The features are reduced to 50 whitened components of reals and batch together: were they fitted to the reals alone,
-    these would lie closer to each other than to any group, and the test would not be exact.
+    these would lie closer to each other than to any group, and the test would not be exact. There are at most half as
+    many components as images: with as many, all images are equally far apart, and nothing differs from anything.
     """
-    vectors = components(reals, batch, _COMPONENTS)
+    vectors = components(reals, batch, min(_COMPONENTS, (len(reals) + len(batch)) // 2))
     return vectors[hash_order(reals)[spread(len(reals), MOST_REALS)]], vectors[len(reals) :]
 
 

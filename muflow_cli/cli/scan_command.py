@@ -13,11 +13,11 @@ import typer
 from rich.console import Console
 
 from muflow_cli.cli import options
-from muflow_cli.cli.comparison_text import comparison_lines
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
 from muflow_cli.cli.scan_outputs import ChosenOutputs, choose_outputs
 from muflow_cli.cli.scan_status import FailOn, fail_on_of, status_of
+from muflow_cli.cli.scan_text import interrupted_text, summary_lines
 from muflow_cli.cli.signing import Signing, prepare_signing
 from muflow_cli.cli.startup import quick_start
 from muflow_cli.default_detector import find_detector
@@ -26,7 +26,7 @@ from muflow_cli.files import check_outputs, claimed
 from muflow_cli.output.encode import check_fields
 from muflow_cli.output.inert import escape, inert
 from muflow_cli.output.writers import OutputFormat
-from muflow_cli.records import Summary
+from muflow_cli.scan.resume import written_before
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.specs import Damaged, Precision
 
@@ -114,7 +114,7 @@ def scan_command(
         bool,
         typer.Option(
             "--groups",
-            help="Also compare each folder or archive as a whole with the calibration's real images.",
+            help="Also compare each folder or archive (--group-by COLUMN: group of a CSV list) with the calibration.",
             rich_help_panel=_RUN,
         ),
     ] = False,
@@ -214,6 +214,10 @@ def scan_command(
     muflow scan photos/ --fdr 0.1
     # The same, by what the images have in common; one verdict for each account's folder
     muflow scan avatars/ --detector mine.safetensors --fdr 0.1 --adaptive --groups -o avatars.groups.csv
+    # Groups named in the column account of a CSV file whose column path names the images
+    muflow scan --files-from list.csv --group-by account --detector mine.safetensors -o accounts.groups.csv
+    # Sign the report with a key of ssh-keygen
+    muflow scan photos/ -o case.jsonl --sign ~/.ssh/id_ed25519
     # Exit with 1 only on the detector's own verdicts
     muflow scan photos/ --fail-on flagged
     # Check that a report and its files are unchanged
@@ -229,12 +233,13 @@ def scan_command(
     names = None if fields is None else tuple(fields.split(","))
     check_fields(names)
     resumed = _resumed(outputs, names) if resume else None
-    comparison = _comparison(fdr, adaptive, groups, group_by, csv_list=files_from is not None and not null)
+    comparison = _comparison(fdr, adaptive, groups, group_by, listed=files_from and not null and not paths)
     outputs.check_groups(comparison)
     arguments, read = _arguments(paths or [], files_from, outputs, lambda file: _listed(file, null, group_by))
     signing = prepare_signing(sign, outputs, console)
     own = read if sign is None else [*read, sign]
-    check_outputs(signing.claims, force=force, resumed=resumed, inputs=own)
+    earlier = [] if resumed is None else written_before(resumed, outputs.paths)
+    check_outputs(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=own)
     bundle = find_detector(detector, console.print)
     with quick_start():
         from muflow_cli.bundle import load
@@ -256,17 +261,16 @@ def scan_command(
         comparison=comparison,
         argv=tuple(sys.argv),
     )
-    with claimed(signing.claims, force=force, resumed=resumed, inputs=[bundle, *own]):
+    with claimed(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=[bundle, *own]):
         status = _run(job, signing, console, verbose=verbose, failing=failing, exit_zero=exit_zero)
     raise typer.Exit(status)
 
 
-def _comparison(fdr: float | None, adaptive: bool, groups: bool, group_by: str | None, *, csv_list: bool) -> Comparison:
-    """What to compare within the run; `csv_list`: whether there is a list that may have columns."""
-    if group_by is not None and not csv_list:
-        raise IncompatibleOptions(
-            "--group-by", "--files-from FILE", "FILE is the CSV file with this column", needs=True
-        )
+def _comparison(fdr: float | None, adaptive: bool, groups: bool, group_by: str | None, *, listed: object) -> Comparison:
+    """What to compare within the run; `listed`: whether all inputs are of a list that may have columns."""
+    if group_by is not None and not listed:
+        why = "that CSV file alone names the images and their groups"
+        raise IncompatibleOptions("--group-by", "--files-from FILE without PATH", why, needs=True)
     return Comparison(fdr=fdr, adaptive=adaptive, groups=groups or group_by is not None)
 
 
@@ -332,38 +336,14 @@ def _run(
     with ScanProgress(console, listing, beside=beside, verbose=verbose) as progress, Stop() as stop:
         summary = run(job, progress, stop)
         stopped = stop()
-    for line in [*_summary_lines(summary), *comparison_lines(summary)]:
+    for line in summary_lines(summary, job.detector.calibration.rule.alpha):
         console.print(line)
     if stopped:
-        results = "results up to here" if summary.interrupted else "results"
-        sys.stderr.write(f"muflow: interrupted; all {results} are complete\n")  # said with --quiet too
+        goes_on = job.comparison.any and job.kept_report is not None
+        said = interrupted_text(summary, provisional=job.comparison.any, goes_on=goes_on)
+        sys.stderr.write(f"muflow: interrupted; {said}\n")  # said with --quiet too
     signing.sign()
     return INTERRUPTED if stopped else status_of(summary, failing, exit_zero=exit_zero)
-
-
-def _summary_lines(summary: Summary) -> Iterator[str]:
-    """The counts, for people."""
-    tails = ", ".join(f"{count} {tail} tail" for tail, count in summary.flagged_by_tail.items())
-    codes = ", ".join(f"{count} {code}" for code, count in summary.unreadable_by_code.items())
-    by = "" if summary.fdr is None else f" at a false discovery rate of {summary.fdr:g}"
-    origins = summary.declared_by_origin.items()
-    declared = "".join(f", {count} declared {origin}" for origin, count in sorted(origins, reverse=True))
-    inconclusive = f", {summary.inconclusive} inconclusive" if summary.inconclusive else ""
-    damaged = f", {summary.damaged} damaged" if summary.damaged else ""
-    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.stages.items())
-    yield (
-        f"{summary.inputs} input{_s(summary.inputs)}, {summary.scored} scored, {summary.flagged} flagged{by}"
-        f"{f' ({tails})' if tails else ''}{inconclusive}{damaged}{declared}, {summary.unreadable} unreadable"
-        f"{f' ({codes})' if codes else ''}, {summary.duplicates} duplicate{_s(summary.duplicates)}"
-    )
-    yield (
-        f"{summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s ({stages}; "
-        f"the bottleneck is {summary.bottleneck})"
-    )
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"
 
 
 def _verify(
@@ -385,5 +365,7 @@ def _verify(
     for note in verification.notes:
         console.print(note)
     results = verification.report.contents.counts["inputs"]
-    console.print(f"{results} result{_s(results)}, {count or 'no'} difference{_s(count)}")
+    console.print(
+        f"{results} result{'' if results == 1 else 's'}, {count or 'no'} difference{'' if count == 1 else 's'}"
+    )
     return 1 if count else 0

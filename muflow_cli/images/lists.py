@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from muflow_cli.errors import BadList
@@ -70,23 +70,35 @@ def read_grouped_list(stream: BinaryIO, column: str) -> Iterator[ListedPath]:
     Encoded as lists of paths are. Rows without a path are left out.
 
     Raises:
-        BadList: for a header without these columns, for a row without a group, and as `read_list`.
+        BadList: for a header without these columns or with one of them twice, for a row without a group or with more
+            cells than the header, for a path in two groups, and as `read_list`.
     """
+    group_of: dict[str, str] = {}
     text = io.TextIOWrapper(io.BufferedReader(_Blocks(_blocks(stream))), "utf-8", "surrogateescape", newline="")
     rows = csv.DictReader(text, strict=True)
     remedy = f"give a CSV file with the columns path and {column} in its first line, and both in every row"
     try:
-        missing = [name for name in ("path", column) if name not in (rows.fieldnames or ())]
-        if missing:
-            raise BadList(f"the first line of the list names no column {' and no column '.join(missing)}", remedy)
+        _check_header(rows.fieldnames or (), column, remedy)
         for row in rows:
             path, group = row["path"], row[column]
+            if None in row:
+                raise BadList(f"line {rows.reader.line_num} of the list has more cells than the first line", remedy)
+            if path and group_of.setdefault(path, group) != group:
+                raise BadList(f"the list names {path!a} in two groups", "give each path one group")
             if path and not group:
                 raise BadList(f"the list names no {column} for {path!a}", remedy)
             if path:
                 yield ListedPath(_path(os.fsencode(path), null=True), group)
     except csv.Error as error:
         raise BadList(f"line {rows.reader.line_num} of the list is not CSV ({error})", remedy) from None
+
+
+def _check_header(names: Sequence[str], column: str, remedy: str) -> None:
+    missing = [name for name in ("path", column) if name not in names]
+    if missing:
+        raise BadList(f"the first line of the list names no column {' and no column '.join(missing)}", remedy)
+    if len(set(names)) < len(names):
+        raise BadList("the first line of the list names a column twice", remedy)
 
 
 class _Blocks(io.RawIOBase):

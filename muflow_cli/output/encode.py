@@ -35,9 +35,6 @@ _PLAIN: Final = frozenset((str, int, bool, type(None)))
 
 _Record = TypeVar("_Record", RunInfo, DetectorInfo, Summary)
 
-# Fields that a report of this schema by an earlier muflow lacks; they are read as null.
-_LATER: Final[Mapping[type, tuple[str, ...]]] = {RunInfo: ("inputs",), Summary: ("head_sha256", "report_sha256")}
-
 
 def check_fields(selection: Sequence[str] | None) -> None:
     """Refuse a `--fields` selection that is empty, names a field twice, or names one that is not in FIELDS.
@@ -127,7 +124,6 @@ def _from_object(kind: type[_Record], value: object, word: str) -> _Record:
     problem = f"the report does not hold a whole {word}"
     if not isinstance(value, Mapping):
         raise BadReport(problem)
-    value = {**dict.fromkeys(_LATER.get(kind, ())), **value}
     try:
         aliases = ALIASES.get(kind.__name__, {})
         record = from_json(kind, {name: item for name, item in value.items() if name not in aliases})
@@ -198,7 +194,7 @@ def result_line(result: Result, selection: Sequence[str] | None = None) -> bytes
 def line_key(run: RunInfo, detector: DetectorInfo) -> bytes:
     """What the check of each line is taken with: everything that decides the scores and verdicts of a run."""
     own = detector_to_json(replace(detector, path=""))
-    names = ("device", "precision", "versions", "inputs")
+    names = ("device", "precision", "versions", "options")
     return line({"schema": SCHEMA, "detector": own, **{name: getattr(run, name) for name in names}})
 
 

@@ -25,6 +25,7 @@ _GROUP_COLUMNS: Final = (
 )
 
 _TABLE_FIELDS: Final = ("verdict", "tail", "p_value", "score", "declared", "path")
+_TABLE_FIELDS_BY_RATE: Final = ("verdict", "q_value", "tail", "p_value", "score", "declared", "path")
 
 # Widths in characters that hold nearly every value; the last column is never padded, so long paths break nothing.
 _WIDTHS: Final = {
@@ -163,9 +164,9 @@ class TableWriter:
     and nothing in it is taken for markup.
     """
 
-    def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None) -> None:
+    def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None, *, q_values: bool = False) -> None:
         check_fields(fields)
-        self._fields = fields or _TABLE_FIELDS
+        self._fields = fields or (_TABLE_FIELDS_BY_RATE if q_values else _TABLE_FIELDS)
         # codecs' writer, unlike io.TextIOWrapper, leaves the stream open when it is collected.
         text = cast(IO[str], codecs.getwriter("utf-8")(stream))
         self._console = _Console(file=text, highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -52,11 +52,13 @@ class WriterContext:
 
     Attributes:
         fields: the `--fields` selection; None = all.
+        q_values: whether the verdicts are by q-values, which a table then shows.
         calibration_scores: of the calibration reals, nats per dimension; for the HTML page.
         exhibits: images of the HTML page, filled while the results come; None = a page without images.
     """
 
     fields: tuple[str, ...] | None = None
+    q_values: bool = False
     calibration_scores: Sequence[float] = ()
     exhibits: Exhibits | None = None
 
@@ -86,7 +88,10 @@ def _html(stream: BinaryIO, context: WriterContext) -> Writer:
 
 # A new format is a row here.
 WRITERS: Final[Mapping[OutputFormat, Format]] = {
-    OutputFormat.TABLE: Format(suffixes=(".txt",), make=lambda stream, context: TableWriter(stream, context.fields)),
+    OutputFormat.TABLE: Format(
+        suffixes=(".txt",),
+        make=lambda stream, context: TableWriter(stream, context.fields, q_values=context.q_values),
+    ),
     OutputFormat.JSON: Format(suffixes=(".json",), make=lambda stream, context: JsonWriter(stream, context.fields)),
     OutputFormat.JSONL: Format(
         suffixes=(".jsonl", ".ndjson"),

@@ -11,7 +11,7 @@ import numpy as np
 from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.components import Sample
 from muflow_cli.engine.devices import Placement
-from muflow_cli.errors import FeaturesDiffer, NoFeatures, TooFewScores
+from muflow_cli.errors import FeaturesDiffer, NoFeatures, TooFewForRate
 from muflow_cli.images.inputs import Input, InputKind
 from muflow_cli.images.remote import is_remote
 from muflow_cli.records import AdaptiveInfo, ImageGroup, Result, Scored, Side
@@ -35,7 +35,7 @@ def check_comparison(comparison: Comparison, calibration: Calibration, placement
     Raises:
         NoFeatures: where it holds none.
         FeaturesDiffer: where they were computed otherwise than this run computes.
-        TooFewScores: where an adaptive run could never flag an image.
+        TooFewForRate: where an adaptive run could never flag an image.
     """
     if not comparison.features:
         return
@@ -49,7 +49,7 @@ def check_comparison(comparison: Comparison, calibration: Calibration, placement
 
     fdr = comparison.fdr
     if comparison.adaptive and fdr is not None and len(calibration) < fewest_reals(fdr):
-        raise TooFewScores(f"an adaptive false discovery rate of {fdr:g}", len(calibration), fewest_reals(fdr))
+        raise TooFewForRate(fdr, len(calibration), fewest_reals(fdr))
 
 
 def group_name(item: Input) -> str:

@@ -40,14 +40,14 @@ class Evidence:
             right.
         key: of the run; rows of another run are forgotten.
         count: F, features of an image; 0 = none.
+        fresh: forget all rows; the file changes with the first row that is added.
 
     Attributes:
         count: F.
         near: content hash -> perceptual hash of every image.
-        needed: by a later run, which continues this one.
     """
 
-    def __init__(self, file: BinaryIO, key: bytes, count: int) -> None:
+    def __init__(self, file: BinaryIO, key: bytes, count: int, *, fresh: bool) -> None:
         self._file, self._key, self.count = file, key, count
         self._row = np.dtype(
             [
@@ -59,8 +59,8 @@ class Evidence:
         )
         self._rows: dict[str, int] = {}
         self.near: dict[str, int] = {}
-        self.needed = True
-        self._recover()
+        if not fresh:
+            self._recover()
 
     def __contains__(self, sha256: str) -> bool:
         return sha256 in self._rows
@@ -73,8 +73,12 @@ class Evidence:
         row["sha256"][0] = np.frombuffer(bytes.fromhex(sha256), dtype=np.uint8)
         row["near"], row["features"] = near, features
         row["check"][0] = np.frombuffer(self._check(row), dtype=np.uint8)
-        self._file.seek(self._end if self._rows else 0)
-        self._file.write(row.tobytes() if self._rows else _HEAD + row.tobytes())
+        if not self._rows:
+            self._file.truncate(0)
+            self._file.seek(0)
+            self._file.write(_HEAD)
+        self._file.seek(self._end)
+        self._file.write(row.tobytes())
         self._remember(sha256, near)
 
     def sample(self, digests: Sequence[str]) -> Sample:
@@ -100,7 +104,8 @@ class Evidence:
             if bytes(row["check"][0]) != self._check(row):
                 break
             self._remember(bytes(row["sha256"][0]).hex(), int(row["near"][0]))
-        self._file.truncate(self._end if self._rows else 0)
+        if self._rows:
+            self._file.truncate(self._end)
 
     def _check(self, row: NDArray[np.void]) -> bytes:
         return hashlib.sha256(self._key + row.tobytes()[:-_CHECK]).digest()[:_CHECK]
@@ -108,7 +113,7 @@ class Evidence:
 
 @contextlib.contextmanager
 def open_evidence(report: Path | None, key: bytes, count: int, *, resumed: bool) -> Iterator[Evidence]:
-    """The evidence of a run; its file beside `report`, if there is one, stays as long as it is `needed`.
+    """The evidence of a run; its file beside `report`, if there is one, stays until `discard_evidence`.
 
     Args:
         report: the JSON-lines report of the run.
@@ -121,19 +126,20 @@ def open_evidence(report: Path | None, key: bytes, count: int, *, resumed: bool)
     """
     if report is None:
         with nameless() as file:
-            yield Evidence(file, key, count)
+            yield Evidence(file, key, count, fresh=True)
         return
     path = evidence_path(report)
-    if os.path.lexists(path):
-        if not _is_evidence(path):
-            why, remedy = "it is not what a scan keeps there", "move it away, or choose another name for the report"
-            raise CannotWrite(str(path), why, remedy)
-        if not resumed:
-            path.unlink()
+    if os.path.lexists(path) and not _is_evidence(path):
+        why, remedy = "it is not what a scan keeps there", "move it away, or choose another name for the report"
+        raise CannotWrite(str(path), why, remedy)
     with growing(path) as file:
-        evidence = Evidence(file, key, count)
-        yield evidence
-    if not evidence.needed:
+        yield Evidence(file, key, count, fresh=not resumed)
+
+
+def discard_evidence(report: Path) -> None:
+    """Remove what an earlier run kept beside a report that is complete now."""
+    path = evidence_path(report)
+    if os.path.lexists(path) and _is_evidence(path):
         path.unlink(missing_ok=True)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from muflow_cli.environment import option_of
-from muflow_cli.errors import BadReport, CannotResume
+from muflow_cli.errors import BadReport, CannotResume, CannotWrite
 from muflow_cli.files import replacing
 from muflow_cli.output.digests import sealed
 from muflow_cli.output.encode import checked_line, line_key, mismatch_note, run_line, summary_line
@@ -38,9 +39,6 @@ def resumable(
         raise CannotResume(str(path), error.problem) from None
     if head is None:
         return {}
-    if head.run.inputs is None and run.inputs is not None:
-        why = "an earlier muflow wrote it without the input options that decide its results, such as --max-bytes"
-        raise CannotResume(str(path), why)
     differing = _differing(head, run, detector)
     if differing:
         raise CannotResume(str(path), f"it was written with another {', '.join(differing)}")
@@ -48,6 +46,18 @@ def resumable(
     if bad:
         note(mismatch_note(bad, "result", "input", path))
     return _set_aside(path, run, detector) | kept
+
+
+def written_before(path: Path, outputs: Sequence[Path]) -> list[Path]:
+    """Those of the `outputs` that the command line in the report at `path` names: the same line continues it."""
+    if not path.is_file():  # reading a pipe would wait for ever
+        return []
+    try:
+        head = read_head(path)
+    except BadReport:  # `resumable` says so
+        return []
+    words = () if head is None else head.run.argv
+    return [output for output in outputs if any(word == str(output) or word.endswith(f"={output}") for word in words)]
 
 
 def _set_aside(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Scored]:
@@ -65,8 +75,7 @@ def _set_aside(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Sc
 
 def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
     """Names of the settings, options and versions that affect results and differ from those of the report."""
-    inputs = run.inputs or {}
-    before_inputs = head.run.inputs or {}
+    before_options = head.run.options or {}
     pairs = {
         "detector": (head.detector.fingerprint, detector.fingerprint),
         "calibration": (head.detector.calibration_fingerprint, detector.calibration_fingerprint),
@@ -74,7 +83,7 @@ def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
         "precision": (head.run.precision, run.precision),
         "rule": (_rule(head.detector), _rule(detector)),
         **{name: (head.run.versions.get(name), number) for name, number in run.versions.items()},
-        **{option_of(name): (before_inputs.get(name), value) for name, value in inputs.items()},
+        **{option_of(name): (before_options.get(name), value) for name, value in (run.options or {}).items()},
     }
     return [name for name, (before, now) in pairs.items() if before != now]
 
@@ -98,9 +107,13 @@ class ResumedWriter:
     Args:
         stream: the report, open for reading and writing.
         path: its name.
+
+    Raises:
+        CannotWrite: if something else lies where it would put the old results.
     """
 
     def __init__(self, stream: BinaryIO, path: Path) -> None:
+        _check_prior(prior_path(path))
         self._stream, self._path = stream, path
         self._old: Iterator[tuple[int, Result]] | None = None
         self._end, self._key = 0, b""
@@ -135,8 +148,6 @@ class ResumedWriter:
             if old is not None:
                 # Every result known so far, those put aside before included.
                 known = self._earlier() | _scored_by_content(self._path, self._key)[0]
-                if prior_path(self._path).is_symlink():  # whoever put it there may have meant another file
-                    prior_path(self._path).unlink()
                 with replacing(prior_path(self._path)) as file, self._path.open("rb") as report:
                     file.write(report.readline())
                     for scored in known.values():
@@ -162,6 +173,19 @@ class ResumedWriter:
     def _put(self, written: bytes) -> None:
         self._stream.write(written)
         self._stream.flush()
+
+
+def _check_prior(prior: Path) -> None:
+    """Refuse to put results in the place of what no scan wrote."""
+    if not os.path.lexists(prior):
+        return
+    try:
+        if not prior.is_symlink() and prior.is_file() and read_head(prior) is not None:
+            return
+    except BadReport:
+        pass
+    why, remedy = "it is not what a scan keeps there", "move it away, or choose another name for the report"
+    raise CannotWrite(str(prior), why, remedy)
 
 
 def prior_path(path: Path) -> Path:

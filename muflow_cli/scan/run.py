@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
-from muflow_cli.environment import begin_run, utc_now
+from muflow_cli.environment import begin_run, deciding, utc_now
 from muflow_cli.errors import NothingToDo, OutputIsInput
 from muflow_cli.files import InputGuard
 from muflow_cli.images.find import find
@@ -18,9 +19,9 @@ from muflow_cli.images.inputs import Input
 from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.encode import line_key
 from muflow_cli.output.writers import WRITERS, WriterContext
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary, Unreadable
+from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary, Unreadable
 from muflow_cli.scan.comparison import Compared, check_comparison, compare, group_name
-from muflow_cli.scan.evidence import Evidence, open_evidence
+from muflow_cli.scan.evidence import Evidence, discard_evidence, open_evidence
 from muflow_cli.scan.outputs import Destination, Outputs, open_outputs
 from muflow_cli.scan.resume import resumable
 from muflow_cli.scan.settings import Comparison
@@ -91,10 +92,14 @@ class Job:
         return next((destination.file for destination in self.destinations if destination.resumed), None)
 
     @property
+    def growing_reports(self) -> list[Path]:
+        """The JSON-lines files among the destinations."""
+        return [output.file for output in self.destinations if output.file is not None and output.can_draft]
+
+    @property
     def kept_report(self) -> Path | None:
-        """A JSON-lines report that a later run can continue, if there is one."""
-        usable = (output.file for output in self.destinations if output.can_draft and self.fields is None)
-        return self.resumed or next(usable, None)
+        """The JSON-lines report that a later run can continue, if there is one."""
+        return self.resumed or next(iter(self.growing_reports if self.fields is None else ()), None)
 
 
 def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool] = lambda: False) -> Summary:
@@ -112,6 +117,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     exhibits = _exhibits(job)
     context = WriterContext(
         fields=job.fields,
+        q_values=job.comparison.fdr is not None,
         calibration_scores=job.detector.calibration.mean_scores.tolist(),
         exhibits=exhibits,
     )
@@ -123,27 +129,37 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     )
     placement = place(job.runtime)
     check_comparison(job.comparison, job.detector.calibration, placement)
-    head = begin_run(str(placement.device), placement.precision, job.argv, job.inputs)
+    options = deciding(job.inputs) | job.comparison.options
+    head = begin_run(str(placement.device), placement.precision, job.argv, options)
     info = job.detector.info(job.detector_path)
-    with (
-        open_outputs(job.destinations, context, drafts=job.comparison.any) as outputs,
-        _evidence(job, head, info) as evidence,
-    ):
-        # Only now is the report locked against a second run.
+    with open_outputs(job.destinations, context, drafts=job.comparison.any) as outputs, ExitStack() as stack:
+        # Only now is the report locked against a second run; and only if it can be continued is anything changed.
         earlier = {} if job.resumed is None else resumable(job.resumed, head, info, heard.note)
-        if evidence is not None:  # what an image needs for a comparison is not in the report
-            earlier = {digest: result for digest, result in earlier.items() if digest in evidence}
+        evidence = stack.enter_context(_evidence(job, head, info))
+        if evidence is not None:
+            earlier = _comparable(earlier, evidence, heard.note)
         scan = Scan(request, earlier=earlier, stop=stop, gallery=exhibits, evidence=evidence)
         passing = _Passing(job, scan, heard)
         summary = _pass(job, passing, heard, _Recording(outputs, head, info), evidence)
     if passing.failure is not None:
         raise passing.failure
-    if exhibits is not None:
+    if not summary.interrupted:
+        for file in job.growing_reports:
+            discard_evidence(file)
+    for sentence in _remarks(job, scan, summary, shows_images=exhibits is not None):
+        heard.note(sentence)
+    return summary
+
+
+def _remarks(job: Job, scan: Scan, summary: Summary, *, shows_images: bool) -> Iterator[str]:
+    """What outputs do not hold, for the user."""
+    if scan.unseen and not summary.interrupted:
+        many = "1 result" if scan.unseen == 1 else f"{scan.unseen} results"
+        yield f"{many} of {job.resumed} had no place, since no input has that content now"
+    if shows_images:
         from muflow_cli.output.report_writer import page_limits
 
-        for sentence in page_limits(summary, earlier=len(earlier)):
-            heard.note(sentence)
-    return summary
+        yield from page_limits(summary, earlier=scan.taken_over)
 
 
 def _exhibits(job: Job) -> Exhibits | None:
@@ -166,31 +182,40 @@ def _evidence(job: Job, head: RunInfo, info: DetectorInfo) -> Iterator[Evidence 
         yield evidence
 
 
+def _comparable(earlier: Mapping[str, Scored], evidence: Evidence, note: Callable[[str], None]) -> dict[str, Scored]:
+    """Results of an earlier run whose images can be compared; the others are scored again."""
+    known = {digest: result for digest, result in earlier.items() if digest in evidence}
+    again = len(earlier) - len(known)
+    if again:
+        images = "1 image is" if again == 1 else f"{again} images are"
+        note(f"{images} scored again, since nothing beside the report holds what a comparison needs of them")
+    return known
+
+
 def _pass(
     job: Job, passing: _Passing, listener: ScanListener, recording: _Recording, evidence: Evidence | None
 ) -> Summary:
     scan, results = passing.scan, passing.results()
-    compared = Compared(())
+    stages, compared = dict(scan.seconds), Compared(())
     if evidence is not None:
         first = list(recording.drafted(results))
+        begun = time.monotonic()
         compared = compare(first, job.comparison, job.detector.calibration, evidence, passing.group_of)
+        stages["compare"] = time.monotonic() - begun
         results = iter(compared.results)
     for result in results:
         with listener.writing():
             recording.write(result)
     if recording.tally.inputs == 0 and not scan.interrupted:
         raise NothingToDo("no image was found", "give image files, or folders that contain images")
-    summary = recording.end(
+    return recording.end(
         interrupted=scan.interrupted or passing.failure is not None,
         fdr=job.comparison.fdr,
         adaptive=compared.adaptive,
         groups=compared.groups,
-        stages={name: round(seconds, 3) for name, seconds in scan.seconds.items()},
-        bottleneck=scan.bottleneck,
+        stages={name: round(seconds, 3) for name, seconds in stages.items()},
+        bottleneck=max(stages, key=lambda stage: stages[stage]),
     )
-    if evidence is not None:
-        evidence.needed = summary.interrupted
-    return summary
 
 
 class _Passing:

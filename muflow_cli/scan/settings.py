@@ -28,6 +28,11 @@ class Comparison:
             raise IncompatibleOptions("--adaptive", "--fdr RATE", "it flags at a false discovery rate", needs=True)
 
     @property
+    def options(self) -> dict[str, int | float | str | bool | None]:
+        """The options of `scan` that say so, for the head of a report."""
+        return {"fdr": self.fdr, "adaptive": self.adaptive, "groups": self.groups}
+
+    @property
     def any(self) -> bool:
         """Whether the verdicts wait for the last image."""
         return self.fdr is not None or self.groups

@@ -69,6 +69,7 @@ class Scan:
 
     Attributes:
         interrupted: whether `stop` ended the pass.
+        taken_over: number of contents whose results came from the earlier run.
         seconds: the scoring thread's time: waiting for images ("read"), computing ("score"), handing out results
             ("write"). Reading overlaps scoring, so the largest is the bottleneck.
     """
@@ -90,12 +91,13 @@ class Scan:
         self._first: dict[str, Scored] = {}  # the first result of each content in this run
         self._begun: set[str] = set()  # contents that are being scored
         self.interrupted = False
+        self.taken_over = 0
         self.seconds = {"read": 0.0, "score": 0.0, "write": 0.0}
 
     @property
-    def bottleneck(self) -> str:
-        """The stage that took most of the time."""
-        return max(self.seconds, key=lambda stage: self.seconds[stage])
+    def unseen(self) -> int:
+        """Number of contents of the earlier run that no input had so far."""
+        return len(self._earlier)
 
     def results(self, inputs: Iterable[Input | Unreadable]) -> Iterator[Result]:
         """One result per input, in their order; each distinct content is decoded and scored once."""
@@ -163,6 +165,7 @@ class Scan:
         if first is None:  # scored by an earlier run, perhaps under another name
             first = self._judged_again(self._earlier.pop(item.sha256), item.path)
             self._first[item.sha256] = first
+            self.taken_over += 1
         return first if first.path == item.path else replace(first, path=item.path, duplicate_of=first.path)
 
     def _judged_again(self, earlier: Scored, path: str) -> Scored:

@@ -1,0 +1,97 @@
+"""The summary of a scan on stderr: counts, and what a comparison of all images found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from muflow_cli.output.inert import escape
+from muflow_cli.records import ImageGroup, Summary
+
+# Groups that are listed; the reports hold all of them.
+_LISTED: Final = 20
+# Share of images outside the calibration's ranges from which a batch looks like another source.
+_SUSPICIOUS: Final = 0.05
+
+
+def summary_lines(summary: Summary, alpha: float) -> Iterator[str]:
+    """Counts and times; how adaptive p-values came about, the groups that stand out most, and what speaks against them.
+
+    Args:
+        summary: of the run.
+        alpha: of the detector's rule, which decides on groups where no false discovery rate was given.
+    """
+    yield from _counts(summary)
+    learned = summary.adaptive
+    if learned is not None:
+        together = learned.fewest_flagged
+        needed = "" if together == 1 else f"; none can be flagged unless at least {together} stand out together"
+        yield (
+            f"adaptive: classifier {learned.learner}, learned from {learned.training} calibration images and ranked "
+            f"among {learned.nulls} others{needed}"
+        )
+        if learned.atypical > _SUSPICIOUS:
+            yield _doubt(f"{learned.atypical:.0%} of the images", "The false discovery rate")
+    if summary.groups:
+        yield from _group_lines(summary.ranked_groups, alpha if summary.fdr is None else summary.fdr)
+
+
+def _group_lines(groups: tuple[ImageGroup, ...], level: float) -> Iterator[str]:
+    unlike = sum(group.unlike_calibration for group in groups)
+    count = f"{len(groups)} group{'' if len(groups) == 1 else 's'}"
+    yield f"{count}, {unlike} unlike the calibration as a group (q <= {level:g})"
+    yield f"{'P_VALUE':>8}  {'Q_VALUE':>8}  {'IMAGES':>6}  {'FLAGGED':>7}  TAIL  GROUP"
+    for group in groups[:_LISTED]:
+        p_value, q_value = ("-" if number is None else f"{number:.4f}" for number in (group.p_value, group.q_value))
+        mark = "  (too few images)" if group.p_value is None else ""
+        mark = "  (unlike the calibration)" if group.unlike_calibration else mark
+        yield (
+            f"{p_value:>8}  {q_value:>8}  {group.images:>6}  {group.flagged:>7}  {group.tail:<4}  "
+            f"{escape(group.name)}{mark}"
+        )
+    if len(groups) > _LISTED:
+        yield f"and {len(groups) - _LISTED} more groups, which the JSON and HTML reports and -o FILE.groups.csv list"
+    doubtful = sum(group.atypical > _SUSPICIOUS for group in groups)
+    if doubtful:
+        yield _doubt(f"some images of {doubtful} group{'' if doubtful == 1 else 's'}", "The p-value of a group")
+
+
+def _doubt(subject: str, promise: str) -> str:
+    return (
+        f"{subject} lie outside the ranges of the calibration images (see atypical_input), as images of another source "
+        f"do. {promise} holds only against real images of the calibration's kind"
+    )
+
+
+def interrupted_text(summary: Summary, *, provisional: bool, goes_on: bool) -> str:
+    """What an interrupted run is worth; `provisional` if verdicts depend on all images, `goes_on` if it can resume."""
+    if summary.interrupted and provisional:
+        resumed = "; the same command with --resume continues" if goes_on else ""
+        return f"q-values, verdicts by them and groups are provisional, since they depend on all images{resumed}"
+    return f"all {'results up to here' if summary.interrupted else 'results'} are complete"
+
+
+def _counts(summary: Summary) -> Iterator[str]:
+    # What decides in an adaptive run has no tails.
+    by_tail = {} if summary.adaptive else summary.flagged_by_tail
+    tails = ", ".join(f"{count} {tail} tail" for tail, count in by_tail.items())
+    codes = ", ".join(f"{count} {code}" for code, count in summary.unreadable_by_code.items())
+    by = "" if summary.fdr is None else f" at a false discovery rate of {summary.fdr:g}"
+    origins = summary.declared_by_origin.items()
+    declared = "".join(f", {count} declared {origin}" for origin, count in sorted(origins, reverse=True))
+    inconclusive = f", {summary.inconclusive} inconclusive" if summary.inconclusive else ""
+    damaged = f", {summary.damaged} damaged" if summary.damaged else ""
+    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.stages.items())
+    yield (
+        f"{summary.inputs} input{_s(summary.inputs)}, {summary.scored} scored, {summary.flagged} flagged{by}"
+        f"{f' ({tails})' if tails else ''}{inconclusive}{damaged}{declared}, {summary.unreadable} unreadable"
+        f"{f' ({codes})' if codes else ''}, {summary.duplicates} duplicate{_s(summary.duplicates)}"
+    )
+    yield (
+        f"{summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s ({stages}; "
+        f"the bottleneck is {summary.bottleneck})"
+    )
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
