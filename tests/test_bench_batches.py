@@ -189,5 +189,5 @@ def test_a_detector_without_features_is_refused(tiny_bundle: Path, photos: Path,
     save(replace(detector, calibration=replace(detector.calibration, features=None)), without)
     data = data_arguments([str(photos / "real")], [str(photos / "fake")], [])
     for asked in ({"adaptive": True}, {"groups": True}):
-        with pytest.raises(NoFeatures, match=r"^the detector holds no features of its calibration images, which "):
+        with pytest.raises(NoFeatures, match=r"^the detector holds no features of its calibration images, so "):
             bench(BenchRequest(detector=without, data=data, runtime=FP32, **asked))

@@ -19,7 +19,7 @@ from scan_runs import command, environment
 from muflow_cli.bench import BenchRequest, bench
 from muflow_cli.bench.datasets import data_arguments
 from muflow_cli.bench.intervals import BootstrapSpec
-from muflow_cli.bench.kept import Kept, kept_path
+from muflow_cli.bench.kept import Kept, is_kept, kept_path
 from muflow_cli.bench.robustness import Condition, On
 from muflow_cli.errors import CannotResume
 from muflow_cli.images.perturb import parse
@@ -192,3 +192,18 @@ def test_without_an_output_there_is_nothing_to_resume(muflow: Run, tiny_bundle: 
     done = muflow("bench", tiny_bundle, "--real", data / "real", "--fake", data / "fake", "--resume")
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr == b"muflow: --resume needs -o FILE, because scores are kept beside the first output\n"
+
+
+def test_nothing_of_another_program_is_taken_for_kept_scores(tmp_path: Path) -> None:
+    path, other = tmp_path / "o.json.scores.jsonl", tmp_path / "other"
+    other.write_bytes(b"")
+    assert not is_kept(path)
+    path.symlink_to(other)
+    assert not is_kept(path)
+    path.unlink()
+    path.write_bytes(b"notes")
+    assert not is_kept(path)
+    path.write_bytes(b"")
+    assert is_kept(path)
+    path.write_bytes(b'{"type":"scores","schema":"muflow.bench-scores/1","detector":')
+    assert is_kept(path)

@@ -18,12 +18,13 @@ from typing import Final, Self
 from muflow_cli.canonical import from_json, to_json
 from muflow_cli.environment import option_of
 from muflow_cli.errors import CannotResume
-from muflow_cli.files import OutputFile, growing, replacing
+from muflow_cli.files import OutputFile, growing, open_regular, replacing
 from muflow_cli.output.encode import line, mismatch_note, with_check
 from muflow_cli.output.inert import escape
 from muflow_cli.records import Declared, Facts
 
 SCHEMA: Final = "muflow.bench-scores/1"
+_START: Final = line({"type": "scores", "schema": SCHEMA})[:-2]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +74,16 @@ class Made:
             **{option_of(name): (before.inputs.get(name), value) for name, value in self.inputs.items()},
         }
         return [name for name, (then, now) in pairs.items() if then != now]
+
+
+def is_kept(path: Path) -> bool:
+    """Whether a file is empty or begins as one of these; a link is none, whatever it leads to."""
+    try:
+        with open_regular(path) as file:
+            first = file.read(len(_START)) or b""
+    except OSError:
+        return False
+    return not path.is_symlink() and _START.startswith(first)
 
 
 def kept_path(output: Path) -> Path:

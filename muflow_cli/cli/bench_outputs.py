@@ -13,7 +13,7 @@ from rich.console import Console
 
 from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
-from muflow_cli.errors import IncompatibleOptions, MuflowError
+from muflow_cli.errors import CannotWrite, IncompatibleOptions, MuflowError
 from muflow_cli.files import InputGuard, claimed, write_whole
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def measure(request: BenchRequest, outputs: BenchOutputs, inputs: Sequence[str |
         IncompatibleOptions: for `resume` without an output.
         MuflowError: where kept scores would be lost; otherwise as `files.claimed` and `bench`.
     """
-    from muflow_cli.bench.kept import Kept, kept_path
+    from muflow_cli.bench.kept import Kept, is_kept, kept_path
 
     paths, force = outputs.paths, outputs.force
     if resume and not paths:
@@ -97,6 +97,9 @@ def measure(request: BenchRequest, outputs: BenchOutputs, inputs: Sequence[str |
         with claimed(paths, force=force, inputs=inputs):
             return _measure(request, outputs, None)
     beside = kept_path(paths[0])
+    if os.path.lexists(beside) and not is_kept(beside):
+        why, remedy = "it is not what a benchmark keeps there", "move it away, or choose another name for the output"
+        raise CannotWrite(str(beside), why, remedy)
     if beside.exists() and not (resume or force):
         remedy = "continue that run with --resume, or start again with --force"
         raise MuflowError(f"{beside} holds the scores of a run that did not end", remedy)

@@ -23,7 +23,13 @@ def claims(report: Report) -> Iterator[str]:
             "An image that its adaptive p-value flags is unlike the reals of the calibration. The false discovery rate "
             "holds for reals of the calibration's kind; reals of other sources are flagged as well"
         )
-        if not batches["mixed"]:
+        if batches["mixed"]:
+            yield (
+                "Found is the share of the fakes that are flagged, false the share of reals among the flagged, one by "
+                "one what p-values of single images find. The batches of a source are drawn from the same images and "
+                "overlap"
+            )
+        else:
             yield "No real source has enough images for a batch of 50"
     if report["groups"] is not None:
         yield (
