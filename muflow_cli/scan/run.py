@@ -196,18 +196,19 @@ def _pass(
     job: Job, passing: _Passing, listener: ScanListener, recording: _Recording, evidence: Evidence | None
 ) -> Summary:
     scan, results = passing.scan, passing.results()
-    stages, compared = dict(scan.seconds), Compared(())
+    compared, comparing = Compared(()), dict[str, float]()
     if evidence is not None:
         first = list(recording.drafted(results))
         begun = time.monotonic()
         compared = compare(first, job.comparison, job.detector.calibration, evidence, passing.group_of)
-        stages["compare"] = time.monotonic() - begun
+        comparing["compare"] = time.monotonic() - begun
         results = iter(compared.results)
     for result in results:
         with listener.writing():
             recording.write(result)
     if recording.tally.inputs == 0 and not scan.interrupted:
         raise NothingToDo("no image was found", "give image files, or folders that contain images")
+    stages = scan.seconds | comparing
     return recording.end(
         interrupted=scan.interrupted or passing.failure is not None,
         fdr=job.comparison.fdr,
