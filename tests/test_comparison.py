@@ -75,7 +75,8 @@ def test_what_the_images_have_in_common_is_found(calibrated: Path, accounts: Pat
     report = scan("ann", "bob", "--detector", calibrated, *RATE, "--adaptive", "--groups", cwd=accounts)
     summary, learned = report["summary"], report["summary"]["adaptive"]
     assert by_path(report, "p_value", "score", "tail") == by_path(plain, "p_value", "score", "tail")
-    assert all(summary["stages"][stage] > 0 for stage in ("read", "score", "write", "compare"))
+    assert summary["stages"]["compare"] > 0
+    assert summary["stages"]["score"] > 0
     assert plain["summary"]["stages"]["score"] > 0
     assert plain["summary"]["stages"].keys() == {"read", "score", "write"}
     assert (learned["training"], learned["nulls"], learned["fewest_flagged"]) == (30, 30, 5)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import cast
+from functools import cache
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 # Rows that the components are computed from; more change them little.
 _MOST_ROWS = 2048
@@ -20,9 +24,16 @@ _LEAST_STD = 1e-6
 def one_thread() -> AbstractContextManager[object]:
     """A context in which products of matrices use one thread: the last digits depend on their number, and a classifier
     or a choice between two of them can turn on a last digit."""
-    from threadpoolctl import threadpool_limits
+    return cast("AbstractContextManager[object]", _thread_pools().limit(limits=1))
 
-    return cast("AbstractContextManager[object]", threadpool_limits(1))
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """The pools of the libraries that multiply; looking for them takes longer than a small product."""
+    import sklearn.decomposition  # noqa: F401 - its libraries must be loaded to be found
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def spread(count: int, most: int) -> NDArray[np.int64]:
