@@ -38,9 +38,10 @@ from muflow_cli.engine.train_state import TrainHooks
 from muflow_cli.engine.training import train
 from muflow_cli.fit import FitRequest, fit
 from muflow_cli.fit.features import map_shapes, work_bytes
+from muflow_cli.presets import LIGHT, PAPER, PRESETS
 from muflow_cli.progress import NoProgress
 from muflow_cli.settings import apply
-from muflow_cli.specs import LIGHT, PAPER, PRESETS, DetectorSpec, TrainSpec
+from muflow_cli.specs import DetectorSpec, TrainSpec
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
 

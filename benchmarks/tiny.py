@@ -62,9 +62,10 @@ def _fit(folder: Path) -> None:
     from safetensors.torch import save_file
 
     from muflow_cli.fit import FitRequest, fit
+    from muflow_cli.presets import LIGHT
     from muflow_cli.progress import NoProgress
     from muflow_cli.settings import override
-    from muflow_cli.specs import LIGHT, Precision, Runtime
+    from muflow_cli.specs import Precision, Runtime
 
     torch.manual_seed(0)
     state = torchvision.models.resnet18().state_dict()

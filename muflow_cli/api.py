@@ -18,6 +18,7 @@ from muflow_cli.errors import BadSpec, IncompatibleOptions
 from muflow_cli.fit.workflow import FitRequest, FitSummary
 from muflow_cli.fit.workflow import fit as run_fit
 from muflow_cli.images.find import find
+from muflow_cli.presets import PRESETS
 from muflow_cli.progress import ProgressListener
 from muflow_cli.records import Result
 from muflow_cli.scan.comparison import check_comparison, compare
@@ -26,7 +27,7 @@ from muflow_cli.scan.resume import resumable
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.workflow import Scan, ScanRequest
 from muflow_cli.settings import override, with_branches
-from muflow_cli.specs import PRESETS, InputSpec, Runtime
+from muflow_cli.specs import InputSpec, Runtime
 
 if TYPE_CHECKING:
     from muflow_cli.bench.workflow import BenchResult

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+
+# Metadata of a field that a later version added: it is not written at its default, so that what was written before
+# keeps its bytes and its fingerprint.
+ADDED: Final[Mapping[str, bool]] = {"added": True}
 
 
 def canonical_json(value: object) -> bytes:
@@ -20,8 +26,25 @@ def canonical_json(value: object) -> bytes:
 
 
 def to_json(value: object) -> Any:
-    """Plain dicts, lists and scalars of a (nested) dataclass."""
-    return json.loads(json.dumps(msgspec.to_builtins(value)))  # msgspec leaves tuples as they are
+    """Plain dicts, lists and scalars of a (nested) dataclass, without ADDED fields that have their default."""
+    written = json.loads(json.dumps(msgspec.to_builtins(value)))  # msgspec leaves tuples as they are
+    _leave_out_added(value, written)
+    return written
+
+
+def _leave_out_added(value: object, written: Any) -> None:
+    """Remove from `written`, at any depth, the ADDED fields of `value` that have their default."""
+    if is_dataclass(value):
+        for field in fields(value):
+            own = getattr(value, field.name)
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            if field.metadata.get("added") and own == default:
+                del written[field.name]
+            else:
+                _leave_out_added(own, written[field.name])
+    elif isinstance(value, tuple | list):
+        for own, part in zip(value, written, strict=True):
+            _leave_out_added(own, part)
 
 
 def from_json(kind: type[T], data: Any) -> T:
@@ -37,6 +60,8 @@ def from_json(kind: type[T], data: Any) -> T:
     # msgspec passes over unknown fields and fills in missing ones; a file that holds either is not what was written.
     written = to_json(value)
     if written != data:
-        fields = sorted(name for name in {*written, *data} if written.get(name) != data.get(name))
-        raise ValueError(f"a {kind.__name__} is not described by its fields {', '.join(fields)}")
+        differing = sorted(
+            name for name in {*written, *data} if name not in data or name not in written or written[name] != data[name]
+        )
+        raise ValueError(f"a {kind.__name__} is not described by its fields {', '.join(differing)}")
     return value

@@ -16,6 +16,7 @@ class Verdict(StrEnum):
     FLAGGED = "flagged"
     NOT_FLAGGED = "not_flagged"
     INCONCLUSIVE = "inconclusive"
+    NO_FACE = "no_face"
 
 
 class Side(StrEnum):
@@ -62,6 +63,31 @@ class Facts:
     sharpness: float | None = None
     damaged: bool = False
     missing: float | None = None
+
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Face:
+    """A face in an image, in pixels of the upright image, after EXIF orientation; x grows to the right, y downwards.
+
+    Attributes:
+        box: left, top, right, bottom; it may reach beyond the image.
+        landmarks: the eye on the image's left, the eye on its right, the tip of the nose, the corners of the mouth on
+            the image's left and right.
+        confidence: of the detector, 0..1.
+    """
+
+    box: tuple[float, float, float, float]
+    landmarks: tuple[Point, Point, Point, Point, Point]
+    confidence: float
+
+    @property
+    def side(self) -> float:
+        """Length of the box's shorter side, pixels."""
+        left, top, right, bottom = self.box
+        return min(right - left, bottom - top)
 
 
 class Origin(StrEnum):

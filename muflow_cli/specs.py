@@ -1,14 +1,14 @@
-"""Frozen settings that refuse nonsense when made. PRESETS names the two configurations in use."""
+"""Frozen settings that refuse nonsense when made."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from muflow_cli.canonical import ADDED
 from muflow_cli.errors import BadSpec
 
 
@@ -17,6 +17,7 @@ class View(StrEnum):
 
     RESIZE = "resize"
     CROPS = "crops"
+    FACE = "face"
 
 
 class Normalisation(StrEnum):
@@ -98,7 +99,7 @@ class ViewSpec:
 
     Attributes:
         kind: `resize` squashes the whole image to one square; `crops` cuts squares at native resolution
-            (an image smaller than the square is centre-squared and resized).
+            (an image smaller than the square is centre-squared and resized); `face` aligns a face by its landmarks.
         size: side of the square, pixels.
         count: crops per image when scanning; a small image has fewer distinct ones, each scored once.
         fit_count: random crops per image when fitting.
@@ -118,6 +119,24 @@ class ViewSpec:
         _between(self, 1, 4096, "count", "fit_count")
         views = max(self.count, self.fit_count) if self.kind is View.CROPS else 1
         _at_most(MOST_VIEW_PIXELS, "size x size x count", self.size**2 * views)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaceSpec:
+    """Which faces of an image are scored, each by itself.
+
+    Attributes:
+        detector: a row of FACE_DETECTORS, which finds them.
+        min_side: pixels between opposite edges of a face's box, by the shorter side; smaller faces are not scored.
+        model_sha256: of the model file, for a detector that needs one from the user; empty for the others.
+    """
+
+    detector: str = "centerface"
+    min_side: int = 64
+    model_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        _between(self, 8, 4096, "min_side")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,14 +315,21 @@ class DetectorSpec:
         branches: at least one, each with a name of its own.
         train: how the flows of all branches are fitted.
         rule: how the columns of all branches become one verdict, at fitting time.
+        faces: score each face of an image: views of the kind `face` look at the aligned face, the others at the upright
+            square around it. None = score the image as a whole.
     """
 
     preset: str = "light"
     branches: tuple[BranchSpec, ...] = (BranchSpec(),)
     train: TrainSpec = field(default_factory=TrainSpec)
     rule: RuleSpec = field(default_factory=RuleSpec)
+    faces: FaceSpec | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
+        if self.faces is None and any(branch.view.kind is View.FACE for branch in self.branches):
+            raise BadSpec(
+                "view.kind", View.FACE.value, "resize or crops, unless the detector looks for faces (--faces)"
+            )
         names = [branch.name for branch in self.branches]
         if not names or len(set(names)) < len(names):
             raise BadSpec("branches", ", ".join(names) or "empty", "one branch or several with different names")
@@ -366,32 +392,3 @@ class InputSpec:
     def __post_init__(self) -> None:
         _between(self, 1, 2**60, "max_bytes", "max_pixels")
         _between(self, 0.001, 86_400, "max_seconds")
-
-
-LIGHT: Final = DetectorSpec()
-
-# Pontorno et al. 2026 as published, short of the traps listed in the README: LayerNorm without affine parameters,
-# a mixture over the vectors that the flow sees, every position's vector scored, distinct views only.
-PAPER: Final = DetectorSpec(
-    preset="paper",
-    branches=(
-        BranchSpec(
-            view=ViewSpec(kind=View.CROPS, size=256, count=16, fit_count=4, draft=False),
-            feature=FeatureSpec(dimensions=0, grid=0, normalisation=Normalisation.LAYERNORM),
-            flow=FlowSpec(steps=8, kernels=(3,), hidden_ratio=1.0, clamp=2.0, matched_init=False),
-            target=TargetSpec(images_per_average=500, n_averages=1000, components=1),
-        ),
-    ),
-    train=TrainSpec(
-        epochs=1000,
-        batch_size=32,
-        learning_rate=1e-4,
-        weight_decay=1e-5,
-        plateau_factor=0.7,
-        plateau_patience=35,
-        stop_patience=50,
-    ),
-    rule=RuleSpec(method="gaussian", alpha=0.1, tail=Tail.UPPER),
-)
-
-PRESETS: Final[Mapping[str, DetectorSpec]] = {"light": LIGHT, "paper": PAPER}

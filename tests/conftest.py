@@ -12,8 +12,9 @@ import pytest
 from fork_server import executable
 from PIL import Image
 
+from muflow_cli.presets import LIGHT
 from muflow_cli.settings import override
-from muflow_cli.specs import LIGHT, DetectorSpec, Precision, Runtime
+from muflow_cli.specs import DetectorSpec, Precision, Runtime
 
 FP32 = Runtime(device="cpu", precision=Precision.FP32)
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from muflow_cli.calibration.rules import RULES
 from muflow_cli.canonical import canonical_json, from_json, to_json
 from muflow_cli.errors import BadSpec
+from muflow_cli.presets import LIGHT, PAPER
 from muflow_cli.settings import names, override
-from muflow_cli.specs import LIGHT, PAPER, BranchSpec, DetectorSpec, FeatureSpec, FlowSpec, RuleSpec, Tail
+from muflow_cli.specs import BranchSpec, DetectorSpec, FaceSpec, FeatureSpec, FlowSpec, RuleSpec, Tail
 
 rules = st.builds(
     RuleSpec,
@@ -91,3 +92,20 @@ def test_data_nested_too_deeply_is_a_value_error(wrap: Callable[[object], object
         data = wrap(data)
     with pytest.raises(ValueError, match=r"(?i)expected|deeply"):
         from_json(FlowSpec, data)
+
+
+def test_a_field_that_was_added_later_is_not_written_at_its_default() -> None:
+    plain, faces = DetectorSpec(), DetectorSpec(faces=FaceSpec(min_side=80))
+    assert "faces" not in to_json(plain)
+    assert to_json(faces)["faces"]["min_side"] == 80
+    assert [from_json(DetectorSpec, to_json(spec)) for spec in (plain, faces)] == [plain, faces]
+
+
+def test_an_added_field_has_one_spelling() -> None:
+    with pytest.raises(ValueError, match="faces"):
+        from_json(DetectorSpec, {**to_json(DetectorSpec()), "faces": None})
+
+
+def test_a_view_of_faces_needs_faces() -> None:
+    with pytest.raises(BadSpec, match="--faces"):
+        override(LIGHT, ["view.kind=face"])

@@ -16,7 +16,7 @@ import typer.main
 from scan_runs import command, environment, run
 
 from muflow_cli.cli.app import app
-from muflow_cli.specs import PRESETS
+from muflow_cli.presets import PRESETS
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined] # a group has commands
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -30,9 +30,10 @@ from muflow_cli.fit.workflow import images_needed
 from muflow_cli.images.find import find
 from muflow_cli.images.loader import Loaded, LoadSpec
 from muflow_cli.images.loader import load as load_images
+from muflow_cli.presets import LIGHT, PAPER
 from muflow_cli.progress import NoProgress
 from muflow_cli.settings import override, with_branches
-from muflow_cli.specs import LIGHT, PAPER, DetectorSpec, InputSpec, TargetKind
+from muflow_cli.specs import DetectorSpec, InputSpec, TargetKind
 
 DiskUsage = namedtuple("DiskUsage", ("total", "used", "free"))
 

@@ -22,9 +22,9 @@ from muflow_cli.errors import CannotWrite
 from muflow_cli.files import locked
 from muflow_cli.fit import FitRequest, fit
 from muflow_cli.fit.parts import UnfinishedFit
+from muflow_cli.presets import LIGHT
 from muflow_cli.progress import NoProgress
 from muflow_cli.settings import override
-from muflow_cli.specs import LIGHT
 
 SETTINGS = (
     "view.kind=crops",

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from muflow_cli.errors import BadSpec, IncompatibleOptions
+from muflow_cli.presets import PRESETS
 from muflow_cli.settings import apply, override, with_branches
-from muflow_cli.specs import PRESETS, DetectorSpec
+from muflow_cli.specs import DetectorSpec
 
 Changes = Mapping[str, Mapping[str, Any]]
 

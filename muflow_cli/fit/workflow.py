@@ -32,9 +32,10 @@ from muflow_cli.fit.work import Work, open_work
 from muflow_cli.images.find import find
 from muflow_cli.images.loader import Loaded, LoadSpec, load
 from muflow_cli.images.near import distinct, near_duplicate_groups, packed
+from muflow_cli.presets import LIGHT
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import LIGHT, DetectorSpec, InputSpec, Runtime, TargetKind
+from muflow_cli.specs import DetectorSpec, InputSpec, Runtime, TargetKind
 
 _AHEAD = 64
 
