@@ -40,8 +40,8 @@ from muflow_cli.errors import MuflowError
 from muflow_cli.files import OutputFile, open_regular
 from muflow_cli.fit import FitRequest, fit
 from muflow_cli.presets import LIGHT
+from muflow_cli.run_specs import Precision, Runtime
 from muflow_cli.settings import override
-from muflow_cli.specs import Precision, Runtime
 from muflow_cli.tensor_file import DTYPES, read_header, write
 
 # Fixed filters, small crops: a bundle that loads in a few milliseconds.

@@ -38,7 +38,8 @@ from muflow_cli.images.find import find
 from muflow_cli.images.loader import LoadSpec
 from muflow_cli.images.loader import load as load_images
 from muflow_cli.records import Facts, Side, Verdict
-from muflow_cli.specs import InputSpec, Precision, RuleSpec, Runtime, Tail
+from muflow_cli.run_specs import InputSpec, Precision, Runtime
+from muflow_cli.specs import RuleSpec, Tail
 
 ALPHAS = (0.01, 0.05, 0.1)
 STORED = "stored reals"

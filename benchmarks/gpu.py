@@ -30,8 +30,8 @@ from muflow_cli.engine.devices import Placement, place
 from muflow_cli.images.find import find
 from muflow_cli.images.loader import Loaded, LoadSpec
 from muflow_cli.images.loader import load as load_images
+from muflow_cli.run_specs import InputSpec, Precision, Runtime
 from muflow_cli.scan.workflow import Scan, ScanRequest
-from muflow_cli.specs import InputSpec, Precision, Runtime
 
 BATCHES = (16, 64, 256, 1024)
 

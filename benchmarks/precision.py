@@ -25,7 +25,7 @@ from muflow_cli.images.find import find
 from muflow_cli.images.loader import LoadSpec
 from muflow_cli.images.loader import load as load_images
 from muflow_cli.records import Facts, Verdict
-from muflow_cli.specs import InputSpec, Precision, Runtime
+from muflow_cli.run_specs import InputSpec, Precision, Runtime
 
 
 def scored(detector: Detector, inputs: list[str], limit: int, runtime: Runtime) -> tuple[Scores, list[Facts]]:

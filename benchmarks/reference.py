@@ -35,7 +35,7 @@ from muflow_cli.engine.encoders import IMAGENET_MEAN, IMAGENET_STD, chosen_layer
 from muflow_cli.images.find import find
 from muflow_cli.images.loader import Loaded, LoadSpec
 from muflow_cli.images.loader import load as load_images
-from muflow_cli.specs import InputSpec, Precision, Runtime
+from muflow_cli.run_specs import InputSpec, Precision, Runtime
 
 CROPS = 16
 

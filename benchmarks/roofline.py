@@ -36,7 +36,7 @@ from muflow_cli.engine.devices import Placement, place
 from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.executor import PieceExecutor, pipelined
 from muflow_cli.engine.scoring import Scorer
-from muflow_cli.specs import Precision, Runtime
+from muflow_cli.run_specs import Precision, Runtime
 
 SIDES = (512, 1024, 2048)
 COPIED = 256 * 2**20

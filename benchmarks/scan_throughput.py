@@ -34,10 +34,10 @@ from muflow_cli.images.loader import Loaded, LoadSpec
 from muflow_cli.images.loader import load as load_images
 from muflow_cli.output.digests import ResultsDigest
 from muflow_cli.output.documents import JsonlWriter
-from muflow_cli.records import RunInfo
+from muflow_cli.run_records import RunInfo
+from muflow_cli.run_specs import InputSpec, Precision, Runtime
 from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest
-from muflow_cli.specs import InputSpec, Precision, Runtime
 
 RUN = RunInfo(tool="muflow", version="-", argv=(), started="-", device="-", precision="-", versions={})
 

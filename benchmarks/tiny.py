@@ -64,8 +64,8 @@ def _fit(folder: Path) -> None:
     from muflow_cli.fit import FitRequest, fit
     from muflow_cli.presets import LIGHT
     from muflow_cli.progress import NoProgress
+    from muflow_cli.run_specs import Precision, Runtime
     from muflow_cli.settings import override
-    from muflow_cli.specs import Precision, Runtime
 
     torch.manual_seed(0)
     state = torchvision.models.resnet18().state_dict()

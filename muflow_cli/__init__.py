@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     from muflow_cli.bundle import load, save
     from muflow_cli.detector import Detector
     from muflow_cli.errors import MuflowError
-    from muflow_cli.records import Facts, Judgement, Result, Scored, Side, Unreadable, Verdict
-    from muflow_cli.specs import Damaged, InputSpec, Precision, Runtime
+    from muflow_cli.records import FaceScore, Facts, Judgement, NoFace, Result, Scored, Side, Unreadable, Verdict
+    from muflow_cli.run_specs import Damaged, InputSpec, OnNoFace, Precision, Runtime
 
 __version__ = "0.2.0"
 
 __all__ = [
     "Damaged",
     "Detector",
+    "FaceScore",
     "Facts",
     "InputSpec",
     "Judgement",
     "MuflowError",
+    "NoFace",
+    "OnNoFace",
     "Precision",
     "Result",
     "Runtime",
@@ -53,8 +56,9 @@ _HOMES = {
     **dict.fromkeys(("load", "save"), "bundle"),
     "Detector": "detector",
     "MuflowError": "errors",
-    **dict.fromkeys(("Facts", "Judgement", "Result", "Scored", "Side", "Unreadable", "Verdict"), "records"),
-    **dict.fromkeys(("Damaged", "InputSpec", "Precision", "Runtime"), "specs"),
+    **dict.fromkeys(("FaceScore", "Facts", "Judgement", "NoFace", "Result"), "records"),
+    **dict.fromkeys(("Scored", "Side", "Unreadable", "Verdict"), "records"),
+    **dict.fromkeys(("Damaged", "InputSpec", "OnNoFace", "Precision", "Runtime"), "run_specs"),
 }
 
 

@@ -21,13 +21,13 @@ from muflow_cli.images.find import find
 from muflow_cli.presets import PRESETS
 from muflow_cli.progress import ProgressListener
 from muflow_cli.records import Result
+from muflow_cli.run_specs import InputSpec, Runtime
 from muflow_cli.scan.comparison import check_comparison, compare
 from muflow_cli.scan.evidence import open_evidence
 from muflow_cli.scan.resume import resumable
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.workflow import Scan, ScanRequest
 from muflow_cli.settings import override, with_branches
-from muflow_cli.specs import InputSpec, Runtime
 
 if TYPE_CHECKING:
     from muflow_cli.bench.workflow import BenchResult

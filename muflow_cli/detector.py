@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,14 +19,17 @@ from muflow_cli.calibration.judge import Judge
 from muflow_cli.canonical import canonical_json, to_json
 from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place
-from muflow_cli.engine.scoring import ScoredUnit, Scorer, score_stream
+from muflow_cli.engine.scoring import Scorer, score_stream
 from muflow_cli.errors import BadCalibration, BadSpec
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import Loaded, LoadSpec, from_pixels, load, look_ahead
-from muflow_cli.records import DetectorInfo, Judgement, Result, Scored, Unreadable
-from muflow_cli.specs import DetectorSpec, InputSpec, Runtime, ViewSpec
+from muflow_cli.images.loader import Loaded, LoadSpec, Seen, face_search, from_pixels, load_unknown, look_ahead
+from muflow_cli.records import NoFace, Result, Unreadable
+from muflow_cli.run_records import DetectorInfo
+from muflow_cli.run_specs import InputSpec, Runtime
+from muflow_cli.specs import DetectorSpec, ViewSpec
 from muflow_cli.tensor_file import Content
+from muflow_cli.units import Item, ScoredImage, by_image, scored_result, units_of
 
 Pixels = Image.Image | NDArray[np.uint8]
 
@@ -153,6 +157,20 @@ class Detector:
         """How an image becomes the views of each branch."""
         return {branch.name: branch.view for branch in self.spec.branches}
 
+    def load_spec(self, inputs: InputSpec, *, workers: int, ahead: int) -> LoadSpec:
+        """How this detector looks at images; the other arguments are those of LoadSpec.
+
+        Raises:
+            MuflowError: where the detector looks for faces and what finds them is not installed.
+        """
+        return LoadSpec(
+            views=self.views,
+            inputs=inputs,
+            workers=workers,
+            ahead=ahead,
+            faces=face_search(self.spec.faces, inputs),
+        )
+
     @property
     def feature_count(self) -> int:
         """F, the features of an image for comparisons within a batch: those of every branch one after the other."""
@@ -198,15 +216,14 @@ class Detector:
         runtime = runtime or Runtime()
         placement = place(runtime)
         ahead = look_ahead(placement.batch_size, runtime.threads)
-        spec = LoadSpec(views=self.views, inputs=InputSpec(), workers=runtime.threads, ahead=ahead)
-        judge, results = Judge(self.calibration), list[Result]()
-        for item in score_stream(_loaded(images, spec), self.scorer(placement)):
-            if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded):
-                (judgement,) = judge.judge(item.columns[None], [item.unit.facts])
-                results.append(scored_result(item.unit, item.columns, judgement))
-            elif isinstance(item, Unreadable):
-                results.append(item)
-        return results
+        spec = self.load_spec(InputSpec(), workers=runtime.threads, ahead=ahead)
+        judge = Judge(self.calibration)
+        stream = by_image(score_stream(_units(images, spec), self.scorer(placement)))
+        return [
+            scored_result(item, judge) if isinstance(item, ScoredImage) else item
+            for item in stream
+            if not isinstance(item, Seen)
+        ]
 
     def info(self, path: str) -> DetectorInfo:
         """The detector as reports name it; `path` as the user gave it."""
@@ -223,30 +240,28 @@ class Detector:
             calibration_images=len(self.calibration),
             smallest_p_value=self.calibration.smallest_p_value,
             file_sha256=None if self.file is None else self.file.sha256,
+            face_detector=None if self.spec.faces is None else self.spec.faces.detector,
         )
 
 
-def _loaded(images: Iterable[Pixels | str | os.PathLike[str]], spec: LoadSpec) -> Iterator[Loaded | Unreadable]:
+def _units(images: Iterable[Pixels | str | os.PathLike[str]], spec: LoadSpec) -> Iterator[Item]:
     for index, image in enumerate(images):
-        if isinstance(image, str | os.PathLike):
-            yield from load([Input(os.fspath(image))], spec)
-            continue
-        try:
-            yield from_pixels(f"[{index}]", image, spec)
-        except ImageError as error:
-            yield Unreadable(path=f"[{index}]", code=error.code, message=error.message)
+        item = _loaded(f"[{index}]", image, spec)
+        if isinstance(item, Loaded):
+            yield from units_of(item)
+        else:
+            yield item
 
 
-def scored_result(image: Loaded, columns: NDArray[np.float64], judgement: Judgement) -> Scored:
-    """The record of one image with (S,) column scores; its score is their mean."""
-    return Scored(
-        path=image.path,
-        facts=image.facts,
-        score=float(columns.mean()),
-        column_scores=tuple(columns.tolist()),
-        judgement=judgement,
-        declared=image.declared,
-    )
+def _loaded(label: str, image: Pixels | str | os.PathLike[str], spec: LoadSpec) -> Loaded | NoFace | Seen | Unreadable:
+    if isinstance(image, str | os.PathLike):
+        with closing(load_unknown([Input(os.fspath(image))], spec, lambda _: False)) as items:
+            (item,) = items
+        return item
+    try:
+        return from_pixels(label, image, spec)
+    except ImageError as error:
+        return Unreadable(path=label, code=error.code, message=error.message)
 
 
 def columns_of(branches: Mapping[str, Branch]) -> tuple[str, ...]:

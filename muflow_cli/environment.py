@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from muflow_cli import __version__
-from muflow_cli.records import RunInfo
-from muflow_cli.specs import InputSpec, Precision
+from muflow_cli.run_records import RunInfo
+from muflow_cli.run_specs import InputSpec, Precision
 
 _PACKAGES: Final = ("torch", "torchvision", "FrEIA", "scikit-learn", "numpy", "safetensors", "pillow")
 
@@ -73,6 +73,8 @@ def deciding(inputs: InputSpec) -> dict[str, int | float | str | bool | None]:
         "damaged": inputs.damaged.value,
         "max_seconds": float(inputs.max_seconds),
         "no_archives": not inputs.archives,
+        "max_faces": inputs.max_faces,
+        "on_no_face": inputs.on_no_face.value,
         "c2pa_trust": None if anchors is None else hashlib.sha256(anchors.encode()).hexdigest(),
     }
 

@@ -5,9 +5,11 @@ Paths are `str` as Python decodes file names (surrogateescape), so that a name w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Verdict(StrEnum):
@@ -16,7 +18,6 @@ class Verdict(StrEnum):
     FLAGGED = "flagged"
     NOT_FLAGGED = "not_flagged"
     INCONCLUSIVE = "inconclusive"
-    NO_FACE = "no_face"
 
 
 class Side(StrEnum):
@@ -49,9 +50,12 @@ class Facts:
         width: in pixels as stored, before EXIF orientation.
         height: in pixels as stored, before EXIF orientation.
         jpeg_quality: estimated from the quantisation tables, 1..100; None where it is not a JPEG.
-        sharpness: standard deviation of the Laplacian of the first view, in grey levels.
+        sharpness: standard deviation of the Laplacian of the first view, in grey levels; with faces, of the one that
+            decided.
         damaged: whether the coded data is damaged or cut, and the image was scored all the same.
         missing: share of a damaged image that is missing, 0..1; None where nothing is missing or it cannot be told.
+        face_side: shorter side of the box of the face that decided, pixels; None where no face was scored.
+        face_tilt: its angle against upright, -180..180 degrees, clockwise in the image; None likewise.
     """
 
     sha256: str
@@ -63,6 +67,8 @@ class Facts:
     sharpness: float | None = None
     damaged: bool = False
     missing: float | None = None
+    face_side: float | None = None
+    face_tilt: float | None = None
 
 
 Point = tuple[float, float]
@@ -88,6 +94,12 @@ class Face:
         """Length of the box's shorter side, pixels."""
         left, top, right, bottom = self.box
         return min(right - left, bottom - top)
+
+    @property
+    def tilt(self) -> float:
+        """Angle of the line between the eyes against the horizontal, -180..180 degrees, clockwise in the image."""
+        (left_x, left_y), (right_x, right_y), *_ = self.landmarks
+        return math.degrees(math.atan2(right_y - left_y, right_x - left_x))
 
 
 class Origin(StrEnum):
@@ -174,8 +186,48 @@ class Judgement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FaceScore:
+    """One face of an image with its verdict.
+
+    Attributes:
+        box: left, top, right, bottom, in pixels of the upright image.
+        landmarks: eye, eye, tip of the nose, corner and corner of the mouth, from the image's left to its right.
+        confidence: of the detector of faces, 0..1.
+        tilt: angle of the line between the eyes against the horizontal, -180..180 degrees, clockwise in the image.
+        sharpness: standard deviation of the Laplacian of the aligned face, in grey levels.
+        score: mean of the columns, nats per dimension.
+        column_scores: (S,) one score per column of the detector, nats per dimension.
+        p_value: of this face alone, in (0, 1].
+        tail: the side of the reals on which the face lies.
+        verdict: by its p-value times the number of faces of the image that were scored (Bonferroni).
+        atypical_input: names of the facts outside the calibration's range, sorted.
+        heaviest: the column that weighs most in the verdict; None for rules that do not look at single columns.
+    """
+
+    box: tuple[float, float, float, float]
+    landmarks: tuple[Point, Point, Point, Point, Point]
+    confidence: float
+    tilt: float
+    sharpness: float | None
+    score: float
+    column_scores: tuple[float, ...]
+    p_value: float
+    tail: Side
+    verdict: Verdict
+    atypical_input: tuple[str, ...] = ()
+    heaviest: str | None = None
+
+    @property
+    def face(self) -> Face:
+        """Where it lies."""
+        return Face(box=self.box, landmarks=self.landmarks, confidence=self.confidence)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """One image with its verdict.
+    """One image with its verdict; with faces, score, columns and facts are those of the face that decided.
+
+    That is the face with the least p-value; the image's own p-value is k times as large for k faces (Bonferroni).
 
     Attributes:
         path: as found.
@@ -186,6 +238,8 @@ class Scored:
         declared: what the file says of its own origin; nothing above depends on it.
         duplicate_of: path of the first input with the same bytes in this run.
         group: folder, archive or entry of a list with which it was judged, in a run by groups.
+        faces: that were scored, the largest first; empty for a detector of whole images.
+        faces_left_out: number of faces that were not scored, since they are too small or too many.
     """
 
     path: str
@@ -196,11 +250,36 @@ class Scored:
     declared: Declared = Declared()
     duplicate_of: str | None = None
     group: str | None = None
+    faces: tuple[FaceScore, ...] = ()
+    faces_left_out: int = 0
 
     @property
     def flagged(self) -> bool:
         """Whether the verdict is `flagged`."""
         return self.judgement.verdict is Verdict.FLAGGED
+
+
+# What stands in the place of a verdict where an image has no face.
+NO_FACE: Final = "no_face"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoFace:
+    """One image without a face that can be scored; its verdict is `no_face`.
+
+    Attributes:
+        path: as found.
+        facts: custody facts; those of a face are None.
+        faces_left_out: number of faces that are too small to be scored.
+        declared: what the file says of its own origin.
+        duplicate_of: path of the first input with the same bytes in this run.
+    """
+
+    path: str
+    facts: Facts
+    faces_left_out: int = 0
+    declared: Declared = Declared()
+    duplicate_of: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,147 +304,4 @@ class Unreadable:
     declared: Declared = Declared()
 
 
-Result = Scored | Unreadable
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunInfo:
-    """The head of a run: what measured, on which machine, when (UTC, ISO 8601).
-
-    Attributes:
-        options: those that decide what becomes of an input, by their names; None where an earlier muflow did not record
-            them, and for runs without such options.
-    """
-
-    tool: str
-    version: str
-    argv: tuple[str, ...]
-    started: str
-    device: str
-    precision: str
-    versions: Mapping[str, str]
-    finished: str | None = None
-    options: Mapping[str, int | float | str | bool | None] | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DetectorInfo:
-    """The detector as a report names it.
-
-    Attributes:
-        path: of the bundle, as given.
-        fingerprint: of the detector.
-        calibration_fingerprint: of scores and rule.
-        encoder: of every branch, joined with "+".
-        rule: method of the rule.
-        alpha: nominal false-positive rate.
-        tail: which side the rule flags, "upper" or "both".
-        columns: (S,) names of the scores, `branch/layer`.
-        calibration_images: number of calibration reals.
-        smallest_p_value: that this rule can give with that many reals.
-        file_sha256: of the bundle as it was read, as `sha256sum` prints it; None for a detector made in memory.
-    """
-
-    path: str
-    fingerprint: str
-    calibration_fingerprint: str
-    encoder: str
-    rule: str
-    alpha: float
-    tail: str
-    columns: tuple[str, ...]
-    calibration_images: int
-    smallest_p_value: float
-    file_sha256: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageGroup:
-    """The images of one folder, archive or entry of a list, compared with the calibration reals together.
-
-    That a group is unlike the calibration does not make it synthetic: reals of another origin are unlike it too.
-
-    Attributes:
-        name: of the folder, archive or entry.
-        images: photographs that were scored; copies and near copies count once.
-        flagged: how many of them are flagged.
-        p_value: of a permutation test that the group is like the calibration reals, in (0, 1]; None with one image.
-        q_value: Benjamini-Hochberg over the groups of this run.
-        unlike_calibration: whether the q-value is at most the run's false discovery rate, or else the rule's alpha.
-        tail: the side of the calibration's median score on which the group's mean score lies.
-        atypical: share of its images with a fact outside the calibration's ranges, 0..1.
-    """
-
-    name: str
-    images: int
-    flagged: int
-    p_value: float | None
-    q_value: float | None
-    unlike_calibration: bool
-    tail: Side
-    atypical: float
-
-    @property
-    def share_flagged(self) -> float:
-        """Share of its images that are flagged, 0..1."""
-        return self.flagged / self.images
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AdaptiveInfo:
-    """How the adaptive p-values of a run came about.
-
-    Attributes:
-        learner: the classifier that was chosen, without labels, among those offered.
-        training: calibration reals that it learned from.
-        nulls: calibration reals that the images were ranked among; no adaptive p-value is below 1 / (nulls + 1).
-        fewest_flagged: photographs that can be flagged at this rate, if any is: at least so many stand out together.
-        atypical: share of the photographs with a fact outside the calibration's ranges, 0..1.
-    """
-
-    learner: str
-    training: int
-    nulls: int
-    fewest_flagged: int
-    atypical: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
-    """The end of a run. `inputs` = scored + unreadable; `duplicates` are among the scored.
-
-    `damaged` counts the scored images whose coded data is damaged: slightly, or with `--damaged score`.
-    `declared_by_origin` counts the inputs, unreadable ones too, whose files name an origin.
-
-    Attributes:
-        head_sha256: over what stands before and beside the results: schema, run and detector.
-        results_sha256: over all results, in order.
-        report_sha256: over this summary, and so over the whole report, since the two digests above are part of it.
-    """
-
-    inputs: int
-    scored: int
-    flagged: int
-    unreadable: int
-    duplicates: int
-    seconds: float
-    images_per_second: float
-    inconclusive: int = 0
-    damaged: int = 0
-    unreadable_by_code: Mapping[str, int] = field(default_factory=dict)
-    flagged_by_tail: Mapping[str, int] = field(default_factory=dict)
-    declared_by_origin: Mapping[str, int] = field(default_factory=dict)
-    fdr: float | None = None
-    adaptive: AdaptiveInfo | None = None
-    groups: tuple[ImageGroup, ...] = ()
-    interrupted: bool = False
-    results_sha256: str | None = None
-    stages: Mapping[str, float] = field(default_factory=dict)
-    bottleneck: str | None = None
-    head_sha256: str | None = None
-    report_sha256: str | None = None
-
-    @property
-    def ranked_groups(self) -> tuple[ImageGroup, ...]:
-        """The groups, the most unlike the calibration first, those without a p-value last."""
-        return tuple(sorted(self.groups, key=lambda group: (group.p_value is None, group.p_value or 0, group.name)))
+Result = Scored | NoFace | Unreadable

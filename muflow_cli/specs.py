@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -48,26 +47,8 @@ class Tail(StrEnum):
     BOTH = "both"
 
 
-class Precision(StrEnum):
-    """Arithmetic of the convolutions; densities and log-determinants are float32 whatever this says."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-
-
-class Damaged(StrEnum):
-    """What becomes of an image whose coded data is damaged or cut but can be decoded.
-
-    `refuse`: one error record, unless a part of the last row of blocks is all that is missing. `score`: a score that is
-    marked as that of a damaged image.
-    """
-
-    REFUSE = "refuse"
-    SCORE = "score"
-
-
-def _between(spec: object, least: float, most: float, *names: str) -> None:
+def between(spec: object, least: float, most: float, *names: str) -> None:
+    """Refuse, with BadSpec, attributes of `spec` that are not from `least` to `most`."""
     for name in names:
         value = getattr(spec, name)
         if not least <= value <= most:  # NaN is not
@@ -115,8 +96,8 @@ class ViewSpec:
     draft: bool = True
 
     def __post_init__(self) -> None:
-        _between(self, 16, 2048, "size")
-        _between(self, 1, 4096, "count", "fit_count")
+        between(self, 16, 2048, "size")
+        between(self, 1, 4096, "count", "fit_count")
         views = max(self.count, self.fit_count) if self.kind is View.CROPS else 1
         _at_most(MOST_VIEW_PIXELS, "size x size x count", self.size**2 * views)
 
@@ -136,7 +117,7 @@ class FaceSpec:
     model_sha256: str = ""
 
     def __post_init__(self) -> None:
-        _between(self, 8, 4096, "min_side")
+        between(self, 8, 4096, "min_side")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,8 +140,8 @@ class FeatureSpec:
     normalisation: Normalisation = Normalisation.STATISTICS
 
     def __post_init__(self) -> None:
-        _between(self, 0, 65536, "dimensions")
-        _between(self, 0, 256, "grid")
+        between(self, 0, 65536, "dimensions")
+        between(self, 0, 256, "grid")
         if self.dimensions == 1:
             raise BadSpec("dimensions", 1, "0 (all channels) or at least 2, since a coupling splits the channels")
 
@@ -185,11 +166,11 @@ class FlowSpec:
     matched_init: bool = True
 
     def __post_init__(self) -> None:
-        _between(self, 0, 256, "steps")
+        between(self, 0, 256, "steps")
         if not 1 <= len(self.kernels) <= 256 or any(k not in range(1, 32, 2) for k in self.kernels):
             raise BadSpec("kernels", self.kernels, "odd numbers from 1 to 31")
-        _between(self, 0.01, 16, "hidden_ratio")
-        _between(self, 0.01, 100, "clamp")
+        between(self, 0.01, 16, "hidden_ratio")
+        between(self, 0.01, 100, "clamp")
         weights = self.hidden_ratio * sum(self.kernels[step % len(self.kernels)] ** 2 for step in range(self.steps))
         _at_most(MOST_KERNEL_WEIGHTS, "steps x kernels x kernels x hidden_ratio", weights)
 
@@ -217,11 +198,11 @@ class TargetSpec:
     score_kind: ScoreKind = ScoreKind.NLL
 
     def __post_init__(self) -> None:
-        _between(self, 1, 1_000_000, "images_per_average")
-        _between(self, 1, 10_000_000, "max_vectors")
-        _between(self, 2, 1_000_000, "n_averages")
-        _between(self, 0, 1024, "components")
-        _between(self, 0, 1e6, "reg_covar")
+        between(self, 1, 1_000_000, "images_per_average")
+        between(self, 1, 10_000_000, "max_vectors")
+        between(self, 2, 1_000_000, "n_averages")
+        between(self, 0, 1024, "components")
+        between(self, 0, 1e6, "reg_covar")
         _at_most(MOST_MEMBERS, "n_averages x images_per_average", self.n_averages * self.images_per_average)
 
 
@@ -243,11 +224,11 @@ class TrainSpec:
     calibration_share: float = 0.15
 
     def __post_init__(self) -> None:
-        _between(self, 0, 2**63 - 1, "seed")
-        _between(self, 0, 1e9, "epochs", "weight_decay", "plateau_patience")
-        _between(self, 1, 1e9, "batch_size", "stop_patience", "checkpoint_every")
+        between(self, 0, 2**63 - 1, "seed")
+        between(self, 0, 1e9, "epochs", "weight_decay", "plateau_patience")
+        between(self, 1, 1e9, "batch_size", "stop_patience", "checkpoint_every")
         _inside_unit(self, "plateau_factor", "validation_share", "calibration_share")
-        _between(self, 1e-12, 1e6, "learning_rate", "clip_norm")
+        between(self, 1e-12, 1e6, "learning_rate", "clip_norm")
         if self.validation_share + self.calibration_share >= 1:
             raise BadSpec(
                 "validation_share + calibration_share",
@@ -334,61 +315,3 @@ class DetectorSpec:
         if not names or len(set(names)) < len(names):
             raise BadSpec("branches", ", ".join(names) or "empty", "one branch or several with different names")
         _at_most(MOST_BRANCHES, "the number of branches", len(names))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Runtime:
-    """Where and how fast to compute; no score depends on it but for rounding.
-
-    Attributes:
-        device: auto (a CUDA device if there is one), cpu, cuda or cuda:N.
-        precision: arithmetic of the convolutions.
-        batch_size: views per batch; 0 = the device's own.
-        workers: decoding threads; 0 = one per core.
-    """
-
-    device: str = "auto"
-    precision: Precision = Precision.AUTO
-    batch_size: int = 0
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        _between(self, 0, 1_000_000, "batch_size")
-        _between(self, 0, 1024, "workers")
-
-    @property
-    def threads(self) -> int:
-        """Number of decoding threads, at least 1."""
-        return self.workers or len(os.sched_getaffinity(0))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InputSpec:
-    """Which files are read, and how much of them.
-
-    Attributes:
-        exclude: glob patterns on the path as given or on any part of it.
-        hidden: also names that begin with a dot.
-        follow_links: enter directories and files behind symbolic links inside a folder.
-        max_bytes: a larger file is one error record, unread.
-        max_pixels: an image with more pixels is one error record, undecoded.
-        damaged: what becomes of images whose coded data is damaged or cut.
-        c2pa_anchors: certificates (PEM) that may vouch for the signer of a C2PA manifest; None = none may.
-        max_seconds: an image whose decoding takes more processor time, or four times as long on a busy machine, is one
-            error record, where it is decoded in a process of its own; a thread decodes only what takes a few seconds.
-        archives: also read the members of archives inside folders; an archive that is named is always opened.
-    """
-
-    exclude: tuple[str, ...] = ()
-    hidden: bool = False
-    follow_links: bool = False
-    max_bytes: int = 256 * 2**20
-    max_pixels: int = 100_000_000
-    damaged: Damaged = Damaged.REFUSE
-    c2pa_anchors: str | None = None
-    max_seconds: float = 30.0
-    archives: bool = True
-
-    def __post_init__(self) -> None:
-        _between(self, 1, 2**60, "max_bytes", "max_pixels")
-        _between(self, 0.001, 86_400, "max_seconds")

@@ -17,9 +17,10 @@ from muflow_cli.images.read import read_input
 from muflow_cli.images.remote import is_remote
 from muflow_cli.output.digests import head_digest, report_digest
 from muflow_cli.output.report_reader import Report, read_report
-from muflow_cli.records import Result, Summary, Unreadable
+from muflow_cli.records import Result, Unreadable
+from muflow_cli.run_records import Summary
+from muflow_cli.run_specs import InputSpec
 from muflow_cli.signatures import check_signature
-from muflow_cli.specs import InputSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def _in_itself(report: Report, summary: Summary) -> Iterator[str]:
         if found != written:
             was = "were" if part == "results" else "was"
             yield f"the {part} {was} changed, since the SHA-256 differs"
-    for name in ("inputs", "scored", "flagged", "unreadable"):
+    for name in ("inputs", "scored", "no_face", "flagged", "unreadable"):
         count, said = report.contents.counts[name], getattr(summary, name)
         if count != said:
             yield f"the summary says {said} {name}, but the results have {count}"

@@ -13,8 +13,9 @@ from fork_server import executable
 from PIL import Image
 
 from muflow_cli.presets import LIGHT
+from muflow_cli.run_specs import Precision, Runtime
 from muflow_cli.settings import override
-from muflow_cli.specs import DetectorSpec, Precision, Runtime
+from muflow_cli.specs import DetectorSpec
 
 FP32 = Runtime(device="cpu", precision=Precision.FP32)
 

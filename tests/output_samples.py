@@ -17,26 +17,24 @@ from muflow_cli.output.report import Exhibit, ReportData
 from muflow_cli.output.report_writer import Exhibits
 from muflow_cli.output.writers import WRITERS, OutputFormat, WriterContext
 from muflow_cli.records import (
-    AdaptiveInfo,
     CalibrationMatch,
     Declared,
-    DetectorInfo,
+    FaceScore,
     Facts,
-    ImageGroup,
     Judgement,
     Mark,
+    NoFace,
     Origin,
     Result,
-    RunInfo,
     Scored,
     Side,
-    Summary,
     Trust,
     Unreadable,
     Verdict,
 )
+from muflow_cli.run_records import AdaptiveInfo, DetectorInfo, ImageGroup, RunInfo, Summary
+from muflow_cli.run_specs import InputSpec
 from muflow_cli.scan.settings import Comparison
-from muflow_cli.specs import InputSpec
 
 RUN = RunInfo(
     tool="muflow",
@@ -74,15 +72,17 @@ GROUPS = (
                unlike_calibration=False, tail=Side.HIGH, atypical=1.0),
 )  # fmt: skip  # one number beside the other reads as a table
 SUMMARY = Summary(
-    inputs=5,
-    scored=4,
-    flagged=2,
+    inputs=7,
+    scored=5,
+    flagged=3,
     unreadable=1,
     duplicates=1,
+    faces=2,
+    no_face=1,
     seconds=2.0,
     images_per_second=2.0,
     unreadable_by_code={"truncated": 1},
-    flagged_by_tail={"high": 1, "low": 1},
+    flagged_by_tail={"high": 1, "low": 2},
     declared_by_origin={"synthetic": 1},
     groups=GROUPS,
     results_sha256="ab" * 32,
@@ -157,6 +157,23 @@ def unreadable(path: str = "faces/broken.jpg") -> Unreadable:
     return Unreadable(path=path, code="truncated", message="the file ends inside the image", sha256="e" * 64, bytes=9)
 
 
+def face(left: float, *, p_value: float = 0.4, verdict: Verdict = Verdict.NOT_FLAGGED) -> FaceScore:
+    """A face of 100 x 120 pixels whose box begins at `left`."""
+    return FaceScore(
+        box=(left, 50.0, left + 100, 170.5),
+        landmarks=((left + 30, 95), (left + 70, 95), (left + 50, 120), (left + 34, 143), (left + 66, 143)),
+        confidence=0.75,
+        tilt=0.0,
+        sharpness=12.5,
+        score=-1.125,
+        column_scores=(-1.5, -0.75),
+        p_value=p_value,
+        tail=Side.LOW,
+        verdict=verdict,
+        heaviest="main/layer2",
+    )
+
+
 RESULTS: list[Result] = [
     scored(),
     scored("faces/b.png", number=1, score=3.5, column_scores=(2.0, 5.0), p_value=0.0033, tail=Side.HIGH,
@@ -165,6 +182,9 @@ RESULTS: list[Result] = [
     scored(os.fsdecode(b"faces/\xe9t\xe9 <b>.jpg"), number=2, p_value=0.006, verdict=Verdict.FLAGGED,
            calibration=CalibrationMatch.EXTRAPOLATED, atypical_input=("format", "width")),
     scored("=faces/copy.jpg", duplicate_of="faces/a.jpg"),
+    scored("faces/group.jpg", number=3, p_value=0.02, verdict=Verdict.FLAGGED, faces_left_out=1,
+           faces=(face(10.5), face(400, p_value=0.01, verdict=Verdict.FLAGGED))),
+    NoFace(path="faces/wall.jpg", facts=dataclasses.replace(scored(number=4).facts, sharpness=None), faces_left_out=2),
 ]  # fmt: skip  # one result a line reads as a table
 
 

@@ -23,7 +23,7 @@ from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.read import read_input
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.run_specs import InputSpec
 
 Members = dict[str, bytes]
 KINDS = ("zip", "tar", "tar.gz", "tar.bz2", "tar.xz")

@@ -30,8 +30,8 @@ from muflow_cli.cli.bench_command import OverlapWord
 from muflow_cli.images.find import find
 from muflow_cli.progress import NoProgress
 from muflow_cli.records import Scored
+from muflow_cli.run_specs import InputSpec
 from muflow_cli.scan.workflow import Scan, ScanRequest
-from muflow_cli.specs import InputSpec
 
 Run = Callable[..., Any]
 

@@ -23,7 +23,7 @@ from muflow_cli.bench.kept import Kept, is_kept, kept_path
 from muflow_cli.bench.robustness import Condition, On
 from muflow_cli.errors import CannotResume
 from muflow_cli.images.perturb import parse
-from muflow_cli.specs import Precision
+from muflow_cli.run_specs import Precision
 
 Run = Callable[..., Any]
 

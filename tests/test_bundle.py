@@ -29,7 +29,7 @@ from muflow_cli.detector import Detector, hash_tensors
 from muflow_cli.engine.devices import place
 from muflow_cli.errors import BadBundle, CannotWrite, OutputExists
 from muflow_cli.files import OutputFile, check_outputs
-from muflow_cli.specs import Precision, Runtime
+from muflow_cli.run_specs import Precision, Runtime
 from muflow_cli.tensor_file import DTYPES, write
 
 DEFAULT = Path(__file__).parents[1] / "weights" / "default.safetensors"

@@ -21,9 +21,10 @@ from muflow_cli.errors import BadCalibration, BadSpec, CannotWrite, NothingToDo,
 from muflow_cli.images.find import find
 from muflow_cli.progress import NoProgress
 from muflow_cli.records import CalibrationMatch, Scored, Verdict
+from muflow_cli.run_specs import InputSpec, Precision, Runtime
 from muflow_cli.scan.evidence import open_evidence
 from muflow_cli.scan.workflow import Scan, ScanRequest
-from muflow_cli.specs import InputSpec, Precision, RuleSpec, Runtime, Tail
+from muflow_cli.specs import RuleSpec, Tail
 
 FRESH = 48
 RUNTIME = Runtime(device="cpu", precision=Precision.FP32)

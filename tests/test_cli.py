@@ -50,9 +50,10 @@ def test_a_scan_has_at_most_22_visible_options() -> None:
             "scan",
             {"json_output", "jsonl_output", "csv_output", "sarif_output", "report", "verbose"}
             | {"batch_size", "c2pa_trust", "exit_zero", "group_by", "sign", "signers"}
+            | {"max_faces", "on_no_face", "face_model", "per"}
             | SELDOM,
         ),
-        ("fit", {"mean_size", "means"} | SELDOM),
+        ("fit", {"mean_size", "means", "face_detector", "face_model"} | SELDOM),
     ],
 )
 def test_older_spellings_and_rare_options_are_hidden(name: str, hidden: set[str]) -> None:

@@ -21,7 +21,8 @@ from muflow_cli.images.error import ImageError, missing_part
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, load
 from muflow_cli.records import Facts, Unreadable
-from muflow_cli.specs import Damaged, InputSpec, ViewSpec
+from muflow_cli.run_specs import Damaged, InputSpec
+from muflow_cli.specs import ViewSpec
 
 MANY = 10_000_000
 END = b"\xff\xd9"

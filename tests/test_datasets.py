@@ -13,7 +13,7 @@ from PIL import Image
 from muflow_cli.bench.datasets import DataArgument, Dataset, Wanted, assign, read_datasets, split_name
 from muflow_cli.bench.families import CLOSED_DIFFUSION, GANS, OPEN_DIFFUSION, OTHER, family, read_families
 from muflow_cli.errors import BadData, BadTable, NothingToDo
-from muflow_cli.specs import InputSpec
+from muflow_cli.run_specs import InputSpec
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from muflow_cli.engine.devices import Placement
 from muflow_cli.engine.executor import AHEAD, PieceExecutor, gather, pipelined
-from muflow_cli.specs import Precision
+from muflow_cli.run_specs import Precision
 
 
 def done(value: float) -> Future[float]:

@@ -30,7 +30,7 @@ from muflow_cli.images.inputs import Input, InputKind
 from muflow_cli.images.lists import read_list
 from muflow_cli.images.read import read_input
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.run_specs import InputSpec
 
 
 def png() -> bytes:

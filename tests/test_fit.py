@@ -32,8 +32,9 @@ from muflow_cli.images.loader import Loaded, LoadSpec
 from muflow_cli.images.loader import load as load_images
 from muflow_cli.presets import LIGHT, PAPER
 from muflow_cli.progress import NoProgress
+from muflow_cli.run_specs import InputSpec
 from muflow_cli.settings import override, with_branches
-from muflow_cli.specs import DetectorSpec, InputSpec, TargetKind
+from muflow_cli.specs import DetectorSpec, TargetKind
 
 DiskUsage = namedtuple("DiskUsage", ("total", "used", "free"))
 

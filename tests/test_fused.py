@@ -13,7 +13,8 @@ from muflow_cli.engine.devices import place
 from muflow_cli.engine.encoders import ENCODERS
 from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.half import halve, natural_images
-from muflow_cli.specs import FeatureSpec, Precision, Runtime
+from muflow_cli.run_specs import Precision, Runtime
+from muflow_cli.specs import FeatureSpec
 
 needs_operations = pytest.mark.skipif(not available(), reason="this torch has no fused oneDNN convolutions")
 

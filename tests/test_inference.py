@@ -26,7 +26,7 @@ import json, sys
 import numpy as np, muflow_cli
 from muflow_cli.bundle import load
 from muflow_cli.engine.devices import place
-from muflow_cli.specs import Runtime
+from muflow_cli.run_specs import Runtime
 columns = {}
 for path in sys.argv[1:]:
     detector = load(path)

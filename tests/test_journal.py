@@ -20,9 +20,10 @@ from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.documents import JsonlWriter, JsonWriter
 from muflow_cli.output.encode import checked_line, line, line_key
 from muflow_cli.output.report_reader import read_report
-from muflow_cli.records import DetectorInfo, Facts, Result, RunInfo, Scored
+from muflow_cli.records import Facts, Result, Scored
+from muflow_cli.run_records import DetectorInfo, RunInfo
+from muflow_cli.run_specs import Damaged, InputSpec
 from muflow_cli.scan.resume import ResumedWriter, prior_path, resumable
-from muflow_cli.specs import Damaged, InputSpec
 
 
 def image(number: int, path: str | None = None) -> Result:

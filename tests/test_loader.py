@@ -24,7 +24,8 @@ from muflow_cli.images.loader import Loaded, LoadSpec, Seen, load, load_unknown
 from muflow_cli.images.prepare import sharpness
 from muflow_cli.images.views import cut_views
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec, Runtime, View, ViewSpec
+from muflow_cli.run_specs import InputSpec, Runtime
+from muflow_cli.specs import View, ViewSpec
 
 
 def encoded(level: int, side: int = 40, container: str = "PNG") -> bytes:

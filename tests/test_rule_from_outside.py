@@ -24,9 +24,11 @@ from muflow_cli.calibration.rule import Rule, RuleJudgement
 from muflow_cli.calibration.rules import RULES
 from muflow_cli.images.find import find
 from muflow_cli.output.writers import WRITERS, OutputFormat, WriterContext
-from muflow_cli.records import RunInfo, Scored, Summary
+from muflow_cli.records import Scored
+from muflow_cli.run_records import RunInfo, Summary
+from muflow_cli.run_specs import InputSpec
 from muflow_cli.scan.workflow import Scan, ScanRequest
-from muflow_cli.specs import InputSpec, RuleSpec
+from muflow_cli.specs import RuleSpec
 
 
 class Largest(Rule):

@@ -21,12 +21,13 @@ from muflow_cli.images.inputs import Input
 from muflow_cli.output.report_writer import Exhibits
 from muflow_cli.output.writers import OutputFormat
 from muflow_cli.records import Facts, Judgement, Result, Scored, Side, Unreadable, Verdict
+from muflow_cli.run_specs import InputSpec, Precision, Runtime
 from muflow_cli.scan.fdr import photographs, with_q_values
 from muflow_cli.scan.outputs import Destination
 from muflow_cli.scan.run import Job, NoListener, run
 from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest
-from muflow_cli.specs import InputSpec, Precision, RuleSpec, Runtime
+from muflow_cli.specs import RuleSpec
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,14 @@ def test_a_gallery_gets_thumbnails_and_heat_maps_of_what_it_wants(request_: Scan
         def wants(self, result: Scored) -> bool:
             return result.path.endswith("3.jpg")
 
-        def add(self, result: Scored, thumbnail: bytes | None, heatmap: NDArray[np.float32] | None) -> None:
+        def add(
+            self,
+            result: Scored,
+            thumbnail: bytes | None,
+            heatmap: NDArray[np.float32] | None,
+            faces: Sequence[object],
+        ) -> None:
+            assert not faces
             shown.append((result, thumbnail, heatmap))
 
     results = list(Scan(replace(request_, thumbnail=32), gallery=Wanting()).results(sources(photos)))

@@ -25,8 +25,8 @@ from scan_runs import command, environment, hostile, lines, result_lines, run, w
 
 from muflow_cli.bundle import load
 from muflow_cli.images.find import find
+from muflow_cli.run_specs import InputSpec, Precision, Runtime
 from muflow_cli.scan.workflow import Scan, ScanRequest
-from muflow_cli.specs import InputSpec, Precision, Runtime
 
 SCHEMAS = {
     name: json.loads((files("muflow_cli.output") / "schemas" / name).read_text())

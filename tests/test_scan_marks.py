@@ -18,9 +18,9 @@ from muflow_cli.errors import BadSpec
 from muflow_cli.images.find import find
 from muflow_cli.output.encode import result_from_json, result_to_json
 from muflow_cli.records import Origin, Result, Scored, Unreadable
+from muflow_cli.run_specs import InputSpec
 from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest
-from muflow_cli.specs import InputSpec
 
 
 @pytest.fixture(scope="module")

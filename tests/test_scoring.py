@@ -20,8 +20,9 @@ from muflow_cli.engine.flow import PlainFlow, build_flow, plain
 from muflow_cli.engine.scoring import COLUMNS_ONLY, Extras, ScoredUnit, Scorer, score_stream
 from muflow_cli.errors import BadSpec, NotFinite
 from muflow_cli.records import Facts, Unreadable, Verdict
+from muflow_cli.run_specs import Precision, Runtime
 from muflow_cli.settings import apply
-from muflow_cli.specs import DetectorSpec, FlowSpec, Precision, Runtime, ScoreKind
+from muflow_cli.specs import DetectorSpec, FlowSpec, ScoreKind
 
 FACTS = Facts(sha256="0" * 64, bytes=1, format="PNG", width=64, height=64)
 Views = dict[str, np.ndarray]

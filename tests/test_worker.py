@@ -26,7 +26,8 @@ from muflow_cli.images.inputs import HASHED_BYTES, Input, InputKind
 from muflow_cli.images.loader import Loaded, LoadSpec, load
 from muflow_cli.images.triage import triage
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec, View, ViewSpec
+from muflow_cli.run_specs import InputSpec
+from muflow_cli.specs import View, ViewSpec
 
 VIEWS = {"whole": ViewSpec(size=32), "crops": ViewSpec(kind=View.CROPS, size=16, count=4, fit_count=2, draft=False)}
 
@@ -181,7 +182,8 @@ def test_a_process_ends_with_an_owner_that_was_killed_in_the_middle_of_an_image(
     program = f"""
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import LoadSpec, load
-from muflow_cli.specs import InputSpec, ViewSpec
+from muflow_cli.run_specs import InputSpec
+from muflow_cli.specs import ViewSpec
 list(load([Input({str(slow)!r})], LoadSpec(views={{"a": ViewSpec()}}, inputs=InputSpec(), workers=1, ahead=1)))
 """
     with subprocess.Popen([sys.executable, "-c", program]) as owner:

@@ -24,8 +24,8 @@ from muflow_cli.fit import FitRequest, FitSummary, fit
 from muflow_cli.images.near import near_duplicate_groups, perceptual_hash
 from muflow_cli.presets import LIGHT
 from muflow_cli.progress import NoProgress
+from muflow_cli.run_specs import Precision, Runtime
 from muflow_cli.settings import override
-from muflow_cli.specs import Precision, Runtime
 
 # Chosen on real images alone; weights/README.md lists the candidates and the reasons.
 SETTINGS: Final = (

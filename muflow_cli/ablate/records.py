@@ -8,7 +8,7 @@ from typing import Literal
 
 from muflow_cli.bench.evaluate import Figure, Share
 from muflow_cli.bench.records import Bootstrap, Data
-from muflow_cli.records import DetectorInfo, RunInfo
+from muflow_cli.run_records import DetectorInfo, RunInfo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,8 +27,8 @@ from muflow_cli.environment import begin_run, utc_now
 from muflow_cli.files import temporary_folder
 from muflow_cli.output.encode import to_object
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
-from muflow_cli.records import RunInfo
-from muflow_cli.specs import InputSpec, Runtime
+from muflow_cli.run_records import RunInfo
+from muflow_cli.run_specs import InputSpec, Runtime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from muflow_cli.errors import BadData, NothingToDo
 from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.run_specs import InputSpec
 
 # Names of the folders between the root of a data set and an image, and positions among them.
 Folder = tuple[str, ...]

@@ -35,7 +35,8 @@ from muflow_cli.bench.records import (
 from muflow_cli.bench.robustness import Condition, curves
 from muflow_cli.bench.scores import Row, data_digest
 from muflow_cli.output.encode import to_object
-from muflow_cli.records import DetectorInfo, Origin, Unreadable
+from muflow_cli.records import Origin, Unreadable
+from muflow_cli.run_records import DetectorInfo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

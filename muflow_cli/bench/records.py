@@ -14,7 +14,7 @@ from muflow_cli.bench.groups import SourceGroups
 from muflow_cli.bench.manifest import Label
 from muflow_cli.bench.nulls import NullAgainst
 from muflow_cli.bench.robustness import Curve, On
-from muflow_cli.records import DetectorInfo
+from muflow_cli.run_records import DetectorInfo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

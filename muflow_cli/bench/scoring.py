@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -24,8 +24,8 @@ from muflow_cli.images.near import near_hash
 from muflow_cli.images.perturb import Perturbation
 from muflow_cli.progress import ProgressListener
 from muflow_cli.records import Unreadable, Verdict
-from muflow_cli.scan.workflow import whole_image_map
-from muflow_cli.specs import InputSpec, Runtime
+from muflow_cli.run_specs import InputSpec, Runtime
+from muflow_cli.scan.workflow import part_map
 
 THUMBNAIL: Final = 160
 # Images judged at a time: a novelty rule takes longer for one image than for a hundred.
@@ -38,7 +38,7 @@ class Picture:
 
     Attributes:
         thumbnail: a small JPEG.
-        heatmap: (g, g) score by position over the whole image, as `scan.workflow.whole_image_map` gives it.
+        heatmap: (g, g) score by position over the whole image, as `scan.workflow.part_map` gives it.
     """
 
     thumbnail: bytes | None
@@ -93,11 +93,9 @@ class Scoring:
     def load_spec(self, perturbation: Perturbation | None = None, *, thumbnail: int = 0) -> LoadSpec:
         """How images become views."""
         workers = self.runtime.threads
-        return LoadSpec(
-            views=self.detector.views,
-            inputs=self.inputs,
-            workers=workers,
-            ahead=look_ahead(self.placement.batch_size, workers),
+        ahead = look_ahead(self.placement.batch_size, workers)
+        return replace(
+            self.detector.load_spec(self.inputs, workers=workers, ahead=ahead),
             thumbnail=thumbnail,
             transform=None if perturbation is None else partial(perturbation.apply, seed=self.seed),
         )
@@ -131,7 +129,7 @@ class Scoring:
         for item in score_stream(loaded, self.scorer, Extras(maps=True)):
             progress.advance()
             if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded):
-                heatmap = whole_image_map(self.detector, item.maps)
+                heatmap = part_map(self.detector, item.maps)
                 # A copy, since the map is a part of its whole batch's.
                 own = None if heatmap is None else heatmap.copy()
                 pictures[item.unit.facts.sha256] = Picture(item.unit.thumbnail, own)

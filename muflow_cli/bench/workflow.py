@@ -36,9 +36,9 @@ from muflow_cli.errors import NothingToDo
 from muflow_cli.images.perturb import Perturbation
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Origin
+from muflow_cli.run_specs import InputSpec, Runtime
 from muflow_cli.scan.comparison import calibration_sample, check_comparison
 from muflow_cli.scan.settings import Comparison as BatchComparison
-from muflow_cli.specs import InputSpec, Runtime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,7 +28,7 @@ from muflow_cli.images.loader import load as load_images
 from muflow_cli.images.near import distinct, near_duplicate_groups, near_hash, packed, unpacked
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Origin, Unreadable
-from muflow_cli.specs import InputSpec, Runtime
+from muflow_cli.run_specs import InputSpec, Runtime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +76,7 @@ class CalibrateSummary:
         kept: number of calibration images whose stored scores are still in use.
         left_out: readable images not scored, by reason: "seen_in_fit" (the detector was fitted on these bytes),
             "duplicate" (given twice), "calibrated" (appended before), "near_copy" (of an image that is counted, fitted
-            to or appended before), "declared_synthetic" (it says so itself).
+            to or appended before), "declared_synthetic" (it says so itself), "no_face" (for a detector of faces).
         declared_synthetic: paths of the images left out for that reason.
         unreadable: inputs that could not be read, by code.
         description: of the calibration.
@@ -150,7 +150,7 @@ def _measured(request: CalibrateRequest, detector: Detector, intake: Intake, tim
     placement, workers = place(request.runtime), request.runtime.threads
     timer.stage("score", inputs)
     ahead = look_ahead(placement.batch_size, workers)
-    spec = LoadSpec(views=detector.views, inputs=request.inputs, workers=workers, ahead=ahead)
+    spec = detector.load_spec(request.inputs, workers=workers, ahead=ahead)
     rows, features, facts, hashes = [], [], [], []
     extras = Extras(features=request.features)
     for scored in score_stream(intake.usable(_loaded(request, spec, timer)), detector.scorer(placement), extras):
@@ -230,7 +230,9 @@ class Intake:
     def usable(self, items: Iterable[Loaded | Unreadable]) -> Iterator[Loaded]:
         """The images among `items` that may calibrate, in order."""
         for item in items:
-            if isinstance(item, Unreadable):
+            if isinstance(item, Unreadable) and item.code == "no_face":
+                self.left_out["no_face"] += 1
+            elif isinstance(item, Unreadable):
                 self.unreadable[item.code] += 1
             elif item.facts.sha256 in self._why:
                 self.left_out[self._why[item.facts.sha256]] += 1

@@ -21,6 +21,7 @@ from muflow_cli.records import Facts
 from muflow_cli.specs import RuleSpec
 
 _COUNTS: Final = ("bytes", "width", "height")
+_FACE: Final = ("face_side", "face_tilt")
 _NO_QUALITY: Final = -1
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 
@@ -125,9 +126,17 @@ class Calibration:
             "jpeg_quality": np.array(quality, dtype=np.int64),
             "sharpness": np.array(sharpness, dtype=np.float64),
             **{name: np.array([getattr(image, name) for image in self.facts], dtype=np.int64) for name in _COUNTS},
+            **self._face_arrays(),
             **({} if self.near_hashes is None else {"near_hash": self.near_hashes}),
             **({} if self.features is None else {"features": self.features.values}),
         }
+
+    def _face_arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Size and tilt of each image's face, (n,), NaN where it has none; nothing where no image has one."""
+        known = {name: [getattr(image, name) for image in self.facts] for name in _FACE}
+        if all(value is None for values in known.values() for value in values):
+            return {}
+        return {name: np.array(values, dtype=np.float64) for name, values in known.items()}
 
     def meta(self) -> dict[str, object]:
         """What the arrays do not say, for JSON: rule, date, source_digest, names of formats and columns, images."""
@@ -218,6 +227,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]], images: int, columns: int,
         "jpeg_quality": whole,
         "sharpness": real,
         **dict.fromkeys(_COUNTS, whole),
+        **{name: real for name in _FACE if name in arrays},
         **({"near_hash": (np.dtype(np.uint8), (images, 8))} if "near_hash" in arrays else {}),
         **({"features": (np.dtype(np.float16), (images, features))} if "features" in arrays else {}),
     }
@@ -228,6 +238,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]], images: int, columns: int,
         all((arrays[name] > 0).all() for name in _COUNTS)
         and ((quality == _NO_QUALITY) | ((quality >= 1) & (quality <= 100))).all()
         and (np.isnan(sharpness) | ((sharpness >= 0) & (sharpness < np.inf))).all()
+        and not any(np.isinf(arrays[name]).any() for name in _FACE if name in arrays)
     )
     if not plausible:
         raise BadCalibration("holds facts that no image has, such as a negative size")
@@ -239,8 +250,20 @@ def _facts_from(arrays: Mapping[str, NDArray[Any]], formats: Sequence[str]) -> t
     quality = [None if value == _NO_QUALITY else value for value in arrays["jpeg_quality"].tolist()]
     sharpness = [None if np.isnan(value) else value for value in arrays["sharpness"].tolist()]
     counts = (arrays[name].tolist() for name in _COUNTS)
-    rows = zip(digests, names, quality, sharpness, *counts, strict=True)
+    nothing = np.full(len(digests), np.nan)
+    face = ([None if np.isnan(value) else value for value in arrays.get(name, nothing).tolist()] for name in _FACE)
+    rows = zip(digests, names, quality, sharpness, *counts, *face, strict=True)
     return tuple(
-        Facts(sha256=s, format=f, jpeg_quality=q, sharpness=sharp, bytes=size, width=width, height=height)
-        for s, f, q, sharp, size, width, height in rows
+        Facts(
+            sha256=s,
+            format=f,
+            jpeg_quality=q,
+            sharpness=sharp,
+            bytes=size,
+            width=width,
+            height=height,
+            face_side=side,
+            face_tilt=tilt,
+        )
+        for s, f, q, sharp, size, width, height, side, tilt in rows
     )

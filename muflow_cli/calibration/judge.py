@@ -8,7 +8,7 @@ import numpy as np
 
 from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.coverage import Description, Stratum
-from muflow_cli.calibration.pvalues import Scores
+from muflow_cli.calibration.pvalues import Scores, over_tests
 from muflow_cli.calibration.rule import Rule
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.calibration.strata import ranges_of, stratum_name
@@ -40,12 +40,14 @@ class Judge:
             if len(rows) >= self._class.stratum_minimum(spec)
         }
 
-    def judge(self, scores: Scores, facts: Sequence[Facts]) -> list[Judgement]:
+    def judge(self, scores: Scores, facts: Sequence[Facts], *, tests: int = 1) -> list[Judgement]:
         """One judgement for each of B images.
 
         Args:
             scores: (B, S) one score per column, nats per dimension.
             facts: (B,) what was read of each image.
+            tests: that belong together, such as the faces of one image; verdicts are by the p-value times their number
+                (Bonferroni), while the p-value given is that of the image alone.
 
         Raises:
             NotFinite: for a score that is NaN or infinite.
@@ -58,8 +60,11 @@ class Judge:
             judged = rule.judge(scores[rows])
             for index, row in enumerate(rows):
                 p_value, heaviest = float(judged.p_value[index]), judged.heaviest
-                verdict = Verdict.FLAGGED if judged.flagged[index] else Verdict.NOT_FLAGGED
-                if band is not None and band[0] <= p_value <= band[1]:
+                together = over_tests(p_value, tests)
+                # Rules whose flags do not come from p-values have no other way to keep the rate of an image.
+                flagged = judged.flagged[index] and (tests == 1 or together <= self._spec.alpha)
+                verdict = Verdict.FLAGGED if flagged else Verdict.NOT_FLAGGED
+                if band is not None and band[0] <= together <= band[1]:
                     verdict = Verdict.INCONCLUSIVE
                 judgements[row] = Judgement(
                     p_value=p_value,

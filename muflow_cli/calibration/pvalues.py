@@ -60,3 +60,8 @@ def conformal_p_values(reals: Scores, scores: Scores, tail: Tail) -> tuple[Score
     upper, lower = tail_p_values(reals, scores)
     p_value = upper if tail is Tail.UPPER else np.minimum(1.0, 2 * np.minimum(upper, lower))
     return p_value, upper <= lower
+
+
+def over_tests(p_value: float, tests: int) -> float:
+    """P-value of the least of `tests` p-values, at most 1. Source: Bonferroni 1936; valid under any dependence."""
+    return min(1.0, tests * p_value)

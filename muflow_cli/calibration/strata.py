@@ -53,6 +53,8 @@ GUARDS: Final[Mapping[str, tuple[str, Callable[[Facts], float | None]]]] = {
     "longer_side": ("size", longer_side),
     "jpeg_quality": ("quality", lambda facts: facts.jpeg_quality),
     "sharpness": ("sharpness", lambda facts: facts.sharpness),
+    "face_side": ("face_size", lambda facts: facts.face_side),
+    "face_tilt": ("face_tilt", lambda facts: facts.face_tilt),
 }
 
 
@@ -65,15 +67,20 @@ class Ranges:
     Attributes:
         formats: containers seen, sorted.
         limits: (least, greatest) of each row of GUARDS: shorter and longer side in pixels, JPEG quality 1..100,
-            sharpness in grey levels; None where no calibration image had the fact.
+            sharpness in grey levels, pixels and degrees of a face; None where no calibration image had the fact.
     """
 
     formats: tuple[str, ...]
     limits: Mapping[str, tuple[float, float] | None]
 
     def atypical(self, facts: Facts) -> tuple[str, ...]:
-        """Which of format, quality, sharpness and size lie outside, sorted; an unknown fact is not judged."""
+        """Which of format, quality, sharpness, size and face lie outside, sorted; an unknown fact is not judged.
+
+        `face` stands for an image without one where the calibration images have one.
+        """
         names = set() if facts.format in self.formats else {"format"}
+        if self.limits["face_side"] is not None and facts.face_side is None:
+            names.add("face")
         for measure, (name, read) in GUARDS.items():
             value, limits = read(facts), self.limits[measure]
             if limits is not None and value is not None and not limits[0] <= value <= limits[1]:

@@ -14,7 +14,7 @@ from muflow_cli.cli.bench_outputs import table_console
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import NothingToDo
 from muflow_cli.files import claimed, write_whole
-from muflow_cli.specs import InputSpec, Precision, Runtime
+from muflow_cli.run_specs import InputSpec, Precision, Runtime
 
 
 def ablate_command(

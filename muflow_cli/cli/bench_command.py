@@ -12,7 +12,7 @@ import typer
 from muflow_cli.cli import options
 from muflow_cli.cli.bench_outputs import BenchOutputs, chosen_files, measure
 from muflow_cli.errors import BadSpec, IncompatibleOptions, MuflowError, NothingToDo
-from muflow_cli.specs import Damaged, Precision, Runtime
+from muflow_cli.run_specs import Damaged, Precision, Runtime
 
 if TYPE_CHECKING:
     from muflow_cli.bench.data import OverlapPolicy

@@ -12,7 +12,8 @@ from muflow_cli.cli import options
 from muflow_cli.cli.description import description_rows, features_text
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
-from muflow_cli.specs import Damaged, Precision, Tail
+from muflow_cli.run_specs import Damaged, Precision
+from muflow_cli.specs import Tail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,12 @@ import typer
 from rich.console import Console
 
 from muflow_cli.cli import options
-from muflow_cli.cli.fit_spec import branch_weights, fit_spec
+from muflow_cli.cli.fit_spec import branch_weights, fit_spec, with_faces
 from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
-from muflow_cli.errors import BadSpec
-from muflow_cli.specs import Damaged, Precision, Tail, TargetKind, View
+from muflow_cli.errors import BadSpec, IncompatibleOptions
+from muflow_cli.run_specs import Damaged, Precision
+from muflow_cli.specs import FaceSpec, Tail, TargetKind, View
 
 if TYPE_CHECKING:
     from muflow_cli.fit.workflow import FitRequest, FitSummary
@@ -59,6 +61,34 @@ def fit_command(
         View | None,
         typer.Option("--view", help="Score the whole image resized, or native crops.", rich_help_panel=_MODEL),
     ] = None,
+    faces: Annotated[
+        bool,
+        typer.Option(
+            "--faces", help="Find the faces of each image, align them and score each.", rich_help_panel=_MODEL
+        ),
+    ] = False,
+    min_face: Annotated[
+        int | None,
+        typer.Option(
+            "--min-face",
+            min=8,
+            metavar="PIXELS",
+            help="With --faces, leave out faces whose box is smaller.",
+            show_default=str(FaceSpec().min_side),
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    face_detector: Annotated[
+        str | None,
+        typer.Option(
+            "--face-detector",
+            metavar="NAME",
+            help="With --faces, what finds them; an unknown name lists all.",
+            rich_help_panel=_MODEL,
+            hidden=True,
+        ),
+    ] = None,
+    face_model: options.FaceModel = None,
     target: Annotated[
         TargetKind | None,
         typer.Option(
@@ -148,6 +178,8 @@ def fit_command(
     ```sh
     # The preset light with local weights
     muflow fit ~/reals -o faces.safetensors --encoder-weights resnet50-0676ba61.pth
+    # Faces in photographs, each aligned and scored by itself
+    muflow fit ~/reals -o faces.safetensors --faces
     # Two kinds of evidence, the whole image and the traces in native crops, combined into one p-value
     muflow fit ~/reals -o both.safetensors --branch whole=resnet18 \\
         --branch traces=forensic,view.kind=crops,view.size=128
@@ -167,6 +199,11 @@ def fit_command(
         "rule": {"method": method, "alpha": alpha, "tail": tail},
     }
     spec = fit_spec(preset, branches or [], changes, settings or [])
+    if faces:
+        spec = with_faces(spec, _face_spec(min_face, face_detector, face_model))
+    elif min_face is not None or face_detector is not None or face_model is not None:
+        given = "--min-face" if min_face is not None else "--face-detector" if face_detector else "--face-model"
+        raise IncompatibleOptions(given, "--faces", "only a detector of faces looks for them", needs=True)
     from muflow_cli.canonical import to_json
     from muflow_cli.fit.workflow import FitRequest
 
@@ -176,7 +213,7 @@ def fit_command(
         spec=spec,
         weights=branch_weights(spec, encoder_weights or []),
         inputs=options.input_spec(
-            exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives
+            exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
         ),
         runtime=options.runtime(device, precision, workers),
         allow_declared=allow_declared,
@@ -202,6 +239,20 @@ def _fit(request: FitRequest, console: Console) -> FitSummary:
 
     with last_words(kept), StageProgress(console) as progress:
         return fit(request, progress)
+
+
+def _face_spec(min_face: int | None, detector: str | None, model: Path | None) -> FaceSpec:
+    """What a detector of faces looks for; a model file that cannot be read is refused by whoever opens it."""
+    default = FaceSpec()
+    digest = ""
+    if model is not None and model.is_file():
+        with model.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FaceSpec(
+        detector=detector or default.detector,
+        min_side=default.min_side if min_face is None else min_face,
+        model_sha256=digest,
+    )
 
 
 def _components(text: str | None) -> int | None:

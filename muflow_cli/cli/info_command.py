@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,10 +13,13 @@ from muflow_cli.cli import options
 from muflow_cli.cli.description import description_rows, features_text
 from muflow_cli.cli.startup import quick_start
 from muflow_cli.output.inert import inert
+from muflow_cli.specs import View
 
 if TYPE_CHECKING:
     from muflow_cli.calibration.coverage import Description
     from muflow_cli.detector import BundleFile, Detector
+
+_SEEN: Final = {View.RESIZE: "the whole image", View.FACE: "the aligned face"}
 
 
 def info_command(
@@ -79,10 +82,27 @@ def _rows(path: Path, detector: Detector, file: BundleFile, description: Descrip
     yield "fitted", f"{origin.created} on {origin.device} in {origin.precision}, preset {spec.preset}"
     yield "images", f"{origin.train} train, {origin.validation} validation, SHA-256 of the set {origin.train_digest}"
     yield "versions", ", ".join(f"{name} {number}" for name, number in origin.versions.items())
+    if spec.faces is not None:
+        yield "faces", f"each by itself, found by {spec.faces.detector}, from {spec.faces.min_side} px on"
+    yield from _branch_rows(detector)
+    yield "fingerprint", detector.fingerprint
+    yield "calibration", detector.calibration.fingerprint()
+    yield (
+        "  created",
+        f"{description.created}, n = {description.images}, SHA-256 of the set {description.source_digest}",
+    )
+    for name, text in description_rows(description):
+        yield f"  {name}", text
+    features = detector.calibration.features
+    yield "  features", features_text(None if features is None else features.info)
+
+
+def _branch_rows(detector: Detector) -> Iterator[tuple[str, str]]:
+    origin, spec = detector.provenance, detector.spec
     for branch in spec.branches:
         view, made = branch.view, origin.branches[branch.name]
         columns = [column for column in detector.columns if column.startswith(f"{branch.name}/")]
-        count = f"{view.count} native crops" if view.kind == "crops" else "the whole image"
+        count = f"{view.count} native crops" if view.kind == "crops" else _SEEN[view.kind]
         yield "branch", f"{branch.name}, encoder {branch.feature.encoder}, {count} at {view.size} px"
         yield "  columns", ", ".join(columns)
         yield "  weights", f"{made.weights_origin}, SHA-256 {made.weights_sha256}"
@@ -96,13 +116,3 @@ def _rows(path: Path, detector: Detector, file: BundleFile, description: Descrip
             f"{branch.flow.steps} steps, {made.epochs} epochs, best {made.best_epoch}; NLL per dimension: train "
             f"{made.train_nll:.4f}, validation {made.validation_nll:.4f}",
         )
-    yield "fingerprint", detector.fingerprint
-    yield "calibration", detector.calibration.fingerprint()
-    yield (
-        "  created",
-        f"{description.created}, n = {description.images}, SHA-256 of the set {description.source_digest}",
-    )
-    for name, text in description_rows(description):
-        yield f"  {name}", text
-    features = detector.calibration.features
-    yield "  features", features_text(None if features is None else features.info)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from muflow_cli.output.inert import escape
-from muflow_cli.specs import Damaged, InputSpec, Precision, Runtime
+from muflow_cli.run_specs import Damaged, InputSpec, OnNoFace, Precision, Runtime
 
 _DEFAULTS = InputSpec()
 _LISTED = 20
@@ -47,6 +47,22 @@ MaxSeconds = Annotated[
 NoArchives = Annotated[
     bool, typer.Option("--no-archives", help="Do not open zip and tar archives inside folders.", hidden=True)
 ]
+MaxFaces = Annotated[
+    int,
+    typer.Option("--max-faces", min=1, help="Score at most so many faces of an image, the largest first.", hidden=True),
+]
+OnNoFaceOption = Annotated[
+    OnNoFace,
+    typer.Option(
+        "--on-no-face",
+        help="With a detector of faces, give an image without one a result, score it whole, or skip it.",
+        hidden=True,
+    ),
+]
+FaceModel = Annotated[
+    Path | None,
+    typer.Option("--face-model", metavar="FILE", help="Model of a face detector that brings none.", hidden=True),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 AllowDeclared = Annotated[
@@ -57,6 +73,7 @@ DetectorArgument = Annotated[Path, typer.Argument(metavar="DETECTOR", help="A de
 MAX_BYTES = _DEFAULTS.max_bytes
 MAX_PIXELS = _DEFAULTS.max_pixels
 MAX_SECONDS = _DEFAULTS.max_seconds
+MAX_FACES = _DEFAULTS.max_faces
 
 
 def input_spec(
@@ -68,6 +85,7 @@ def input_spec(
     damaged: Damaged,
     max_seconds: float,
     no_archives: bool,
+    face_model: Path | None = None,
 ) -> InputSpec:
     """The options on inputs as one spec."""
     return InputSpec(
@@ -79,6 +97,7 @@ def input_spec(
         damaged=damaged,
         max_seconds=max_seconds,
         archives=not no_archives,
+        face_model=None if face_model is None else str(face_model),
     )
 
 

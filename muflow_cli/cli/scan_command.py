@@ -25,10 +25,10 @@ from muflow_cli.errors import IncompatibleOptions, NothingToDo
 from muflow_cli.files import check_outputs, claimed
 from muflow_cli.output.encode import check_fields
 from muflow_cli.output.inert import escape, inert
-from muflow_cli.output.writers import OutputFormat
+from muflow_cli.output.writers import OutputFormat, Per
+from muflow_cli.run_specs import Damaged, OnNoFace, Precision
 from muflow_cli.scan.resume import written_before
 from muflow_cli.scan.settings import Comparison
-from muflow_cli.specs import Damaged, Precision
 
 if TYPE_CHECKING:
     from muflow_cli.scan.run import Job
@@ -93,6 +93,18 @@ def scan_command(
     damaged: options.DamagedOption = Damaged.REFUSE,
     max_seconds: options.MaxSeconds = options.MAX_SECONDS,
     no_archives: options.NoArchives = False,
+    max_faces: options.MaxFaces = options.MAX_FACES,
+    on_no_face: options.OnNoFaceOption = OnNoFace.REPORT,
+    face_model: options.FaceModel = None,
+    per: Annotated[
+        Per,
+        typer.Option(
+            "--per",
+            help="Rows of a CSV: one for each image, or one for each face.",
+            rich_help_panel=_RESULTS,
+            hidden=True,
+        ),
+    ] = Per.IMAGE,
     fdr: Annotated[
         float | None,
         typer.Option(
@@ -216,6 +228,8 @@ def scan_command(
     muflow scan avatars/ --detector mine.safetensors --fdr 0.1 --adaptive --groups -o avatars.groups.csv
     # Groups named in the column account of a CSV file whose column path names the images
     muflow scan --files-from list.csv --group-by account --detector mine.safetensors -o accounts.groups.csv
+    # With a detector of faces (muflow fit --faces), one row for each face
+    muflow scan party/ --detector faces.safetensors -o party.csv --per face
     # Sign the report with a key of ssh-keygen
     muflow scan photos/ -o case.jsonl --sign ~/.ssh/id_ed25519
     # Exit with 1 only on the detector's own verdicts
@@ -248,16 +262,24 @@ def scan_command(
         from muflow_cli.scan.run import Job
 
         loaded = load(bundle)
-    limits = options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives)
+    limits = options.input_spec(
+        exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
+    )
     stdout = [] if outputs.stdout is None else [Destination(outputs.stdout, None)]
     job = Job(
         detector=loaded,
         detector_path=str(bundle),
         arguments=arguments,
         destinations=[*stdout, *(Destination(kind, file, resumed=file == resumed) for file, kind in outputs.files)],
-        inputs=replace(limits, c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust)),
+        inputs=replace(
+            limits,
+            c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust),
+            max_faces=max_faces,
+            on_no_face=on_no_face,
+        ),
         runtime=options.runtime(device, precision, workers, batch_size),
         fields=names,
+        per_face=per is Per.FACE,
         comparison=comparison,
         argv=tuple(sys.argv),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 from muflow_cli.errors import BadSpec
-from muflow_cli.records import Origin, Summary
+from muflow_cli.records import Origin
+from muflow_cli.run_records import Summary
 
 
 class FailOn(StrEnum):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from muflow_cli.output.inert import escape
-from muflow_cli.records import ImageGroup, Summary
+from muflow_cli.run_records import ImageGroup, Summary
 
 # Groups that are listed; the reports hold all of them.
 _LISTED: Final = 20
@@ -81,10 +81,14 @@ def _counts(summary: Summary) -> Iterator[str]:
     declared = "".join(f", {count} declared {origin}" for origin, count in sorted(origins, reverse=True))
     inconclusive = f", {summary.inconclusive} inconclusive" if summary.inconclusive else ""
     damaged = f", {summary.damaged} damaged" if summary.damaged else ""
+    without = summary.no_face + summary.no_face_skipped
+    faces = f" ({summary.faces} face{_s(summary.faces)})" if summary.faces else ""
+    no_face = f", {without} without a face" if without else ""
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.stages.items())
     yield (
-        f"{summary.inputs} input{_s(summary.inputs)}, {summary.scored} scored, {summary.flagged} flagged{by}"
-        f"{f' ({tails})' if tails else ''}{inconclusive}{damaged}{declared}, {summary.unreadable} unreadable"
+        f"{summary.inputs} input{_s(summary.inputs)}, {summary.scored} scored{faces}{no_face}, "
+        f"{summary.flagged} flagged{by}{f' ({tails})' if tails else ''}{inconclusive}{damaged}{declared}, "
+        f"{summary.unreadable} unreadable"
         f"{f' ({codes})' if codes else ''}, {summary.duplicates} duplicate{_s(summary.duplicates)}"
     )
     yield (

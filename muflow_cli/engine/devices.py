@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from muflow_cli.errors import BadSpec
-from muflow_cli.specs import Precision, Runtime
+from muflow_cli.run_specs import Precision, Runtime
 
 # Views in a piece of work. On processors, small pieces, one per core, stay in the caches (see benchmarks/README.md).
 CPU_PIECE: Final = 4

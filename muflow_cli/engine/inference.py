@@ -16,7 +16,7 @@ from muflow_cli.engine.executor import one_thread
 from muflow_cli.engine.flow import PlainFlow
 from muflow_cli.engine.half import halve, natural_images, round_weights
 from muflow_cli.engine.mixture import Mixture
-from muflow_cli.specs import Precision
+from muflow_cli.run_specs import Precision
 
 try:
     from muflow_cli.engine.cpu import accelerate

@@ -30,12 +30,13 @@ from muflow_cli.fit.split import Split, split
 from muflow_cli.fit.store import Store, build_store, has_store, open_store
 from muflow_cli.fit.work import Work, open_work
 from muflow_cli.images.find import find
-from muflow_cli.images.loader import Loaded, LoadSpec, load
+from muflow_cli.images.loader import Loaded, LoadSpec, face_search, load
 from muflow_cli.images.near import distinct, near_duplicate_groups, packed
 from muflow_cli.presets import LIGHT
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import DetectorSpec, InputSpec, Runtime, TargetKind
+from muflow_cli.run_specs import InputSpec, Runtime
+from muflow_cli.specs import DetectorSpec, TargetKind
 
 _AHEAD = 64
 
@@ -200,6 +201,7 @@ class _Fit:
             workers=self.request.runtime.threads,
             ahead=_AHEAD,
             crops_seed=self.spec.train.seed,
+            faces=face_search(self.spec.faces, self.request.inputs),
         )
         inputs = list(find(self.request.reals, self.request.inputs))
         guard = InputGuard([self.request.output])

@@ -13,7 +13,7 @@ from typing import Final
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import file_error, is_skipped
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.run_specs import InputSpec
 
 ZIP: Final = (".zip",)
 TAR: Final = (".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")

@@ -11,7 +11,7 @@ from muflow_cli.images.inputs import Input, unreadable
 from muflow_cli.images.tars import Tar
 from muflow_cli.images.zips import zip_inputs
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.run_specs import InputSpec
 
 
 def split(argument: str) -> tuple[str, str]:

@@ -34,7 +34,7 @@ from muflow_cli.images.orientation import orientation_of, upright
 from muflow_cli.images.pixels import to_rgb
 from muflow_cli.images.tiff import open_tiff
 from muflow_cli.records import Facts
-from muflow_cli.specs import Damaged
+from muflow_cli.run_specs import Damaged
 
 # `max_pixels` is checked against every header before a pixel is decoded; Pillow's own limit would overrule a larger one
 # and warn on stderr below it.

@@ -11,7 +11,7 @@ from muflow_cli.images.archive_limits import is_archive
 from muflow_cli.images.inputs import Input, entries, file_error, has_image_name, is_skipped, sniff, unreadable
 from muflow_cli.images.lists import ListedPath
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.run_specs import InputSpec
 
 
 def find(arguments: Iterable[str], spec: InputSpec) -> Iterator[Input | Unreadable]:

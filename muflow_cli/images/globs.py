@@ -11,7 +11,7 @@ from typing import Final
 
 from muflow_cli.images.inputs import entries, file_error, is_skipped, unreadable
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.run_specs import InputSpec
 
 _ANY_FOLDERS: Final = "**"
 

@@ -15,7 +15,7 @@ from muflow_cli import files
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import SIGNATURE_BYTES, has_unread_name, is_image, unread_format
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.run_specs import InputSpec
 
 # A file with such a name is meant to be an image, so whatever is wrong with it deserves a record.
 _EXTENSIONS: Final = (

@@ -7,8 +7,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Final, cast
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +23,16 @@ from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import check_name
 from muflow_cli.images.inputs import Input, unreadable
 from muflow_cli.images.marks import read_marks, with_mark
-from muflow_cli.images.prepare import Loaded, PrepareSpec, decoded, out_of_memory, with_views
+from muflow_cli.images.prepare import FaceSearch, Loaded, PrepareSpec, decoded, out_of_memory, with_faces, with_views
 from muflow_cli.images.read import announced_bytes, read_input
 from muflow_cli.images.thumbnails import thumbnail_mark
 from muflow_cli.images.triage import triage
 from muflow_cli.images.worker import Workers
-from muflow_cli.records import Facts, Mark, Unreadable
-from muflow_cli.specs import InputSpec, View, ViewSpec
+from muflow_cli.records import Facts, Mark, NoFace, Unreadable
+from muflow_cli.run_specs import InputSpec
+from muflow_cli.specs import FaceSpec, View, ViewSpec
 
-__all__ = ["LoadSpec", "Loaded", "Seen", "from_pixels", "load", "load_unknown", "look_ahead"]
+__all__ = ["LoadSpec", "Loaded", "Seen", "face_search", "from_pixels", "load", "load_unknown", "look_ahead"]
 
 # Bytes of files that are held at a time, and of what they decode to: those of the costliest image, or more with many
 # threads.
@@ -46,7 +49,7 @@ class Seen:
     sha256: str
 
 
-_Result = Loaded | Seen | Unreadable
+_Result = Loaded | NoFace | Seen | Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +64,8 @@ class LoadSpec:
         crops_seed: draw random crops (for fitting) from this seed and the content of the image, so that neither order
             nor workers matter, nor other branches; None = the even grid of a scan.
         thumbnail: longer side of a JPEG thumbnail, pixels; 0 = none.
-        transform: applied to the image, decoded at full scale, before the views are cut.
+        transform: applied to the image, decoded at full scale, before faces are looked for and views are cut.
+        faces: look for faces and cut the views of each; None = views of the whole image.
     """
 
     views: Mapping[str, ViewSpec]
@@ -71,6 +75,7 @@ class LoadSpec:
     crops_seed: int | None = None
     thumbnail: int = 0
     transform: Callable[[Image.Image], Image.Image] | None = None
+    faces: FaceSearch | None = None
 
     def __post_init__(self) -> None:
         if not self.views:
@@ -82,9 +87,9 @@ class LoadSpec:
 
     @property
     def draft_side(self) -> int:
-        """Side in pixels that a JPEG of reduced scale must have; 0 where a branch or the transform needs full scale."""
-        views = self.views.values()
-        if self.transform is not None or any(view.kind is not View.RESIZE or not view.draft for view in views):
+        """Side in pixels that a JPEG of reduced scale must have; 0 where anything needs full scale."""
+        views, at_full_scale = self.views.values(), self.transform is not None or self.faces is not None
+        if at_full_scale or any(view.kind is not View.RESIZE or not view.draft for view in views):
             return 0
         return max(view.size for view in views)
 
@@ -100,6 +105,25 @@ class LoadSpec:
         )
 
 
+def face_search(spec: FaceSpec | None, inputs: InputSpec) -> FaceSearch | None:
+    """Which faces a detector with this specification looks for; None where it scores whole images.
+
+    Raises:
+        MuflowError: where what finds them is not installed, or its model is missing or another one.
+    """
+    if spec is None:
+        return None
+    from muflow_cli.images.faces import face_finder, find_faces  # few detectors look for faces
+
+    finder = face_finder(spec, None if inputs.face_model is None else Path(inputs.face_model))
+    return FaceSearch(
+        find=lambda image: find_faces(image, finder),
+        min_side=spec.min_side,
+        most=inputs.max_faces,
+        on_no_face=inputs.on_no_face,
+    )
+
+
 def look_ahead(batch_size: int, workers: int) -> int:
     """Inputs to hold so that neither a device with batches of `batch_size` nor the workers wait: `LoadSpec.ahead`."""
     return 2 * (batch_size + workers)
@@ -108,16 +132,35 @@ def look_ahead(batch_size: int, workers: int) -> int:
 def load(inputs: Iterable[Input | Unreadable], spec: LoadSpec) -> Iterator[Loaded | Unreadable]:
     """Results in the order of the inputs; at most `spec.ahead` inputs are read beyond those handed out.
 
+    An image without a face, where faces are looked for, is a record with the code `no_face`.
+
     `inputs` is iterated in the consumer's thread. An exception that it raises is raised here after the results of
     everything before it. Closing the iterator cancels what waits, ends the processes that decode, and returns when the
     images on the threads are done.
     """
-    return cast("Iterator[Loaded | Unreadable]", load_unknown(inputs, spec, lambda _: False))
+    with closing(load_unknown(inputs, spec, lambda _: False)) as results:
+        for result in results:
+            if isinstance(result, NoFace):
+                yield without_face(result)
+            elif not isinstance(result, Seen):
+                yield result
+
+
+def without_face(image: NoFace) -> Unreadable:
+    """The record of an image without a face, for whoever cannot use it."""
+    return Unreadable(
+        path=image.path,
+        code="no_face",
+        message="it shows no face that is large enough",
+        sha256=image.facts.sha256,
+        bytes=image.facts.bytes,
+        declared=image.declared,
+    )
 
 
 def load_unknown(
     inputs: Iterable[Input | Unreadable], spec: LoadSpec, known: Callable[[str], bool]
-) -> Generator[Loaded | Seen | Unreadable]:
+) -> Generator[_Result]:
     """As `load`, but content whose SHA-256 is `known` is only read and hashed; called on the worker threads."""
     crew = _Crew(spec, known)
     pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="decode")
@@ -144,7 +187,7 @@ class _Crew:
         self._decoded = Budget(max(_DECODED, spec.workers * _DECODED_PER_THREAD))
         self.workers = Workers(self._decoded)
 
-    def result(self, input_: Input | Unreadable) -> Loaded | Seen | Unreadable:
+    def result(self, input_: Input | Unreadable) -> _Result:
         """The result for one input; whatever is wrong with it is a record."""
         if isinstance(input_, Unreadable):
             return input_
@@ -158,7 +201,7 @@ class _Crew:
         except MemoryError:
             return Unreadable(path=input_.path, code="out_of_memory", message="there is not enough memory to read it")
 
-    def _loaded(self, path: str, data: bytes, sha256: str) -> Loaded | Unreadable:
+    def _loaded(self, path: str, data: bytes, sha256: str) -> Loaded | NoFace | Unreadable:
         declared = read_marks(data, self._spec.inputs.c2pa_anchors)
         try:
             loaded, mark = self._views(path, data, sha256)
@@ -167,7 +210,7 @@ class _Crew:
             return replace(record, declared=declared)
         return replace(loaded, declared=with_mark(declared, mark))
 
-    def _views(self, path: str, data: bytes, sha256: str) -> tuple[Loaded, Mark | None]:
+    def _views(self, path: str, data: bytes, sha256: str) -> tuple[Loaded | NoFace, Mark | None]:
         """The views of an image, and the mark of its embedded thumbnail."""
         try:
             check_name(path, data)
@@ -180,16 +223,23 @@ class _Crew:
         except MemoryError as error:
             raise out_of_memory(data, sha256) from error
 
-    def _isolated(self, path: str, data: bytes, sha256: str) -> tuple[Loaded, Mark | None]:
+    def _isolated(self, path: str, data: bytes, sha256: str) -> tuple[Loaded | NoFace, Mark | None]:
         with self.workers.one() as worker:
-            if self._spec.transform is None:
+            if self._spec.transform is None and self._spec.faces is None:
                 return worker.load(path, data, self._prepare, sha256)
             image, mark = worker.decode(data, self._prepare, sha256)
         return self._cut(path, image), mark
 
-    def _cut(self, path: str, decoded_image: DecodedImage) -> Loaded:
+    def _cut(self, path: str, decoded_image: DecodedImage) -> Loaded | NoFace:
         transform, image = self._spec.transform, decoded_image.image
-        return with_views(path, decoded_image.facts, image if transform is None else transform(image), self._prepare)
+        transformed = image if transform is None else transform(image)
+        return _ready(path, decoded_image.facts, transformed, self._spec.faces, self._prepare)
+
+
+def _ready(path: str, facts: Facts, image: Image.Image, faces: FaceSearch | None, spec: PrepareSpec) -> Loaded | NoFace:
+    if faces is None:
+        return with_views(path, facts, image, spec)
+    return with_faces(path, facts, image, spec, faces)
 
 
 class _Queue:
@@ -237,7 +287,7 @@ class _Queue:
             self._carried -= carried
 
 
-def from_pixels(label: str, pixels: Image.Image | NDArray[np.uint8], spec: LoadSpec) -> Loaded:
+def from_pixels(label: str, pixels: Image.Image | NDArray[np.uint8], spec: LoadSpec) -> Loaded | NoFace:
     """An image that is in memory already, as if it had been loaded; its facts are those of its pixels.
 
     Args:
@@ -265,4 +315,4 @@ def from_pixels(label: str, pixels: Image.Image | NDArray[np.uint8], spec: LoadS
         width=image.width,
         height=image.height,
     )
-    return with_views(label, facts, image, spec.prepare)
+    return _ready(label, facts, image, spec.faces, spec.prepare)

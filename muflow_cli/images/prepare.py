@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from muflow_cli.images.alignment import aligned, upright_square
 from muflow_cli.images.decode import DecodedImage, decode
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.views import cut_views
-from muflow_cli.records import Declared, Facts
-from muflow_cli.specs import InputSpec, ViewSpec
+from muflow_cli.records import Declared, Face, Facts, NoFace
+from muflow_cli.run_specs import InputSpec, OnNoFace
+from muflow_cli.specs import View, ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +39,40 @@ class PrepareSpec:
     thumbnail: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaceSearch:
+    """Which faces of an image are scored.
+
+    Attributes:
+        find: the faces of an RGB image, the largest first; called from several threads.
+        min_side: pixels of the shorter side of a face's box; smaller faces are not scored.
+        most: faces of one image that are scored.
+        on_no_face: what becomes of an image without one.
+    """
+
+    find: Callable[[Image.Image], Sequence[Face]]
+    min_side: int
+    most: int
+    on_no_face: OnNoFace
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedFace:
+    """A face that is ready to be scored.
+
+    Attributes:
+        face: where it lies.
+        facts: of its image, with the sharpness, size and tilt of this face.
+        views: branch name -> (V, size, size, 3).
+        thumbnail: a small JPEG of the first view, if the specification asks for thumbnails.
+    """
+
+    face: Face
+    facts: Facts
+    views: Mapping[str, NDArray[np.uint8]]
+    thumbnail: bytes | None
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """An image that is ready to be scored.
@@ -47,6 +83,9 @@ class Loaded:
         views: branch name -> (V, size, size, 3), in the order of the branches.
         thumbnail: a small JPEG, if the specification asks for one.
         declared: what the file says of its own origin.
+        faces: that are scored, the largest first, whose views `views` holds; empty for a detector of whole images, and
+            for an image that is scored as a whole.
+        faces_left_out: number of faces that are too small to be scored, or too many.
     """
 
     path: str
@@ -54,6 +93,8 @@ class Loaded:
     views: Mapping[str, NDArray[np.uint8]]
     thumbnail: bytes | None
     declared: Declared = field(default_factory=Declared)
+    faces: tuple[LoadedFace, ...] = ()
+    faces_left_out: int = 0
 
 
 def decoded(data: bytes, spec: PrepareSpec, sha256: str) -> DecodedImage:
@@ -80,23 +121,60 @@ def out_of_memory(data: bytes, sha256: str) -> ImageError:
 
 def with_views(path: str, facts: Facts, image: Image.Image, spec: PrepareSpec) -> Loaded:
     """Views and thumbnail of an image that was decoded and perhaps transformed."""
+    views = _views(facts, image, spec)
+    facts = replace(facts, sharpness=sharpness(next(iter(views.values()))[0]))
+    return Loaded(path, facts, views, _thumbnail(image, spec.thumbnail) if spec.thumbnail else None)
+
+
+def with_faces(path: str, facts: Facts, image: Image.Image, spec: PrepareSpec, search: FaceSearch) -> Loaded | NoFace:
+    """Views and thumbnails of the faces of an image, of the whole image, or a record that it has no face."""
+    found = search.find(image)
+    scored = [face for face in found if face.side >= search.min_side][: search.most]
+    left_out = len(found) - len(scored)
+    if not scored and search.on_no_face is OnNoFace.WHOLE:
+        return replace(with_views(path, facts, image, spec), faces_left_out=left_out)
+    if not scored:
+        return NoFace(path=path, facts=facts, faces_left_out=left_out)
+    loaded = [_face(facts, image, spec, face) for face in scored]
+    thumbnail = _thumbnail(image, spec.thumbnail) if spec.thumbnail else None
+    largest = loaded[0]
+    return Loaded(path, largest.facts, largest.views, thumbnail, faces=tuple(loaded), faces_left_out=left_out)
+
+
+def _face(facts: Facts, image: Image.Image, spec: PrepareSpec, face: Face) -> LoadedFace:
+    views = _views(facts, image, spec, face)
+    first = next(iter(views.values()))[0]
+    facts = replace(facts, sharpness=sharpness(first), face_side=face.side, face_tilt=face.tilt)
+    thumbnail = _thumbnail(Image.fromarray(first), spec.thumbnail) if spec.thumbnail else None
+    return LoadedFace(face=face, facts=facts, views=views, thumbnail=thumbnail)
+
+
+def _views(
+    facts: Facts, image: Image.Image, spec: PrepareSpec, face: Face | None = None
+) -> dict[str, NDArray[np.uint8]]:
+    """The views of each branch: of a face, or of the whole image."""
     views = {}
     for branch, view in spec.views.items():
         generator = None
         if spec.crops_seed is not None:
             # A generator of its own, so that a branch draws the same crops beside others as alone.
             generator = np.random.default_rng([spec.crops_seed, int(facts.sha256, 16)])
-        views[branch] = cut_views(image, view, generator)
-    facts = replace(facts, sharpness=sharpness(next(iter(views.values()))[0]))
-    thumbnail = None
-    if spec.thumbnail:
-        scale = min(1.0, spec.thumbnail / max(image.size))
-        width, height = (max(1, round(length * scale)) for length in image.size)
-        buffer = io.BytesIO()
-        small = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        small.save(buffer, "JPEG", quality=80)
-        thumbnail = buffer.getvalue()
-    return Loaded(path, facts, views, thumbnail)
+        if face is None:
+            views[branch] = cut_views(image, view, generator)
+        elif view.kind is View.FACE:
+            views[branch] = np.asarray(aligned(image, face, view.size))[None]
+        else:
+            views[branch] = cut_views(upright_square(image, face), view, generator)
+    return views
+
+
+def _thumbnail(image: Image.Image, side: int) -> bytes:
+    scale = min(1.0, side / max(image.size))
+    width, height = (max(1, round(length * scale)) for length in image.size)
+    buffer = io.BytesIO()
+    small = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    small.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
 
 
 def sharpness(view: NDArray[np.uint8]) -> float:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input, InputKind, has_image_name, is_skipped, read_all
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.run_specs import InputSpec
 
 _SCHEMES: Final = ("http://", "https://", "s3://")
 _HTTP_NOT_FOUND: Final = 404

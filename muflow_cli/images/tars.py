@@ -27,7 +27,7 @@ from muflow_cli.images.inputs import (
     unreadable,
 )
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.run_specs import InputSpec
 
 
 class _Stream(Protocol):

@@ -24,13 +24,15 @@ def cut_views(image: Image.Image, spec: ViewSpec, generator: np.random.Generator
     `crops`: at most `count` squares at native resolution on an even grid or, with a generator, `fit_count` at random.
     An image with a side shorter than the square is cut to its centre square and resized.
 
+    `face`, for an image without one: as `resize`.
+
     Args:
         image: RGB.
         spec: kind, size and number of the views.
         generator: draws the offsets of random crops, without replacement; None = the even grid.
     """
     square = (spec.size, spec.size)
-    if spec.kind is View.RESIZE:
+    if spec.kind is not View.CROPS:
         ratio = min(image.size) // spec.size
         if spec.draft and ratio >= 2:
             image = image.reduce(2 ** (ratio.bit_length() - 1))

@@ -35,7 +35,7 @@ from muflow_cli.images.inputs import (
     too_large,
 )
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec
+from muflow_cli.run_specs import InputSpec
 
 # Members without an image's name whose first bytes are looked at; a tenth of a millisecond each.
 MAX_SNIFFED: Final = 20_000

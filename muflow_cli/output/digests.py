@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import replace
 
 from muflow_cli.output.encode import SCHEMA, detector_to_json, line, result_line, run_to_json, summary_to_json
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary
+from muflow_cli.records import Result
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 
 class ResultsDigest:

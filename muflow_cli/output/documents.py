@@ -19,7 +19,8 @@ from muflow_cli.output.encode import (
     summary_line,
     summary_to_json,
 )
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary
+from muflow_cli.records import Result
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 
 class JsonlWriter:

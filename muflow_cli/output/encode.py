@@ -15,7 +15,8 @@ from typing import Any, Final, TypeVar
 from muflow_cli.canonical import from_json
 from muflow_cli.errors import BadReport, BadSpec, NotFinite
 from muflow_cli.output.aliases import ALIASES, aliases_of
-from muflow_cli.records import DetectorInfo, Facts, Judgement, Result, RunInfo, Scored, Summary, Unreadable
+from muflow_cli.records import NO_FACE, Facts, Judgement, NoFace, Result, Scored, Unreadable
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 SCHEMA: Final = "muflow.scan/2"
 
@@ -27,7 +28,11 @@ _VERDICT: Final = tuple(dict.fromkeys(("p_value", "flagged", "tail", "verdict", 
 # Fields of a scored result, and the stable names that `--fields` chooses from, in the order of every format.
 SCORED_FIELDS: Final[tuple[str, ...]] = (
     *("path", *_FACTS, "score", "column_scores"),
-    *(*_VERDICT, "declared", "duplicate_of", "group"),
+    *(*_VERDICT, "declared", "duplicate_of", "group", "faces", "faces_left_out"),
+)
+# Those of an image without a face.
+NO_FACE_FIELDS: Final[tuple[str, ...]] = (
+    *("path", *_FACTS, "flagged", "verdict", "declared", "duplicate_of", "faces", "faces_left_out"),
 )
 FIELDS: Final[tuple[str, ...]] = (*SCORED_FIELDS, "error")
 
@@ -102,6 +107,8 @@ def summary_to_json(summary: Summary) -> dict[str, Any]:
 def result_to_json(result: Result) -> dict[str, Any]:
     """One result as a flat object that holds every field of its kind, null where there is no value.
 
+    An image without a face has no score, no p-value and nothing else that comes of them.
+
     Raises:
         NotFinite: where a score or p-value is NaN or infinite; the sentence names the image.
     """
@@ -110,6 +117,9 @@ def result_to_json(result: Result) -> dict[str, Any]:
     if isinstance(result, Unreadable):
         error = {"code": result.code, "message": result.message}
         return {**{name: value[name] for name in ("path", "sha256", "bytes", "declared")}, "error": error}
+    if isinstance(result, NoFace):
+        own = {**value, **value["facts"], "flagged": False, "verdict": NO_FACE, "faces": []}
+        return {name: own[name] for name in NO_FACE_FIELDS}
     flat = {**value, **value["facts"], **value["judgement"], "flagged": result.flagged}
     return {name: flat[name] for name in (*SCORED_FIELDS, *ALIASES["Scored"])}
 
@@ -165,16 +175,25 @@ def result_from_json(value: object) -> Result:
         if "error" in body:
             rest = {name: item for name, item in body.items() if name != "error"}
             result = from_json(Unreadable, {**rest, **body["error"]})
+        elif body.get("verdict") == NO_FACE:
+            result = from_json(
+                NoFace, _parts(body, ("path", "declared", "duplicate_of", "faces_left_out"), facts=_FACTS)
+            )
         else:
-            own = ("path", "score", "column_scores", "declared", "duplicate_of", "group")
-            facts, judgement, rest = ({name: body[name] for name in names} for names in (_FACTS, _JUDGEMENT, own))
-            result = from_json(Scored, {**rest, "facts": facts, "judgement": judgement})
+            own = ("path", "score", "column_scores", "declared", "duplicate_of", "group", "faces", "faces_left_out")
+            result = from_json(Scored, _parts(body, own, facts=_FACTS, judgement=_JUDGEMENT))
         # 0 == False: a report that holds a number there is not one that was written here.
         if result_to_json(result) == body and isinstance(body.get("flagged", False), bool):
             return result
     except (TypeError, ValueError, KeyError, NotFinite):
         pass
     raise BadReport(f"the report does not hold a whole result for {body['path']!a}")
+
+
+def _parts(body: Mapping[str, Any], own: Sequence[str], **parts: Sequence[str]) -> dict[str, Any]:
+    """The nested form of a flat object: the fields in `own`, and each part with its fields."""
+    nested = {part: {name: body[name] for name in names} for part, names in parts.items()}
+    return {name: body[name] for name in own} | nested
 
 
 def line(value: Mapping[str, Any]) -> bytes:

@@ -22,7 +22,8 @@ from muflow_cli.output.encode import detector_to_json, result_to_json, run_to_js
 from muflow_cli.output.histogram import histogram
 from muflow_cli.output.inert import escape
 from muflow_cli.output.strips import Strips, strips
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary
+from muflow_cli.records import Result, Scored, Unreadable
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 _LOADER: Final = PackageLoader("muflow_cli.output", "templates")
 # Groups with a plot, about 4 KB each: those with the smallest p-values.
@@ -37,10 +38,12 @@ class Exhibit:
         thumbnail: a small JPEG, PNG or WebP of what was scored, as bytes; None = no image in the report.
         heatmap: (g, g) score per position, nats per dimension, row 0 at the top, covering the thumbnail from edge to
             edge; None where the detector has no map.
+        faces: of the image, aligned, in the order of its result.
     """
 
     thumbnail: bytes | None
     heatmap: NDArray[np.float32] | None
+    faces: Sequence[Exhibit] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,7 @@ def _row(result: Result, exhibit: Exhibit | None) -> dict[str, object]:
     if isinstance(result, Scored):
         texts = {"duplicate_of": result.duplicate_of, "group": result.group}
         row |= {key: escape(text) for key, text in texts.items() if text is not None}
-    else:
+    elif isinstance(result, Unreadable):
         row["error"] = {"code": escape(result.code), "message": escape(result.message)}
     if exhibit is not None:
         image = exhibit.thumbnail

@@ -22,7 +22,8 @@ from muflow_cli.output.encode import (
     run_to_json,
     summary_from_json,
 )
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary, Unreadable
+from muflow_cli.records import Result, Scored, Unreadable
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 _EARLIER: Final = "muflow.scan/1"
 # No line that is written here comes near: a command line has at most 6 MiB, and a name in ASCII six times its bytes.
@@ -192,7 +193,7 @@ class Contents:
     def add(self, result: Result) -> None:
         """Take in one result."""
         self.digest.add(result)
-        kind = "unreadable" if isinstance(result, Unreadable) else "scored"
+        kind = "unreadable" if isinstance(result, Unreadable) else "scored" if isinstance(result, Scored) else "no_face"
         self.counts.update(["inputs", kind, *(["flagged"] if isinstance(result, Scored) and result.flagged else [])])
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muflow_cli.output.report import PLOTTED, Exhibit, ReportData, render_report
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary
+from muflow_cli.records import Result, Scored
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 THUMBNAIL: Final = 128
 SHOWN: Final = 2000
@@ -38,17 +39,24 @@ class Exhibits:
         worth = (result.flagged, -result.judgement.p_value)
         return len(self._ranking) < self._shown or worth > self._ranking[0][:2]
 
-    def add(self, result: Scored, thumbnail: bytes | None, heatmap: NDArray[np.float32] | None) -> None:
+    def add(
+        self,
+        result: Scored,
+        thumbnail: bytes | None,
+        heatmap: NDArray[np.float32] | None,
+        faces: Sequence[tuple[bytes | None, NDArray[np.float32] | None]] = (),
+    ) -> None:
         """Keep an image; where there is no room, drop the one least worth showing.
 
         Args:
             result: the first one of its content.
             thumbnail: a small JPEG.
             heatmap: (g, g), as in Exhibit.
+            faces: thumbnail and heat map of each of its faces.
         """
         entry = (result.flagged, -result.judgement.p_value, -self._order, result.facts.sha256)
         self._order += 1
-        self._by_content[result.facts.sha256] = Exhibit(thumbnail, heatmap)
+        self._by_content[result.facts.sha256] = Exhibit(thumbnail, heatmap, tuple(Exhibit(*face) for face in faces))
         if len(self._ranking) < self._shown:
             heapq.heappush(self._ranking, entry)
         else:

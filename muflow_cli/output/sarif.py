@@ -11,7 +11,8 @@ from urllib.parse import quote
 from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.encode import detector_to_json, line, result_to_json, run_to_json, summary_to_json
 from muflow_cli.output.inert import escape
-from muflow_cli.records import DetectorInfo, Origin, Result, RunInfo, Scored, Side, Summary, Unreadable
+from muflow_cli.records import Origin, Result, Scored, Side, Unreadable
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 SCHEMA_URI: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -51,7 +52,7 @@ def _finding(result: Scored) -> dict[str, object]:
 def _declaration(result: Result) -> dict[str, object]:
     kinds = [mark.kind for mark in result.declared.marks if mark.claim is Origin.SYNTHETIC]
     text = f"{escape(result.path)}: the file says that it is synthetic ({', '.join(kinds)})"
-    sha256 = result.facts.sha256 if isinstance(result, Scored) else result.sha256
+    sha256 = result.sha256 if isinstance(result, Unreadable) else result.facts.sha256
     return _result(Origin.SYNTHETIC, text, result, sha256)
 
 
@@ -104,7 +105,7 @@ class SarifWriter:
             }
             self._notifications.write(self._notice_separator + line(notification).rstrip(b"\n"))
             self._notice_separator = b",\n"
-        elif result.flagged:
+        elif isinstance(result, Scored) and result.flagged:
             self._add(_finding(result))
 
     def _add(self, finding: dict[str, object]) -> None:

@@ -12,8 +12,9 @@ import msgspec
 
 from muflow_cli.files import write_whole
 from muflow_cli.output.aliases import ALIASES
-from muflow_cli.output.encode import FIELDS, SCHEMA, SCORED_FIELDS
-from muflow_cli.records import DetectorInfo, RunInfo, Scored, Summary, Unreadable
+from muflow_cli.output.encode import FIELDS, NO_FACE_FIELDS, SCHEMA, SCORED_FIELDS
+from muflow_cli.records import NO_FACE, NoFace, Scored, Unreadable
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 FOLDER: Final = Path(__file__).parent / "schemas"
 
@@ -81,7 +82,9 @@ def scan_schema() -> Schema:
         "run": _ref("RunInfo"),
         "summary": _ref("Summary"),
     }
-    result = {"if": {"required": ["error"]}, "then": _ref("Unreadable"), "else": _ref("Scored")}
+    without_face = {"properties": {"verdict": {"const": NO_FACE}}, "required": ["verdict"]}
+    others = {"if": without_face, "then": _ref("NoFace"), "else": _ref("Scored")}
+    result = {"if": {"required": ["error"]}, "then": _ref("Unreadable"), "else": others}
     return {
         "$schema": _DIALECT,
         "title": SCHEMA,
@@ -110,7 +113,7 @@ def scan_line_schema() -> Schema:
         "summary": _ref("Summary"),
     }
     lines = {"RunLine": _object(run, optional=("fields",)), "SummaryLine": _object(summary)}
-    for name in ("Scored", "Unreadable", "Selected"):
+    for name in ("Scored", "NoFace", "Unreadable", "Selected"):
         result = parts.pop(name)
         properties = {"type": {"const": "result"}, **result["properties"]}
         required = ["type", *result["required"]]
@@ -125,22 +128,27 @@ def scan_line_schema() -> Schema:
             "The first line has the type run, the last the type summary, all between the type result. Where the first "
             "line has `fields` (--fields), a result is a SelectedLine."
         ),
-        "oneOf": [_ref(name) for name in ("RunLine", "ScoredLine", "UnreadableLine", "SummaryLine")],
+        "oneOf": [_ref(name) for name in ("RunLine", "ScoredLine", "NoFaceLine", "UnreadableLine", "SummaryLine")],
         "$defs": {**lines, **parts},
     }
 
 
 def _scan_definitions() -> dict[str, Schema]:
-    parts = definitions([Scored, Unreadable, RunInfo, DetectorInfo, Summary])
+    parts = definitions([Scored, NoFace, Unreadable, RunInfo, DetectorInfo, Summary])
     scored, unreadable = parts["Scored"]["properties"], parts["Unreadable"]["properties"]
     flagged = {"type": "boolean", "description": "Whether the verdict is `flagged`."}
-    judged = {**parts.pop("Facts")["properties"], **scored, **parts.pop("Judgement")["properties"], "flagged": flagged}
+    facts, without_face = parts.pop("Facts")["properties"], parts["NoFace"]["properties"]
+    verdict = {"const": NO_FACE}
+    faceless = {**facts, **without_face, "verdict": verdict, "flagged": {"const": False}, "faces": {"maxItems": 0}}
+    judged = {**facts, **scored, **parts.pop("Judgement")["properties"], "flagged": flagged}
     names = (*SCORED_FIELDS, *ALIASES["Scored"])
     error = _object({name: unreadable.pop(name) for name in ("code", "message")})
     selected = {**{name: judged[name] for name in SCORED_FIELDS}, "error": _ref("Error")}
-    described = {name: parts[name]["description"] for name in ("Scored", "Unreadable")}
+    selected["verdict"] = {"anyOf": [judged["verdict"], verdict]}
+    described = {name: parts[name]["description"] for name in ("Scored", "NoFace", "Unreadable")}
     return {
         "Scored": {"description": described["Scored"], **_object({name: judged[name] for name in names})},
+        "NoFace": {"description": described["NoFace"], **_object({name: faceless[name] for name in NO_FACE_FIELDS})},
         "Unreadable": {"description": described["Unreadable"], **_object({**unreadable, "error": _ref("Error")})},
         "Selected": {
             "description": "A result with --fields: exactly the selection, null where it has no value.",

@@ -6,18 +6,21 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
-from typing import IO, BinaryIO, Final, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, BinaryIO, Final, cast
 
 from rich.console import Console
 from rich.text import Text
 
 from muflow_cli.output.encode import FIELDS, check_fields, result_to_json, select
 from muflow_cli.output.inert import cell, escape
-from muflow_cli.records import DetectorInfo, Origin, Result, RunInfo, Summary
+from muflow_cli.records import Origin, Result, Verdict
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 # Fields that are several columns of the CSV, named field_key.
 _PARTS: Final[Mapping[str, tuple[str, ...]]] = {"declared": ("origin", "marks"), "error": ("code", "message")}
+
+FACE_COLUMNS: Final = ("face", "left", "top", "right", "bottom", "confidence")
 
 _GROUP_COLUMNS: Final = (
     *("name", "images", "flagged", "share_flagged"),
@@ -54,6 +57,10 @@ _WIDTHS: Final = {
     "declared": 9,
     "duplicate_of": 40,
     "group": 24,
+    "faces": 5,
+    "faces_left_out": 14,
+    "face_side": 9,
+    "face_tilt": 9,
     "error": 40,
 }
 
@@ -70,6 +77,18 @@ def csv_columns(fields: Sequence[str] | None) -> tuple[str, ...]:
     )
 
 
+def _face_rows(value: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A result's object once for each of its faces, with that face's own score and verdict; itself without a face."""
+    if not value.get("faces"):
+        yield dict(value)
+    for number, face in enumerate(value.get("faces", ()), start=1):
+        left, top, right, bottom = face["box"]
+        place = {"left": left, "top": top, "right": right, "bottom": bottom}
+        side = {"face_side": min(right - left, bottom - top), "face_tilt": face["tilt"]}
+        own = {name: item for name, item in face.items() if name in value or name == "confidence"}
+        yield {**value, **own, **place, **side, "face": number, "flagged": face["verdict"] == Verdict.FLAGGED}
+
+
 def _csv_cell(value: object) -> object:
     if isinstance(value, str):
         return cell(value)
@@ -84,22 +103,32 @@ def _csv_cell(value: object) -> object:
 class CsvWriter:
     """RFC 4180, UTF-8, lines ending in CR LF, a header row; numbers in full precision, an empty cell for null.
 
-    Text cells are made inert and stay recoverable (`output.inert.cell`); lists are JSON arrays.
+    Text cells are made inert and stay recoverable (`output.inert.cell`); lists are JSON arrays, and
+    `faces` is their number.
+
+    Args:
+        stream: of the file.
+        fields: to write, in this order; None = all.
+        per_face: one row for each face instead of one for each image, with the columns FACE_COLUMNS at the end.
     """
 
-    def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None) -> None:
+    def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None, *, per_face: bool = False) -> None:
         check_fields(fields)
-        self._stream, self._columns = stream, csv_columns(fields)
+        self._stream, self._per_face = stream, per_face
+        self._columns = csv_columns(fields) + (FACE_COLUMNS if per_face else ())
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:  # noqa: ARG002 - a CSV has rows only
         """Write the header row."""
         _write_row(self._stream, self._columns)
 
     def write(self, result: Result) -> None:
-        """Write one row."""
+        """Write one row, or one for each face."""
         value = result_to_json(result)
         parts = {f"{name}_{key}": value[name][key] for name in _PARTS if name in value for key in _PARTS[name]}
-        _write_row(self._stream, [_csv_cell({**value, **parts}.get(column)) for column in self._columns])
+        count = {"faces": len(value["faces"])} if "faces" in value else {}
+        for row in _face_rows(value) if self._per_face else [value]:
+            cells = {**row, **parts, **count}
+            _write_row(self._stream, [_csv_cell(cells.get(column)) for column in self._columns])
 
     def end(self, run: RunInfo, summary: Summary) -> None:
         """Do nothing: a CSV has rows only."""
@@ -179,6 +208,7 @@ class TableWriter:
     def write(self, result: Result) -> None:
         """Write one line; after the path stands why an input could not be read, or that an image is damaged."""
         value = result_to_json(result)
+        value |= {"faces": len(value["faces"])} if "faces" in value else {}
         error = value.get("error")
         shown = select({"verdict": "unreadable", **value} if error else value, self._fields)
         cells = [_show(name, item) for name, item in shown.items()]

@@ -15,7 +15,8 @@ from muflow_cli.output.documents import JsonlWriter, JsonWriter
 from muflow_cli.output.sarif import SarifWriter
 from muflow_cli.output.suffixes import longest_match
 from muflow_cli.output.tabular import CsvWriter, GroupsWriter, TableWriter
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary
+from muflow_cli.records import Result
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 if TYPE_CHECKING:
     from muflow_cli.output.report_writer import Exhibits
@@ -31,6 +32,13 @@ class OutputFormat(StrEnum):
     GROUPS = "groups"
     SARIF = "sarif"
     HTML = "html"
+
+
+class Per(StrEnum):
+    """What a row of a CSV is."""
+
+    IMAGE = "image"
+    FACE = "face"
 
 
 class Writer(Protocol):
@@ -52,12 +60,14 @@ class WriterContext:
 
     Attributes:
         fields: the `--fields` selection; None = all.
+        per_face: one row of a CSV for each face instead of each image.
         q_values: whether the verdicts are by q-values, which a table then shows.
         calibration_scores: of the calibration reals, nats per dimension; for the HTML page.
         exhibits: images of the HTML page, filled while the results come; None = a page without images.
     """
 
     fields: tuple[str, ...] | None = None
+    per_face: bool = False
     q_values: bool = False
     calibration_scores: Sequence[float] = ()
     exhibits: Exhibits | None = None
@@ -98,7 +108,9 @@ WRITERS: Final[Mapping[OutputFormat, Format]] = {
         make=lambda stream, context: JsonlWriter(stream, context.fields),
         grows=True,
     ),
-    OutputFormat.CSV: Format(suffixes=(".csv",), make=lambda stream, context: CsvWriter(stream, context.fields)),
+    OutputFormat.CSV: Format(
+        suffixes=(".csv",), make=lambda stream, context: CsvWriter(stream, context.fields, per_face=context.per_face)
+    ),
     OutputFormat.GROUPS: Format(suffixes=(".groups.csv",), make=lambda stream, _: GroupsWriter(stream)),
     OutputFormat.SARIF: Format(
         suffixes=(".sarif", ".sarif.json"), make=lambda stream, context: SarifWriter(stream, context.fields)

@@ -14,7 +14,8 @@ from muflow_cli.engine.devices import Placement
 from muflow_cli.errors import FeaturesDiffer, NoFeatures, TooFewForRate
 from muflow_cli.images.inputs import Input, InputKind
 from muflow_cli.images.remote import is_remote
-from muflow_cli.records import AdaptiveInfo, ImageGroup, Result, Scored, Side
+from muflow_cli.records import Result, Scored, Side
+from muflow_cli.run_records import AdaptiveInfo, ImageGroup
 from muflow_cli.scan.evidence import Evidence
 from muflow_cli.scan.fdr import photographs, with_q_values
 from muflow_cli.scan.settings import Comparison

@@ -6,7 +6,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from muflow_cli.records import Result, Scored, Verdict
+from muflow_cli.calibration.pvalues import over_tests
+from muflow_cli.records import FaceScore, Result, Scored, Verdict
 
 
 def photographs(results: Sequence[Result], near: Mapping[str, int]) -> dict[str, str]:
@@ -24,6 +25,25 @@ def photographs(results: Sequence[Result], near: Mapping[str, int]) -> dict[str,
     groups = near_duplicate_groups([near[digest] for digest in digests]).tolist()
     first: dict[int, str] = {}
     return {digest: first.setdefault(group, digest) for digest, group in zip(digests, groups, strict=True)}
+
+
+def _by_rate(
+    result: Scored, verdict: Verdict, steps: Sequence[tuple[float, float]], fdr: float
+) -> tuple[FaceScore, ...]:
+    """The faces of a result with verdicts that agree with the image's: those whose own p-values would be flagged too.
+
+    An adaptive p-value is that of the largest face.
+    """
+    adaptive = result.judgement.adaptive_p_value is not None
+
+    def own(index: int, face: FaceScore) -> Verdict:
+        if verdict is not Verdict.FLAGGED or face.verdict is Verdict.INCONCLUSIVE:
+            return face.verdict if face.verdict is Verdict.INCONCLUSIVE else Verdict.NOT_FLAGGED
+        above = bisect_left(steps, (over_tests(face.p_value, len(result.faces)), 0.0))
+        flagged = index == 0 if adaptive else above < len(steps) and steps[above][1] <= fdr
+        return Verdict.FLAGGED if flagged else Verdict.NOT_FLAGGED
+
+    return tuple(replace(face, verdict=own(index, face)) for index, face in enumerate(result.faces))
 
 
 def with_q_values(
@@ -60,6 +80,7 @@ def with_q_values(
         verdict = judgement.verdict
         if verdict is not Verdict.INCONCLUSIVE:
             verdict = Verdict.FLAGGED if q_value <= fdr else Verdict.NOT_FLAGGED
-        return replace(result, judgement=replace(judgement, q_value=q_value, verdict=verdict))
+        faces = _by_rate(result, verdict, steps, fdr)
+        return replace(result, judgement=replace(judgement, q_value=q_value, verdict=verdict), faces=faces)
 
     return [with_q_value(result) for result in results]

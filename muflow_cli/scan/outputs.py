@@ -11,7 +11,8 @@ from typing import BinaryIO, cast
 
 from muflow_cli.files import growing, replacing, standard_output
 from muflow_cli.output.writers import WRITERS, OutputFormat, Writer, WriterContext
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Summary
+from muflow_cli.records import Result
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 from muflow_cli.scan.resume import ResumedWriter
 
 

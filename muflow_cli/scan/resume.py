@@ -14,7 +14,8 @@ from muflow_cli.files import replacing
 from muflow_cli.output.digests import sealed
 from muflow_cli.output.encode import checked_line, line_key, mismatch_note, run_line, summary_line
 from muflow_cli.output.report_reader import Head, UnusableReport, read_good_results, read_head, read_results
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary
+from muflow_cli.records import Result, Scored
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 
 def resumable(

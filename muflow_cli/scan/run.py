@@ -19,7 +19,9 @@ from muflow_cli.images.inputs import Input
 from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.encode import line_key
 from muflow_cli.output.writers import WRITERS, WriterContext
-from muflow_cli.records import DetectorInfo, Result, RunInfo, Scored, Summary, Unreadable
+from muflow_cli.records import Result, Scored, Unreadable
+from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
+from muflow_cli.run_specs import InputSpec, Runtime
 from muflow_cli.scan.comparison import Compared, check_comparison, compare, group_name
 from muflow_cli.scan.evidence import Evidence, discard_evidence, open_evidence
 from muflow_cli.scan.outputs import Destination, Outputs, open_outputs
@@ -27,7 +29,6 @@ from muflow_cli.scan.resume import resumable
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest
-from muflow_cli.specs import InputSpec, Runtime
 
 if TYPE_CHECKING:
     from muflow_cli.output.report_writer import Exhibits
@@ -72,6 +73,7 @@ class Job:
         inputs: limits on what is read.
         runtime: device, precision, batch size, workers.
         fields: only these fields of each result, in this order; None = all.
+        per_face: a CSV has one row for each face, not for each image.
         comparison: what all images say together.
         argv: the command line, for the report.
     """
@@ -83,6 +85,7 @@ class Job:
     inputs: InputSpec = field(default_factory=InputSpec)
     runtime: Runtime = field(default_factory=Runtime)
     fields: tuple[str, ...] | None = None
+    per_face: bool = False
     comparison: Comparison = field(default_factory=Comparison)
     argv: tuple[str, ...] = ()
 
@@ -117,6 +120,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     exhibits = _exhibits(job)
     context = WriterContext(
         fields=job.fields,
+        per_face=job.per_face,
         q_values=job.comparison.fdr is not None,
         calibration_scores=job.detector.calibration.mean_scores.tolist(),
         exhibits=exhibits,
@@ -206,11 +210,12 @@ def _pass(
     for result in results:
         with listener.writing():
             recording.write(result)
-    if recording.tally.inputs == 0 and not scan.interrupted:
+    if recording.tally.inputs == 0 and not scan.no_face_skipped and not scan.interrupted:
         raise NothingToDo("no image was found", "give image files, or folders that contain images")
     stages = scan.seconds | comparing
     return recording.end(
         interrupted=scan.interrupted or passing.failure is not None,
+        no_face_skipped=scan.no_face_skipped,
         fdr=job.comparison.fdr,
         adaptive=compared.adaptive,
         groups=compared.groups,

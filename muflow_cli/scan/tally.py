@@ -6,14 +6,15 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from muflow_cli.records import Origin, Result, Summary, Unreadable, Verdict
+from muflow_cli.records import NoFace, Origin, Result, Unreadable, Verdict
+from muflow_cli.run_records import Summary
 
 
 class Tally:
     """Counts results; the clock starts when it is made."""
 
     def __init__(self) -> None:
-        self.scored = self.flagged = self.duplicates = self.inconclusive = self.damaged = 0
+        self.scored = self.flagged = self.duplicates = self.inconclusive = self.damaged = self.faces = self.no_face = 0
         self.codes: Counter[str] = Counter()
         self.tails: Counter[str] = Counter()
         self.origins: Counter[str] = Counter()
@@ -27,7 +28,7 @@ class Tally:
     @property
     def inputs(self) -> int:
         """Number of results."""
-        return self.scored + self.unreadable
+        return self.scored + self.no_face + self.unreadable
 
     def add(self, result: Result) -> None:
         """Count one result."""
@@ -36,9 +37,13 @@ class Tally:
         if isinstance(result, Unreadable):
             self.codes[result.code] += 1
             return
-        self.scored += 1
         self.duplicates += result.duplicate_of is not None
         self.damaged += result.facts.damaged
+        if isinstance(result, NoFace):
+            self.no_face += 1
+            return
+        self.scored += 1
+        self.faces += len(result.faces)
         self.inconclusive += result.judgement.verdict is Verdict.INCONCLUSIVE
         if result.flagged:
             self.flagged += 1
@@ -57,6 +62,8 @@ class Tally:
             images_per_second=round(self.scored / seconds, 3) if seconds > 0 else 0.0,
             inconclusive=self.inconclusive,
             damaged=self.damaged,
+            faces=self.faces,
+            no_face=self.no_face,
             unreadable_by_code=dict(sorted(self.codes.items())),
             flagged_by_tail=dict(sorted(self.tails.items())),
             declared_by_origin=dict(sorted(self.origins.items())),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -12,16 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muflow_cli.calibration.judge import Judge
-from muflow_cli.detector import Detector, scored_result
+from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
-from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream
+from muflow_cli.engine.scoring import Extras, score_stream
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import Loaded, LoadSpec, Seen, load_unknown, look_ahead
-from muflow_cli.records import Result, Scored, Unreadable
+from muflow_cli.images.loader import Loaded, Seen, load_unknown, look_ahead
+from muflow_cli.records import NoFace, Result, Scored, Unreadable
+from muflow_cli.run_specs import InputSpec, OnNoFace, Runtime
 from muflow_cli.scan.evidence import Evidence
-from muflow_cli.specs import InputSpec, Runtime, View
+from muflow_cli.specs import View
+from muflow_cli.units import Item, ScoredImage, by_image, judged_again, scored_result, units_of
 
-_Item = Loaded | Seen | Unreadable
+_Item = Loaded | NoFace | Seen | Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,13 +49,20 @@ class Gallery(Protocol):
     def wants(self, result: Scored) -> bool:
         """Whether the report would show this image."""
 
-    def add(self, result: Scored, thumbnail: bytes | None, heatmap: NDArray[np.float32] | None) -> None:
+    def add(
+        self,
+        result: Scored,
+        thumbnail: bytes | None,
+        heatmap: NDArray[np.float32] | None,
+        faces: Sequence[tuple[bytes | None, NDArray[np.float32] | None]],
+    ) -> None:
         """Add an image that `wants` accepted.
 
         Args:
             result: the first result with this content.
             thumbnail: a small JPEG, if a size was given.
-            heatmap: (g, g) scores by position over the whole image; None if no branch has one.
+            heatmap: (g, g) scores by position over the whole image; None if no branch has one, and for faces.
+            faces: thumbnail and heat map of each face of the result, aligned.
         """
 
 
@@ -70,6 +79,7 @@ class Scan:
     Attributes:
         interrupted: whether `stop` ended the pass.
         taken_over: number of contents whose results came from the earlier run.
+        no_face_skipped: number of images without a face that have no result.
         seconds: the scoring thread's time: waiting for images ("read"), computing ("score"), handing out results
             ("write"). Reading overlaps scoring, so the largest is the bottleneck.
     """
@@ -88,10 +98,10 @@ class Scan:
         self._scorer = request.detector.scorer(self.placement)
         self._judge = Judge(request.detector.calibration)
         self._earlier = dict(earlier or {})
-        self._first: dict[str, Scored] = {}  # the first result of each content in this run
+        self._first: dict[str, Scored | NoFace] = {}  # the first result of each content in this run
         self._begun: set[str] = set()  # contents that are being scored
         self.interrupted = False
-        self.taken_over = 0
+        self.taken_over = self.no_face_skipped = 0
         self.seconds = {"read": 0.0, "score": 0.0, "write": 0.0}
 
     @property
@@ -102,19 +112,18 @@ class Scan:
     def results(self, inputs: Iterable[Input | Unreadable]) -> Iterator[Result]:
         """One result per input, in their order; each distinct content is decoded and scored once."""
         workers = self._request.runtime.threads
-        spec = LoadSpec(
-            views=self._request.detector.views,
-            inputs=self._request.inputs,
-            workers=workers,
-            ahead=look_ahead(self.placement.batch_size, workers),
-            thumbnail=self._request.thumbnail,
-        )
+        ahead = look_ahead(self.placement.batch_size, workers)
+        spec = self._request.detector.load_spec(self._request.inputs, workers=workers, ahead=ahead)
+        spec = replace(spec, thumbnail=self._request.thumbnail)
         wants_features = self._evidence is not None and self._evidence.count > 0
         extras = Extras(maps=self._gallery is not None, features=wants_features)
         with contextlib.closing(load_unknown(inputs, spec, self._is_known)) as items:
-            stream = score_stream(self._units(items), self._scorer, extras)
+            stream = by_image(score_stream(self._units(items), self._scorer, extras))
             begun, read_before = time.monotonic(), self.seconds["read"]
             for item in stream:
+                if isinstance(item, NoFace) and self._request.inputs.on_no_face is OnNoFace.SKIP:
+                    self.no_face_skipped += 1
+                    continue
                 result = self._result(item)
                 scored = time.monotonic()
                 self.seconds["score"] += scored - begun - (self.seconds["read"] - read_before)
@@ -125,57 +134,66 @@ class Scan:
     def _is_known(self, sha256: str) -> bool:
         return sha256 in self._first or sha256 in self._begun or sha256 in self._earlier
 
-    def _units(self, items: Iterator[_Item]) -> Iterator[_Item]:
-        """The items until `stop` is true; content that is already being scored is not scored a second time."""
+    def _units(self, items: Iterator[_Item]) -> Iterator[Item]:
+        """What is scored of the items until `stop` is true; content that is being scored is not scored again."""
         while True:
             begun = time.monotonic()
             item = next(items, None)
             self.seconds["read"] += time.monotonic() - begun
             if item is None:
                 return
-            if isinstance(item, Loaded):
-                if self._is_known(item.facts.sha256):
-                    item = Seen(item.path, item.facts.sha256)
-                else:
+            if isinstance(item, Loaded | NoFace) and self._is_known(item.facts.sha256):
+                yield Seen(item.path, item.facts.sha256)
+            elif isinstance(item, Loaded):
+                self._begun.add(item.facts.sha256)
+                yield from units_of(item)
+            else:
+                if isinstance(item, NoFace):
                     self._begun.add(item.facts.sha256)
-            yield item
+                yield item
             if self._stop():
                 self.interrupted = True
                 return
 
-    def _result(self, item: ScoredUnit[_Item] | _Item) -> Result:
+    def _result(self, item: ScoredImage | NoFace | Seen | Unreadable) -> Result:
         if isinstance(item, Unreadable):
             return item
-        if isinstance(item, ScoredUnit) and isinstance(item.unit, Loaded):
-            image = item.unit
-            (judgement,) = self._judge.judge(item.columns[None], [image.facts])
-            result = scored_result(image, item.columns, judgement)
-            self._first[image.facts.sha256] = result
-            self._begun.discard(image.facts.sha256)
-            if self._evidence is not None:
-                from muflow_cli.images.near import near_hash  # needs SciPy, which takes a second to import
+        if isinstance(item, Seen):
+            return self._repeated(item)
+        digest = item.facts.sha256 if isinstance(item, NoFace) else item.image.facts.sha256
+        result = item if isinstance(item, NoFace) else scored_result(item, self._judge)
+        self._first[digest] = result
+        self._begun.discard(digest)
+        if isinstance(item, ScoredImage) and isinstance(result, Scored):
+            self._show(item, result)
+        return result
 
-                self._evidence.add(image.facts.sha256, near_hash(image.views), item.features)
-            if self._gallery is not None and self._gallery.wants(result):
-                heatmap = whole_image_map(self._request.detector, item.maps)
-                self._gallery.add(result, image.thumbnail, heatmap)
-            return result
-        assert isinstance(item, Seen)  # noqa: S101 - the loader gives nothing else
+    def _show(self, scored: ScoredImage, result: Scored) -> None:
+        """Give evidence and gallery what they keep of an image."""
+        if self._evidence is not None:
+            from muflow_cli.images.near import near_hash  # needs SciPy, which takes a second to import
+
+            # A batch is compared by the largest face of each image, as the calibration's images are.
+            self._evidence.add(result.facts.sha256, near_hash(scored.image.views), scored.units[0].features)
+        if self._gallery is not None and self._gallery.wants(result):
+            maps = [part_map(self._request.detector, unit.maps) for unit in scored.units]
+            whole = None if scored.image.faces else maps[0]
+            faces = [(face.thumbnail, heatmap) for face, heatmap in zip(scored.image.faces, maps, strict=False)]
+            self._gallery.add(result, scored.image.thumbnail, whole, faces)
+
+    def _repeated(self, item: Seen) -> Result:
+        """The result of content that was seen before, in this run or in an earlier one."""
         first = self._first.get(item.sha256)
         if first is None:  # scored by an earlier run, perhaps under another name
-            first = self._judged_again(self._earlier.pop(item.sha256), item.path)
+            earlier = judged_again(self._earlier.pop(item.sha256), self._judge)
+            first = replace(earlier, path=item.path, duplicate_of=None, group=None)
             self._first[item.sha256] = first
             self.taken_over += 1
         return first if first.path == item.path else replace(first, path=item.path, duplicate_of=first.path)
 
-    def _judged_again(self, earlier: Scored, path: str) -> Scored:
-        """A result of an earlier run; its scores count, not its verdict, which may be by a false discovery rate."""
-        (judgement,) = self._judge.judge(np.array([earlier.column_scores]), [earlier.facts])
-        return replace(earlier, path=path, duplicate_of=None, group=None, judgement=judgement)
 
-
-def whole_image_map(detector: Detector, maps: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32] | None:
-    """(g, g) map of the first branch that views the whole image on a grid of several cells; None if there is none.
+def part_map(detector: Detector, maps: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32] | None:
+    """(g, g) map of the first branch that views a whole image, or face, on a grid of several cells; None without one.
 
     Args:
         detector: the detector that gave the maps.
@@ -183,7 +201,7 @@ def whole_image_map(detector: Detector, maps: Mapping[str, NDArray[np.float32]])
     """
     for name, view in detector.views.items():
         # Crops lie anywhere in an image, and a single cell adds nothing to the score.
-        if view.kind is View.RESIZE and name in maps and maps[name].shape[-1] > 1:
+        if view.kind is not View.CROPS and name in maps and maps[name].shape[-1] > 1:
             heatmap: NDArray[np.float32] = maps[name][0]
             return heatmap
     return None

@@ -9,7 +9,7 @@ from muflow_cli.engine.cpu.fused import fuse_convolutions
 from muflow_cli.engine.cpu.winograd import WinogradFlow
 from muflow_cli.engine.devices import Placement
 from muflow_cli.engine.flow import PlainFlow
-from muflow_cli.specs import Precision
+from muflow_cli.run_specs import Precision
 
 
 def accelerate(module: nn.Module, placement: Placement) -> nn.Module:

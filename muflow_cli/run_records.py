@@ -1,0 +1,158 @@
+"""What comes back of a whole run: its head, its detector, its groups and its counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from muflow_cli.records import Side
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunInfo:
+    """The head of a run: what measured, on which machine, when (UTC, ISO 8601).
+
+    Attributes:
+        options: those that decide what becomes of an input, by their names; None where an earlier muflow did not record
+            them, and for runs without such options.
+    """
+
+    tool: str
+    version: str
+    argv: tuple[str, ...]
+    started: str
+    device: str
+    precision: str
+    versions: Mapping[str, str]
+    finished: str | None = None
+    options: Mapping[str, int | float | str | bool | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DetectorInfo:
+    """The detector as a report names it.
+
+    Attributes:
+        path: of the bundle, as given.
+        fingerprint: of the detector.
+        calibration_fingerprint: of scores and rule.
+        encoder: of every branch, joined with "+".
+        rule: method of the rule.
+        alpha: nominal false-positive rate.
+        tail: which side the rule flags, "upper" or "both".
+        columns: (S,) names of the scores, `branch/layer`.
+        calibration_images: number of calibration reals.
+        smallest_p_value: that this rule can give with that many reals.
+        file_sha256: of the bundle as it was read, as `sha256sum` prints it; None for a detector made in memory.
+        face_detector: what finds the faces that it scores; None where it scores whole images.
+    """
+
+    path: str
+    fingerprint: str
+    calibration_fingerprint: str
+    encoder: str
+    rule: str
+    alpha: float
+    tail: str
+    columns: tuple[str, ...]
+    calibration_images: int
+    smallest_p_value: float
+    file_sha256: str | None = None
+    face_detector: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageGroup:
+    """The images of one folder, archive or entry of a list, compared with the calibration reals together.
+
+    That a group is unlike the calibration does not make it synthetic: reals of another origin are unlike it too.
+
+    Attributes:
+        name: of the folder, archive or entry.
+        images: photographs that were scored; copies and near copies count once.
+        flagged: how many of them are flagged.
+        p_value: of a permutation test that the group is like the calibration reals, in (0, 1]; None with one image.
+        q_value: Benjamini-Hochberg over the groups of this run.
+        unlike_calibration: whether the q-value is at most the run's false discovery rate, or else the rule's alpha.
+        tail: the side of the calibration's median score on which the group's mean score lies.
+        atypical: share of its images with a fact outside the calibration's ranges, 0..1.
+    """
+
+    name: str
+    images: int
+    flagged: int
+    p_value: float | None
+    q_value: float | None
+    unlike_calibration: bool
+    tail: Side
+    atypical: float
+
+    @property
+    def share_flagged(self) -> float:
+        """Share of its images that are flagged, 0..1."""
+        return self.flagged / self.images
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptiveInfo:
+    """How the adaptive p-values of a run came about.
+
+    Attributes:
+        learner: the classifier that was chosen, without labels, among those offered.
+        training: calibration reals that it learned from.
+        nulls: calibration reals that the images were ranked among; no adaptive p-value is below 1 / (nulls + 1).
+        fewest_flagged: photographs that can be flagged at this rate, if any is: at least so many stand out together.
+        atypical: share of the photographs with a fact outside the calibration's ranges, 0..1.
+    """
+
+    learner: str
+    training: int
+    nulls: int
+    fewest_flagged: int
+    atypical: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """The end of a run. `inputs` = scored + no_face + unreadable; `duplicates` are among the first two.
+
+    `faces` counts the faces that were scored, `no_face` the results of images without one, `no_face_skipped` the images
+    without one that have no result.
+    `damaged` counts the scored images whose coded data is damaged: slightly, or with `--damaged score`.
+    `declared_by_origin` counts the inputs, unreadable ones too, whose files name an origin.
+
+    Attributes:
+        head_sha256: over what stands before and beside the results: schema, run and detector.
+        results_sha256: over all results, in order.
+        report_sha256: over this summary, and so over the whole report, since the two digests above are part of it.
+    """
+
+    inputs: int
+    scored: int
+    flagged: int
+    unreadable: int
+    duplicates: int
+    seconds: float
+    images_per_second: float
+    inconclusive: int = 0
+    damaged: int = 0
+    faces: int = 0
+    no_face: int = 0
+    no_face_skipped: int = 0
+    unreadable_by_code: Mapping[str, int] = field(default_factory=dict)
+    flagged_by_tail: Mapping[str, int] = field(default_factory=dict)
+    declared_by_origin: Mapping[str, int] = field(default_factory=dict)
+    fdr: float | None = None
+    adaptive: AdaptiveInfo | None = None
+    groups: tuple[ImageGroup, ...] = ()
+    interrupted: bool = False
+    results_sha256: str | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
+    bottleneck: str | None = None
+    head_sha256: str | None = None
+    report_sha256: str | None = None
+
+    @property
+    def ranked_groups(self) -> tuple[ImageGroup, ...]:
+        """The groups, the most unlike the calibration first, those without a p-value last."""
+        return tuple(sorted(self.groups, key=lambda group: (group.p_value is None, group.p_value or 0, group.name)))

@@ -1,0 +1,105 @@
+"""Frozen settings of a run, which no detector holds: which files are read, and where to compute."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+
+from muflow_cli.specs import between
+
+
+class Precision(StrEnum):
+    """Arithmetic of the convolutions; densities and log-determinants are float32 whatever this says."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class Damaged(StrEnum):
+    """What becomes of an image whose coded data is damaged or cut but can be decoded.
+
+    `refuse`: one error record, unless a part of the last row of blocks is all that is missing. `score`: a score that is
+    marked as that of a damaged image.
+    """
+
+    REFUSE = "refuse"
+    SCORE = "score"
+
+
+class OnNoFace(StrEnum):
+    """What becomes of an image without a face, where a detector looks for faces.
+
+    `report`: a result with the verdict `no_face`. `whole`: the whole image is scored as if it were a face. `skip`: it
+    is counted, and has no result.
+    """
+
+    REPORT = "report"
+    WHOLE = "whole"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runtime:
+    """Where and how fast to compute; no score depends on it but for rounding.
+
+    Attributes:
+        device: auto (a CUDA device if there is one), cpu, cuda or cuda:N.
+        precision: arithmetic of the convolutions.
+        batch_size: views per batch; 0 = the device's own.
+        workers: decoding threads; 0 = one per core.
+    """
+
+    device: str = "auto"
+    precision: Precision = Precision.AUTO
+    batch_size: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        between(self, 0, 1_000_000, "batch_size")
+        between(self, 0, 1024, "workers")
+
+    @property
+    def threads(self) -> int:
+        """Number of decoding threads, at least 1."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputSpec:
+    """Which files are read, and how much of them.
+
+    Attributes:
+        exclude: glob patterns on the path as given or on any part of it.
+        hidden: also names that begin with a dot.
+        follow_links: enter directories and files behind symbolic links inside a folder.
+        max_bytes: a larger file is one error record, unread.
+        max_pixels: an image with more pixels is one error record, undecoded.
+        damaged: what becomes of images whose coded data is damaged or cut.
+        c2pa_anchors: certificates (PEM) that may vouch for the signer of a C2PA manifest; None = none may.
+        max_seconds: an image whose decoding takes more processor time, or four times as long on a busy machine, is one
+            error record, where it is decoded in a process of its own; a thread decodes only what takes a few seconds.
+        archives: also read the members of archives inside folders; an archive that is named is always opened.
+        max_faces: faces of one image that are scored, the largest first, where a detector looks for faces.
+        on_no_face: what becomes of an image without a face that can be scored.
+        face_model: path of the model file, for a detector of faces that needs one.
+    """
+
+    exclude: tuple[str, ...] = ()
+    hidden: bool = False
+    follow_links: bool = False
+    max_bytes: int = 256 * 2**20
+    max_pixels: int = 100_000_000
+    damaged: Damaged = Damaged.REFUSE
+    c2pa_anchors: str | None = None
+    max_seconds: float = 30.0
+    archives: bool = True
+    max_faces: int = 20
+    on_no_face: OnNoFace = OnNoFace.REPORT
+    face_model: str | None = None
+
+    def __post_init__(self) -> None:
+        between(self, 1, 2**60, "max_bytes", "max_pixels")
+        between(self, 0.001, 86_400, "max_seconds")
+        between(self, 1, 1000, "max_faces")
