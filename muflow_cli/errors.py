@@ -153,6 +153,20 @@ class MissingTool(MuflowError):
         super().__init__(f"{option} needs {tool}, which is not on the PATH", remedy)
 
 
+class MissingExtra(MuflowError):
+    """Packages that an option needs and that come with an extra of this one; `purpose` begins the sentence."""
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(f"{purpose} needs packages that are not installed", f"run pip install 'muflow-cli[{extra}]'")
+
+
+class BadFaceModel(MuflowError):
+    """A model file that a face detector cannot use, or lacks."""
+
+    def __init__(self, subject: str, what: str, remedy: str = "name a YuNet model in ONNX") -> None:
+        super().__init__(f"{subject} {what}", remedy)
+
+
 class NotFinite(MuflowError):
     """A computation that gave NaN or infinite values."""
 

@@ -112,7 +112,7 @@ class FaceSpec:
         model_sha256: of the model file, for a detector that needs one from the user; empty for the others.
     """
 
-    detector: str = "centerface"
+    detector: str = "yunet"
     min_side: int = 64
     model_sha256: str = ""
 
