@@ -8,11 +8,11 @@ its frame.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from muflow_cli.records import Face
@@ -22,6 +22,8 @@ _BY_EYES: Final = 2.0
 _BY_MOUTH: Final = 1.8
 # Its centre lies below the eyes by this share of the distance from eyes to mouth.
 _BELOW: Final = 0.1
+# Pixels of the image for one of the square, along a side, that a bicubic filter bridges without visible aliasing.
+_UNFILTERED: Final = 1.25
 # Landmarks that lie on one spot, as of a false face, would ask for an enlargement without bounds; a frame is never
 # smaller than the face.
 _LEAST_OF_BOX: Final = 1.0
@@ -61,7 +63,10 @@ def frame_of(face: Face) -> Frame:
 
 
 def aligned(image: Image.Image, face: Face, size: int) -> Image.Image:
-    """The aligned square of a face, (size, size), antialiased; outside the image lies its mirror image.
+    """The aligned square of a face, (size, size); outside the image lies its mirror image.
+
+    Bicubic, from the image's own pixels; where it has more than _UNFILTERED of them for one of the square, they are
+    first averaged down to so many, antialiased.
 
     Args:
         image: RGB, upright, at full scale.
@@ -69,44 +74,51 @@ def aligned(image: Image.Image, face: Face, size: int) -> Image.Image:
         size: side of the square, pixels.
     """
     frame = frame_of(face)
-    # Averaging whole pixels first bounds memory and time; between one and two pixels per pixel remain.
-    step = max(1, math.floor(2 * frame.half / size))
-    region, left, top = _around(image, frame, step)
-    corners = [((x - left) / step, (y - top) / step) for x, y in frame.corners]
-    # Twice as fine, then averaged in pairs, since Pillow's bicubic transform does not antialias.
-    fine = 2 * size
-    quad = tuple(coordinate for corner in corners for coordinate in corner)
-    square = region.transform((fine, fine), Image.Transform.QUAD, quad, Image.Resampling.BICUBIC)
-    return square.reduce(2)
+    shrink = max(1.0, 2 * frame.half / size / _UNFILTERED)
+    across, down = (
+        _span(places, length, shrink)
+        for places, length in zip(zip(*frame.corners, strict=True), image.size, strict=True)
+    )
+    region = image.crop((across.begin, down.begin, across.end, down.end))
+    if shrink > 1:
+        region = region.resize((across.reduced, down.reduced), Image.Resampling.BICUBIC, reducing_gap=1.5)
+    if any((*across.beyond, *down.beyond)):
+        region = Image.fromarray(np.pad(np.asarray(region), (down.beyond, across.beyond, (0, 0)), mode="symmetric"))
+    quad = tuple(place for x, y in frame.corners for place in (across.place(x), down.place(y)))
+    return region.transform((size, size), Image.Transform.QUAD, quad, Image.Resampling.BICUBIC)
 
 
-def _around(image: Image.Image, frame: Frame, step: int) -> tuple[Image.Image, int, int]:
-    """The region that a frame touches, reduced by `step`, and where it begins in the image.
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What a frame touches of an image along one axis.
 
-    Beyond the edges of the image lies its mirror image.
+    Attributes:
+        begin: first pixel of the image.
+        end: one past the last.
+        reduced: number of pixels that these become.
+        beyond: reduced pixels of the mirror image before and behind them.
     """
-    xs, ys = zip(*frame.corners, strict=True)
-    margin = 4 * step  # more than the reach of the bicubic kernel
-    box = [
-        math.floor(min(xs)) - margin,
-        math.floor(min(ys)) - margin,
-        math.ceil(max(xs)) + margin,
-        math.ceil(max(ys)) + margin,
-    ]
-    width, height = (math.ceil((box[axis + 2] - box[axis]) / step) for axis in (0, 1))
-    inside = (max(0, box[0]), max(0, box[1]), min(image.width, box[2]), min(image.height, box[3]))
-    if inside == tuple(box):
-        return image.reduce(step, box=inside) if step > 1 else image.crop(inside), box[0], box[1]
-    # The part inside begins a whole number of steps after the region, so that both have the same grid.
-    before = [math.ceil((inside[axis] - box[axis]) / step) for axis in (0, 1)]
-    begin = [box[axis] + before[axis] * step for axis in (0, 1)]
-    if begin[0] >= inside[2] or begin[1] >= inside[3]:  # the face lies outside: its mirror image is a grey nothing
-        return Image.new("RGB", (width, height), (128, 128, 128)), box[0], box[1]
-    part = image.reduce(step, box=(begin[0], begin[1], inside[2], inside[3]))
-    after = [max(0, total - start - own) for total, start, own in zip((width, height), before, part.size, strict=True)]
-    pixels = np.asarray(part)
-    padded: NDArray[np.uint8] = np.pad(pixels, ((before[1], after[1]), (before[0], after[0]), (0, 0)), mode="symmetric")
-    return Image.fromarray(padded[:height, :width]), box[0], box[1]
+
+    begin: int
+    end: int
+    reduced: int
+    beyond: tuple[int, int]
+
+    def place(self, position: float) -> float:
+        """A position in the image as one in the reduced region."""
+        return (position - self.begin) * self.reduced / (self.end - self.begin) + self.beyond[0]
+
+
+def _span(places: Sequence[float], length: int, shrink: float) -> _Span:
+    margin = math.ceil(4 * shrink)  # more than the reach of the filters
+    first, last = math.floor(min(places)) - margin, math.ceil(max(places)) + margin
+    # A frame that lies outside, around a face that no detector finds, shows the edge.
+    begin = min(max(0, first), length - 1)
+    end = max(min(length, last), begin + 1)
+    reduced = max(1, round((end - begin) / shrink))
+    share = reduced / (end - begin)
+    beyond = max(0, math.ceil((begin - first) * share)), max(0, math.ceil((last - end) * share))
+    return _Span(begin, end, reduced, beyond)
 
 
 def upright_square(image: Image.Image, face: Face) -> Image.Image:
