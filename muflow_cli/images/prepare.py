@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from muflow_cli.images.views import cut_views
 from muflow_cli.records import Declared, Face, Facts, NoFace
 from muflow_cli.run_specs import InputSpec, OnNoFace
 from muflow_cli.specs import View, ViewSpec
+
+_MORE_WITH_BOXES: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +139,8 @@ def with_faces(path: str, facts: Facts, image: Image.Image, spec: PrepareSpec, s
     if not scored:
         return NoFace(path=path, facts=facts, faces_left_out=left_out)
     loaded = [_face(facts, image, spec, face) for face in scored]
-    thumbnail = _thumbnail(image, spec.thumbnail) if spec.thumbnail else None
+    # Boxes are drawn on it.
+    thumbnail = _thumbnail(image, _MORE_WITH_BOXES * spec.thumbnail) if spec.thumbnail else None
     largest = loaded[0]
     return Loaded(path, largest.facts, largest.views, thumbnail, faces=tuple(loaded), faces_left_out=left_out)
 

@@ -124,12 +124,20 @@ def _row(result: Result, exhibit: Exhibit | None) -> dict[str, object]:
     elif isinstance(result, Unreadable):
         row["error"] = {"code": escape(result.code), "message": escape(result.message)}
     if exhibit is not None:
-        image = exhibit.thumbnail
-        if image:
-            kind = "webp" if image[:4] == b"RIFF" else "png" if image[:4] == b"\x89PNG" else "jpeg"
-            row["thumbnail"] = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
-        row |= {"heat": _heat(exhibit.heatmap, result.path)} if exhibit.heatmap is not None else {}
+        row |= _shown(exhibit, result.path)
+        if exhibit.faces:
+            shown = zip(own["faces"], exhibit.faces, strict=True)
+            row["faces"] = [face | _shown(seen, result.path) for face, seen in shown]
     return row
+
+
+def _shown(exhibit: Exhibit, path: str) -> dict[str, object]:
+    shown: dict[str, object] = {}
+    image = exhibit.thumbnail
+    if image:
+        kind = "webp" if image[:4] == b"RIFF" else "png" if image[:4] == b"\x89PNG" else "jpeg"
+        shown["thumbnail"] = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+    return shown | ({"heat": _heat(exhibit.heatmap, path)} if exhibit.heatmap is not None else {})
 
 
 def _heat(grid: NDArray[np.float32], path: str) -> dict[str, object]:

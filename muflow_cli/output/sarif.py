@@ -11,7 +11,7 @@ from urllib.parse import quote
 from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.encode import detector_to_json, line, result_to_json, run_to_json, summary_to_json
 from muflow_cli.output.inert import escape
-from muflow_cli.records import Origin, Result, Scored, Side, Unreadable
+from muflow_cli.records import FaceScore, Origin, Result, Scored, Side, Unreadable, Verdict
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 SCHEMA_URI: Final = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -46,7 +46,18 @@ def _finding(result: Scored) -> dict[str, object]:
     judgement = result.judgement
     measured = f"p = {judgement.p_value:.4g}, score {result.score:.4f}, {judgement.tail} tail"
     text = f"{escape(result.path)}: flagged ({measured})"
-    return _result(judgement.tail, text, result, result.facts.sha256)
+    finding = _result(judgement.tail, text, result, result.facts.sha256)
+    # SARIF's regions are of text and bytes; areas of an image are rectangles of an attachment.
+    faces = [_rectangle(face) for face in result.faces if face.verdict is Verdict.FLAGGED]
+    if faces:
+        location = {"artifactLocation": {"uri": artifact_uri(result.path)}}
+        finding["attachments"] = [{**location, "description": {"text": "flagged faces"}, "rectangles": faces}]
+    return finding
+
+
+def _rectangle(face: FaceScore) -> dict[str, object]:
+    text = f"p = {face.p_value:.4g}, score {face.score:.4f}, {face.tail} tail"
+    return {**dict(zip(("left", "top", "right", "bottom"), face.box, strict=True)), "message": {"text": text}}
 
 
 def _declaration(result: Result) -> dict[str, object]:

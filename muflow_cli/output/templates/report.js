@@ -100,6 +100,9 @@
     if (row.calibration && row.calibration !== "matched") parts.push(`calibration: ${row.calibration}`);
     if (row.atypical_input) parts.push(`atypical: ${row.atypical_input.join(", ")}`);
     if (row.duplicate_of !== undefined) parts.push("duplicate");
+    const faces = row.faces || [];
+    if (faces.length > 1) parts.push(`${faces.length} faces, ${faces.filter((face) => face.verdict === "flagged").length} flagged`);
+    if (row.faces_left_out) parts.push(`${row.faces_left_out} ${row.faces_left_out === 1 ? "face" : "faces"} not scored`);
     if (row.damaged) parts.push("damaged");
     return parts.map((part) => element("div", { className: "detail", textContent: part }));
   }
@@ -145,7 +148,7 @@
   // Magma (Smith & van der Walt, 2015): lightness rises evenly, so that it reads without colour vision too.
   const RAMP = ["#000004", "#3b0f70", "#8c2981", "#de4968", "#fe9f6d", "#fcfdbf"]
     .map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
-  const maps = rows.filter((row) => row.heat).map((row) => row.heat);
+  const maps = rows.flatMap((row) => [row, ...(row.faces || [])]).filter((part) => part.heat).map((part) => part.heat);
   const whole = { low: Math.min(...maps.map((map) => map.low)), high: Math.max(...maps.map((map) => map.high)) };
   let shown = null;
   let span = "image";
@@ -157,22 +160,31 @@
     return `rgb(${from.map((value, at) => Math.round(value + part * (to[at] - value))).join(" ")})`;
   }
 
+  function drawn(name, attributes) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    return made;
+  }
+
   function rectangle(x, y, fill) {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    const made = drawn("rect", {});
     // A hair wider than the cell: no seam between neighbours.
     for (const [name, value] of Object.entries({ x, y, width: 1.01, height: 1.01, fill })) made.setAttribute(name, value);
     return made;
   }
 
-  function paint() {
-    const { side, low, high, levels } = shown.heat;
-    const range = span === "image" ? { low, high } : whole;
-    const cells = Array.from(atob(levels), (letter, at) => {
+  function heatCells({ side, low, high, levels }, range) {
+    return Array.from(atob(levels), (letter, at) => {
       const value = low + (letter.charCodeAt(0) / 255) * (high - low);
       return rectangle(at % side, Math.floor(at / side), colour((value - range.low) / (range.high - range.low || 1)));
     });
+  }
+
+  function paint() {
+    const { side, low, high } = shown.heat;
+    const range = span === "image" ? { low, high } : whole;
     by("exhibit-heat").setAttribute("viewBox", `0 0 ${side} ${side}`);
-    by("exhibit-heat").replaceChildren(...cells);
+    by("exhibit-heat").replaceChildren(...heatCells(shown.heat, range));
     by("heat-low").textContent = decimal(range.low, 2);
     by("heat-high").textContent = decimal(range.high, 2);
     by("span-image").setAttribute("aria-pressed", String(span === "image"));
@@ -188,10 +200,48 @@
       ["Atypical", row.atypical_input && row.atypical_input.join(", ")], ["Group", row.group], ["Duplicate of", row.duplicate_of],
       ["Unreadable because", row.error && `${row.error.code}: ${row.error.message}`], ["Format", size(row)],
       ["Bytes", row.bytes !== undefined && row.bytes.toLocaleString("en")], ["JPEG quality", row.jpeg_quality],
+      ["Faces", row.faces && row.faces.length], ["Faces not scored", row.faces_left_out || undefined],
       ["Sharpness", row.sharpness !== undefined && decimal(row.sharpness, 2)],
       ["Damaged", row.damaged && (row.missing === undefined ? "yes" : `yes, about ${Math.round(100 * row.missing)} % is missing`)], ["SHA-256", row.sha256]);
     return parts.filter(([, value]) => value !== undefined && value !== false && value !== "").flatMap(([name, value]) => [
       element("dt", { textContent: name }), element("dd", {}, element(name === "SHA-256" ? "code" : "span", { textContent: value }))]);
+  }
+
+  // ---- faces: their boxes over the image, and each aligned face beside its heat map
+
+  function boxes() {
+    const image = by("exhibit-image");
+    const faces = shown.faces || [];
+    by("exhibit-boxes").toggleAttribute("hidden", !faces.length || !shown.thumbnail);
+    if (!faces.length || !image.naturalWidth) return;
+    // The thumbnail is upright and so are the boxes; width and height are as stored, perhaps turned by a quarter.
+    const scale = Math.max(shown.width, shown.height) / Math.max(image.naturalWidth, image.naturalHeight);
+    by("exhibit-boxes").setAttribute("viewBox", `0 0 ${image.naturalWidth * scale} ${image.naturalHeight * scale}`);
+    by("exhibit-boxes").replaceChildren(...faces.flatMap((face, at) => {
+      const [left, top, right, bottom] = face.box;
+      const size = Math.max(14 * scale * image.naturalWidth / 384, (right - left) / 6);
+      const label = drawn("text", { x: left, y: top - size / 4, "font-size": size });
+      label.textContent = String(at + 1);
+      return [drawn("rect", { x: left, y: top, width: right - left, height: bottom - top, class: `box is-${face.verdict.replace("_", "-")}` }), label];
+    }));
+  }
+
+  function faceFigure(face, at) {
+    const stage = element("div", { className: "stage" });
+    if (face.thumbnail) stage.append(element("img", { src: face.thumbnail, alt: `Face ${at + 1}, aligned`, width: 128, height: 128 }));
+    const pictures = element("div", { className: "pair" }, stage);
+    if (face.heat) {
+      const heat = drawn("svg", { viewBox: `0 0 ${face.heat.side} ${face.heat.side}`, role: "img", "aria-label": `Heat map of face ${at + 1}` });
+      heat.append(...heatCells(face.heat, whole));
+      pictures.append(heat);
+    }
+    const [left, top, right, bottom] = face.box.map(Math.round);
+    const lines = [`p-value ${decimal(face.p_value, 6)}, ${tail(face)}, score ${decimal(face.score, 4)}`,
+      `${right - left} × ${bottom - top} px at ${left}, ${top}, confidence ${decimal(face.confidence, 2)}`,
+      ...(face.atypical_input && face.atypical_input.length ? [`atypical: ${face.atypical_input.join(", ").replaceAll("_", " ")}`] : [])];
+    return element("figure", {}, pictures, element("figcaption", {},
+      element("span", { className: `verdict is-${face.verdict.replace("_", "-")}`, textContent: `Face ${at + 1}: ${words(face.verdict)}` }),
+      ...lines.map((text) => element("div", { className: "detail", textContent: text }))));
   }
 
   // What a file says is text from outside: it only ever becomes textContent.
@@ -218,6 +268,9 @@
     by("heat-controls").hidden = !row.heat;
     by("heat-none").hidden = Boolean(row.heat);
     if (row.heat) paint();
+    boxes();
+    by("exhibit-faces").replaceChildren(...(row.faces || []).map(faceFigure));
+    by("heat-none").hidden = Boolean(row.heat) || Boolean((row.faces || []).length);
     by("exhibit-facts").replaceChildren(...facts(row));
     by("exhibit-marks").replaceChildren(...marks(row));
     by("exhibit").showModal();
@@ -250,6 +303,7 @@
   by("page-last").addEventListener("click", () => turn(Infinity));
   by("exhibit-close").addEventListener("click", () => by("exhibit").close());
   by("exhibit").addEventListener("click", (event) => { if (event.target === by("exhibit")) by("exhibit").close(); });
+  by("exhibit-image").addEventListener("load", boxes);
   by("heat-strength").addEventListener("input", strength);
   by("span-image").addEventListener("click", () => { span = "image"; paint(); });
   by("span-report").addEventListener("click", () => { span = "report"; paint(); });
