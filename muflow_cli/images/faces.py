@@ -82,7 +82,7 @@ class _YuNet:
     def __init__(self, model: bytes) -> None:
         self._model = np.frombuffer(model, np.uint8)
         self._own = threading.local()
-        self._detector((32, 32))  # refuses a file that is no such model
+        self.find(Image.new("RGB", (32, 32)))  # OpenCV refuses a file that is no such model
 
     def _detector(self, size: tuple[int, int]) -> cv2.FaceDetectorYN:
         import cv2
