@@ -14,7 +14,8 @@ from muflow_cli.images.faces import FaceFinder, find_faces
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, load
 from muflow_cli.records import Face, Facts, Unreadable
-from muflow_cli.specs import InputSpec, ViewSpec
+from muflow_cli.run_specs import InputSpec
+from muflow_cli.specs import ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

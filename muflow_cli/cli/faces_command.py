@@ -14,7 +14,8 @@ from muflow_cli.cli.progress import stderr_console
 from muflow_cli.errors import BadSpec, NothingToDo
 from muflow_cli.output.inert import inert
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import Damaged, FaceSpec
+from muflow_cli.run_specs import Damaged
+from muflow_cli.specs import FaceSpec
 
 if TYPE_CHECKING:
     from muflow_cli.faces import FacesFound
