@@ -198,23 +198,28 @@ def main() -> None:
         detectors["mtcnn"] = mtcnn(arguments.facenet)
     if arguments.centerface:
         detectors["centerface"] = centerface(arguments.centerface)
-    folders, count = arguments.folders, arguments.count
 
-    rows: list[tuple[str, list[str]]] = [
-        (str(folder), [count_faces(find, folder, count) for find in detectors.values()]) for folder in folders
-    ]
-    rows += [
-        (f"{folder}, spread", [spread(find, folder, count) for find in detectors.values()])
-        for folder in arguments.aligned
-    ]
-    moved = [moves(find, folders, max(1, count // 4)) for find in detectors.values()]
-    rows += [(name, [column.get(name, "") for column in moved]) for name in ("mirrored", "turned", "halved", "padded")]
+    print("| |", " | ".join(detectors), "|")
+    print("|", " | ".join(["---"] * (len(detectors) + 1)), "|")
+    for name, cells in rows(list(detectors.values()), arguments.folders, arguments.aligned, arguments.count):
+        print("|", " | ".join([name, *cells]), "|", flush=True)
+
+
+def rows(
+    finds: Sequence[Find], folders: Sequence[Path], aligned: Sequence[Path], count: int
+) -> Iterator[tuple[str, list[str]]]:
+    """A name and one cell for each detector."""
+    for folder in folders:
+        yield str(folder), [count_faces(find, folder, count) for find in finds]
+    for folder in aligned:
+        yield f"{folder}, spread", [spread(find, folder, count) for find in finds]
     portrait = next(sample(folders[0], 1))
     for side in (256, 1024, 3000):
         resized = portrait.resize((side, side))
-        rows.append((f"{side} px, ms", [f"{1000 * seconds(find, resized):.1f}" for find in detectors.values()]))
-    for name, cells in [("", list(detectors)), ("---", ["---"] * len(detectors)), *rows]:
-        print("|", " | ".join([name, *cells]), "|")
+        yield f"{side} px, ms", [f"{1000 * seconds(find, resized):.1f}" for find in finds]
+    moved = [moves(find, folders, max(1, count // 4)) for find in finds]
+    for name in ("mirrored", "turned", "halved", "padded"):
+        yield name, [column.get(name, "") for column in moved]
 
 
 if __name__ == "__main__":
