@@ -16,6 +16,7 @@ from muflow_cli.cli.ablate_command import ablate_command
 from muflow_cli.cli.bench_command import bench_command
 from muflow_cli.cli.calibrate_command import calibrate_command
 from muflow_cli.cli.doctor_command import doctor_command
+from muflow_cli.cli.faces_command import faces_command
 from muflow_cli.cli.fit_command import fit_command
 from muflow_cli.cli.info_command import info_command
 from muflow_cli.cli.scan_command import scan_command
@@ -67,6 +68,7 @@ def root(
 app.command("fit")(fit_command)
 app.command("calibrate")(calibrate_command)
 app.command("scan")(scan_command)
+app.command("faces")(faces_command)
 app.command("bench")(bench_command)
 app.command("ablate")(ablate_command)
 app.command("info")(info_command)

@@ -1,7 +1,7 @@
 """Find the faces of an image: boxes, five landmarks and confidences.
 
-A detector looks at reduced copies of the image. Each face that it finds is then looked at again in a square of a fixed
-size, turned upright and also mirrored, so that its landmarks depend little on the size and the tilt of the face.
+A detector looks at reduced copies of the image. Each face that it finds is then looked at twice more in a square of a
+fixed size, turned upright and also mirrored, so that its landmarks depend little on the size and the tilt of the face.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ _LARGEST_COPY: Final = 1280
 _SEES_ALL: Final = 640
 _OVERLAP: Final = 0.4
 _CONTAINED: Final = 0.7
-# The second look: a square of so many pixels, twice as wide as the face.
+# Looks at one face: a square of so many pixels, twice as wide as the face. The second starts from the landmarks of the
+# first; a third would change little (benchmarks/faces.py).
+_LOOKS: Final = 2
 _LOOK: Final = 160
 _LOOK_WIDTHS: Final = 2.0
 
@@ -80,7 +82,7 @@ class _YuNet:
     def __init__(self, model: bytes) -> None:
         self._model = np.frombuffer(model, np.uint8)
         self._own = threading.local()
-        self._detector((32, 32))  # refuses a file that is no such model
+        self.find(Image.new("RGB", (32, 32)))  # OpenCV refuses a file that is no such model
 
     def _detector(self, size: tuple[int, int]) -> cv2.FaceDetectorYN:
         import cv2
@@ -186,8 +188,10 @@ def find_faces(image: Image.Image, finder: FaceFinder) -> tuple[Face, ...]:
     longer side.
     """
     first = _without_copies(face for copy in _copies(image) for face in _found_in(copy, image.size, finder))
-    second = _without_copies(_looked_at_again(image, face, finder) for face in first)
-    return tuple(sorted(second, key=lambda face: (-_area(face.box), face.box[1], face.box[0])))
+    seen = first
+    for _ in range(_LOOKS):
+        seen = _without_copies(_looked_at_again(image, face, finder) for face in seen)
+    return tuple(sorted(seen, key=lambda face: (-_area(face.box), face.box[1], face.box[0])))
 
 
 def _copies(image: Image.Image) -> Iterable[Image.Image]:
@@ -205,7 +209,7 @@ def _found_in(copy: Image.Image, size: tuple[int, int], finder: FaceFinder) -> l
 
 
 def _looked_at_again(image: Image.Image, face: Face, finder: FaceFinder) -> Face:
-    """The face with box and landmarks of a second look, or as it is where that finds none."""
+    """The face with box and landmarks of a closer look, or as it is where that finds none."""
     square, to_image = _upright(image, face)
     mirrored = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     looks = [

@@ -1,0 +1,158 @@
+"""`muflow faces`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from muflow_cli.cli import options
+from muflow_cli.cli.progress import stderr_console
+from muflow_cli.errors import BadSpec, NothingToDo
+from muflow_cli.output.inert import inert
+from muflow_cli.records import Unreadable
+from muflow_cli.run_specs import Damaged
+from muflow_cli.specs import FaceSpec
+
+if TYPE_CHECKING:
+    from muflow_cli.faces import FacesFound
+    from muflow_cli.output.contact_sheet import Cell
+
+_DEFAULT = FaceSpec()
+
+
+def faces_command(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Images, folders, archives, addresses or globs.")
+    ],
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--sheet", metavar="FILE", help="Draw the faces on a contact sheet (.jpg or .png)."),
+    ] = None,
+    min_face: Annotated[
+        int, typer.Option("--min-face", min=8, metavar="PIXELS", help="Leave out faces with a shorter side.")
+    ] = _DEFAULT.min_side,
+    detector: Annotated[
+        str, typer.Option("--detector", metavar="NAME", help="Face detector; an unknown name lists all.")
+    ] = _DEFAULT.detector,
+    face_model: Annotated[
+        Path | None,
+        typer.Option("--face-model", metavar="FILE", help="Model file, for --detector yunet-file."),
+    ] = None,
+    workers: options.Workers = 0,
+    exclude: options.Exclude = None,
+    hidden: options.Hidden = False,
+    follow_links: options.FollowLinks = False,
+    max_bytes: options.MaxBytes = options.MAX_BYTES,
+    max_pixels: options.MaxPixels = options.MAX_PIXELS,
+    damaged: options.DamagedOption = Damaged.REFUSE,
+    max_seconds: options.MaxSeconds = options.MAX_SECONDS,
+    no_archives: options.NoArchives = False,
+    force: options.Force = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Show which faces are found in images, without scoring them: a look before a long run.
+
+    Exit status: 0 done; 2 no input or wrong usage; 3 some inputs unreadable.
+
+    **Example**
+
+    ```sh
+    muflow faces ./photos --sheet faces.jpg --json > faces.jsonl
+    ```
+    """
+    inputs = options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives)
+    spec = FaceSpec(detector=detector, min_side=min_face)
+    from muflow_cli.faces import FacesRequest, faces_of
+    from muflow_cli.images.faces import face_finder
+    from muflow_cli.images.find import find
+    from muflow_cli.output.contact_sheet import CELL, MOST_CELLS
+
+    if sheet is not None:
+        _check_sheet(sheet, paths, force=force)
+    request = FacesRequest(
+        finder=face_finder(spec, face_model),
+        min_side=min_face,
+        inputs=inputs,
+        workers=workers,
+        thumbnail=0 if sheet is None else CELL,
+    )
+    counts: Counter[str] = Counter()
+    cells: list[Cell] = []
+    for result in faces_of(find(paths, inputs), request):
+        counts[_kind(result)] += 1
+        typer.echo(json.dumps(_to_json(result)) if as_json else inert(_text(result)))
+        if len(cells) < MOST_CELLS and (cell := _cell(result)):
+            cells.append(cell)
+    if not counts:
+        raise NothingToDo(f"no image in {', '.join(paths)}", "give images, or folders that hold some")
+    console = stderr_console(quiet)
+    console.print(", ".join(f"{counts[kind]} {kind}" for kind in _KINDS))
+    if sheet is not None and cells:
+        _write_sheet(sheet, cells, force=force)
+        if counts.total() - counts["unreadable"] > len(cells):
+            console.print(f"the sheet shows the first {MOST_CELLS} images")
+    return 3 if counts["unreadable"] else 0
+
+
+def _check_sheet(sheet: Path, paths: list[str], *, force: bool) -> None:
+    from muflow_cli.files import check_outputs
+    from muflow_cli.output.contact_sheet import SUFFIXES
+
+    if sheet.suffix.lower() not in SUFFIXES:
+        raise BadSpec("--sheet", sheet, f"a name that ends with {', '.join(SUFFIXES)}")
+    check_outputs([sheet], force=force, inputs=paths)
+
+
+def _write_sheet(sheet: Path, cells: list[Cell], *, force: bool) -> None:
+    from muflow_cli.files import write_whole
+    from muflow_cli.output.contact_sheet import SUFFIXES, contact_sheet
+
+    write_whole(sheet, contact_sheet(cells, SUFFIXES[sheet.suffix.lower()]), force=force)
+
+
+_KINDS = ("without a face", "with one face", "with several faces", "unreadable")
+
+
+def _kind(result: FacesFound | Unreadable) -> str:
+    return _KINDS[3] if isinstance(result, Unreadable) else _KINDS[min(2, len(result.faces))]
+
+
+def _to_json(result: FacesFound | Unreadable) -> dict[str, Any]:
+    if isinstance(result, Unreadable):
+        return {"path": result.path, "error": {"code": result.code, "message": result.message}}
+    faces = [
+        {
+            "box": [round(edge, 2) for edge in face.box],
+            "landmarks": [[round(x, 2), round(y, 2)] for x, y in face.landmarks],
+            "side": round(face.side, 2),
+            "confidence": round(face.confidence, 4),
+        }
+        for face in result.faces
+    ]
+    return {
+        "path": result.path,
+        "sha256": result.facts.sha256,
+        "width": result.width,
+        "height": result.height,
+        "faces": faces,
+    }
+
+
+def _text(result: FacesFound | Unreadable) -> str:
+    if isinstance(result, Unreadable):
+        return f"unreadable  {result.path} ({result.code}, {result.message})"
+    sizes = ", ".join(f"{face.side:.0f} px at {face.box[0]:.0f},{face.box[1]:.0f}" for face in result.faces)
+    return f"{len(result.faces):>10}  {result.path} ({result.width}x{result.height}){f'  {sizes}' if sizes else ''}"
+
+
+def _cell(result: FacesFound | Unreadable) -> Cell | None:
+    from muflow_cli.output.contact_sheet import Cell
+
+    if isinstance(result, Unreadable) or result.thumbnail is None:
+        return None
+    return Cell(path=result.path, thumbnail=result.thumbnail, width=result.width, faces=result.faces)
