@@ -256,13 +256,36 @@ def test_sarif_is_valid_with_hostile_names_and_without_results() -> None:
 
 def test_sarif_lists_the_flagged_and_declared_as_results_and_the_unreadable_as_notifications() -> None:
     (run,) = json.loads(write_all(OutputFormat.SARIF, RESULTS))["runs"]
-    rules = ["declared-synthetic", "synthetic-face-high", "synthetic-face-low"]
-    assert [item["ruleId"] for item in run["results"]] == rules
+    named = ["declared-synthetic", "synthetic-face-high", "synthetic-face-low", "synthetic-face-low"]
+    assert [item["ruleId"] for item in run["results"]] == named
     rules = run["tool"]["driver"]["rules"]
     assert all(rules[item["ruleIndex"]]["id"] == item["ruleId"] for item in run["results"])
     (notice,) = run["invocations"][0]["toolExecutionNotifications"]
     assert notice["descriptor"]["id"] == "truncated"
     assert run["properties"]["summary"]["inputs"] == SUMMARY.inputs
+
+
+def test_sarif_marks_the_flagged_faces_of_an_image() -> None:
+    (run,) = json.loads(write_all(OutputFormat.SARIF, RESULTS))["runs"]
+    (attachment,) = run["results"][-1]["attachments"]
+    (rectangle,) = attachment["rectangles"]
+    assert [rectangle[edge] for edge in ("left", "top", "right", "bottom")] == [400, 50, 500, 170.5]
+    assert attachment["artifactLocation"]["uri"] == "faces/group.jpg"
+
+
+def test_a_csv_per_face_has_a_row_for_each_face_and_one_for_each_other_input() -> None:
+    stream = io.BytesIO()
+    context = WriterContext(per_face=True)
+    writer = WRITERS[OutputFormat.CSV].make(stream, context)
+    writer.begin(RUN, DETECTOR)
+    for result in RESULTS:
+        writer.write(result)
+    rows = read_csv(stream.getvalue())
+    first, second = (row for row in rows if row["path"] == "faces/group.jpg")
+    assert (first["face"], first["left"], first["p_value"], first["flagged"]) == ("1", "10.5", "0.4", "false")
+    assert (second["face"], second["right"], second["p_value"], second["verdict"]) == ("2", "500", "0.01", "flagged")
+    assert len(rows) == len(RESULTS) + 1
+    assert {row["face"] for row in rows if row["path"] != "faces/group.jpg"} == {""}
 
 
 @given(name=st.binary(min_size=1).filter(lambda name: b"\0" not in name and not name.startswith(b"/")))
