@@ -121,10 +121,10 @@ class Scan:
             stream = by_image(score_stream(self._units(items), self._scorer, extras))
             begun, read_before = time.monotonic(), self.seconds["read"]
             for item in stream:
-                if isinstance(item, NoFace) and self._request.inputs.on_no_face is OnNoFace.SKIP:
+                result = self._result(item)
+                if isinstance(result, NoFace) and self._request.inputs.on_no_face is OnNoFace.SKIP:
                     self.no_face_skipped += 1
                     continue
-                result = self._result(item)
                 scored = time.monotonic()
                 self.seconds["score"] += scored - begun - (self.seconds["read"] - read_before)
                 yield result
