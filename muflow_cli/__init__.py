@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from muflow_cli.errors import MuflowError
     from muflow_cli.records import FaceScore, Facts, Judgement, NoFace, Result, Scored, Side, Unreadable, Verdict
     from muflow_cli.run_specs import Damaged, InputSpec, OnNoFace, Precision, Runtime
+    from muflow_cli.specs import FaceSpec
 
 __version__ = "0.2.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "Damaged",
     "Detector",
     "FaceScore",
+    "FaceSpec",
     "Facts",
     "InputSpec",
     "Judgement",
@@ -59,6 +61,7 @@ _HOMES = {
     **dict.fromkeys(("FaceScore", "Facts", "Judgement", "NoFace", "Result"), "records"),
     **dict.fromkeys(("Scored", "Side", "Unreadable", "Verdict"), "records"),
     **dict.fromkeys(("Damaged", "InputSpec", "OnNoFace", "Precision", "Runtime"), "run_specs"),
+    "FaceSpec": "specs",
 }
 
 

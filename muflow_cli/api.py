@@ -27,7 +27,8 @@ from muflow_cli.scan.evidence import open_evidence
 from muflow_cli.scan.resume import resumable
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.workflow import Scan, ScanRequest
-from muflow_cli.settings import override, with_branches
+from muflow_cli.settings import override, with_branches, with_faces
+from muflow_cli.specs import FaceSpec
 
 if TYPE_CHECKING:
     from muflow_cli.bench.workflow import BenchResult
@@ -47,6 +48,7 @@ def fit(
     settings: Iterable[str] = (),
     branches: Iterable[str] = (),
     weights: Mapping[str, StrPath] | None = None,
+    faces: FaceSpec | None = None,
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
     allow_declared: bool = False,
@@ -63,6 +65,7 @@ def fit(
         settings: as `--set` takes them, such as "flow.steps=0".
         branches: as `--branch` takes them, such as "traces=forensic,view.kind=crops"; none = one branch, `main`.
         weights: branch name -> local weights of its encoder; torchvision downloads the others.
+        faces: find, align and score each face of an image; None = score the image as a whole.
         runtime: device, precision, workers.
         inputs: which files are read.
         allow_declared: also use images whose files declare themselves synthetic.
@@ -75,10 +78,11 @@ def fit(
     """
     if preset not in PRESETS:
         raise BadSpec("preset", preset, "one of " + ", ".join(PRESETS))
+    spec = override(with_branches(PRESETS[preset], tuple(branches)), settings)
     request = FitRequest(
         reals=_texts(reals),
         output=Path(output),
-        spec=override(with_branches(PRESETS[preset], tuple(branches)), settings),
+        spec=spec if faces is None else with_faces(spec, faces),
         weights={name: Path(path) for name, path in (weights or {}).items()},
         inputs=inputs,
         runtime=runtime,

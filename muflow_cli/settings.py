@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from muflow_cli.errors import BadSpec
-from muflow_cli.specs import BranchSpec, DetectorSpec
+from muflow_cli.specs import BranchSpec, DetectorSpec, FaceSpec, View
 
 _BRANCH_GROUPS = ("view", "feature", "flow", "target")
 _GROUPS = ("train", "rule")
@@ -134,3 +134,14 @@ def _parsed_branch(text: str) -> tuple[str, str, list[str]]:
         if setting.partition("=")[0] not in known:
             raise BadSpec("--branch", text, f"only these settings, {', '.join(known)}")
     return name, encoder, settings
+
+
+def with_faces(spec: DetectorSpec, faces: FaceSpec) -> DetectorSpec:
+    """The detector that scores each face: aligned in place of the whole image, in native crops of it otherwise."""
+    branches = tuple(
+        dataclasses.replace(branch, view=dataclasses.replace(branch.view, kind=View.FACE))
+        if branch.view.kind is View.RESIZE
+        else branch
+        for branch in spec.branches
+    )
+    return dataclasses.replace(spec, branches=branches, faces=faces)

@@ -12,11 +12,12 @@ import typer
 from rich.console import Console
 
 from muflow_cli.cli import options
-from muflow_cli.cli.fit_spec import branch_weights, fit_spec, with_faces
+from muflow_cli.cli.fit_spec import branch_weights, fit_spec
 from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec, IncompatibleOptions
 from muflow_cli.run_specs import Damaged, Precision
+from muflow_cli.settings import with_faces
 from muflow_cli.specs import FaceSpec, Tail, TargetKind, View
 
 if TYPE_CHECKING:

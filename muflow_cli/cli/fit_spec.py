@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from muflow_cli.errors import BadSpec, IncompatibleOptions
 from muflow_cli.presets import PRESETS
 from muflow_cli.settings import apply, override, with_branches
-from muflow_cli.specs import DetectorSpec, FaceSpec, View
+from muflow_cli.specs import DetectorSpec
 
 Changes = Mapping[str, Mapping[str, Any]]
 
@@ -37,15 +36,6 @@ def fit_spec(preset: str, branches: Sequence[str], changes: Changes, settings: S
         # A method that was chosen wins over the one that several branches bring.
         spec = apply(with_branches(spec, branches), {"rule": given.get("rule", {})})
     return override(spec, settings)
-
-
-def with_faces(spec: DetectorSpec, faces: FaceSpec) -> DetectorSpec:
-    """The detector that scores each face: aligned in place of the whole image, in native crops of it otherwise."""
-    branches = tuple(
-        replace(branch, view=replace(branch.view, kind=View.FACE)) if branch.view.kind is View.RESIZE else branch
-        for branch in spec.branches
-    )
-    return replace(spec, branches=branches, faces=faces)
 
 
 def branch_weights(spec: DetectorSpec, values: Sequence[str]) -> dict[str, Path]:
