@@ -138,10 +138,11 @@ def _parsed_branch(text: str) -> tuple[str, str, list[str]]:
 
 def with_faces(spec: DetectorSpec, faces: FaceSpec) -> DetectorSpec:
     """The detector that scores each face: aligned in place of the whole image, in native crops of it otherwise."""
-    branches = tuple(
-        dataclasses.replace(branch, view=dataclasses.replace(branch.view, kind=View.FACE))
-        if branch.view.kind is View.RESIZE
-        else branch
-        for branch in spec.branches
-    )
+
+    def looking_at_faces(branch: BranchSpec) -> BranchSpec:
+        if branch.view.kind is not View.RESIZE:
+            return branch
+        return dataclasses.replace(branch, view=dataclasses.replace(branch.view, kind=View.FACE))
+
+    branches = tuple(map(looking_at_faces, spec.branches))
     return dataclasses.replace(spec, branches=branches, faces=faces)

@@ -23,6 +23,7 @@ from muflow_cli.images.find import find
 from muflow_cli.records import Facts, NoFace, Result, Scored
 from muflow_cli.run_specs import InputSpec, OnNoFace, Precision, Runtime
 from muflow_cli.scan.workflow import Scan, ScanRequest
+from muflow_cli.settings import with_faces
 from muflow_cli.specs import DetectorSpec, FaceSpec, RuleSpec, View
 from muflow_cli.verify import verify
 
@@ -242,6 +243,31 @@ def test_a_calibration_of_faces_is_stored_and_read_again() -> None:
     plain = replace(calibration, facts=tuple(replace(one, face_side=None, face_tilt=None) for one in facts))
     assert not plain.arrays().keys() & {"face_side", "face_tilt"}
     assert plain.fingerprint() != calibration.fingerprint()
+
+
+def test_a_fit_to_faces_leaves_out_images_without_one(
+    shared: Path, tiny_weights: Path, tiny_spec: DetectorSpec, tmp_path: Path
+) -> None:
+    from muflow_cli.fit import FitRequest, fit
+
+    portraits = sorted((shared / "data/real/unsplash_300").iterdir())[:70]
+    scenes = sorted((shared / "data/photos/scenes_none").iterdir())[:3]
+    output = tmp_path / "fitted.safetensors"
+    request = FitRequest(
+        reals=tuple(map(str, [*portraits, *scenes])),
+        output=output,
+        spec=with_faces(tiny_spec, FaceSpec()),
+        weights={"main": tiny_weights},
+        runtime=RUNTIME,
+    )
+    summary = fit(request)
+    assert summary.skipped["no_face"] >= 2
+    fitted = load(output)
+    assert {branch.view.kind for branch in fitted.spec.branches} == {View.FACE}
+    sides = [facts.face_side for facts in fitted.calibration.facts]
+    assert all(side is not None and side >= 64 for side in sides)
+    groups = sorted((shared / "data/photos/scenes_several_people").iterdir())[:5]
+    assert max(len(one.faces) for one in scored(fitted.score(map(str, groups), RUNTIME))) >= 2
 
 
 def test_a_detector_of_faces_has_views_of_faces(detector: Detector) -> None:
