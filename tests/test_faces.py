@@ -82,6 +82,18 @@ def test_a_mirrored_image_has_mirrored_faces(finder, portrait):
     assert distance(landmarks(face), back) < TOLERANCE
 
 
+def test_a_lopsided_face_is_mirrored_too(finder, portrait):
+    """One half of the face is narrower, so that its landmarks differ from their own mirror image."""
+    middle = 161
+    halves = portrait.crop((0, 0, middle, 320)).resize((100, 320)), portrait.crop((middle, 0, 320, 320))
+    lopsided = Image.new("RGB", (100 + 320 - middle, 320))
+    lopsided.paste(halves[0], (0, 0))
+    lopsided.paste(halves[1], (100, 0))
+    (face,), (other,) = find_faces(lopsided, finder), find_faces(ImageOps.mirror(lopsided), finder)
+    back = (landmarks(other) * [-1, 1] + [lopsided.width, 0])[[1, 0, 2, 4, 3]]
+    assert distance(landmarks(face), back) < TOLERANCE
+
+
 def test_a_padded_image_has_the_same_faces_moved(finder, portrait):
     (face,) = find_faces(portrait, finder)
     (other,) = find_faces(ImageOps.expand(portrait, (37, 21, 10, 50), (110, 110, 110)), finder)

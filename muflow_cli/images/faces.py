@@ -87,10 +87,13 @@ class _YuNet:
     def _detector(self, size: tuple[int, int]) -> cv2.FaceDetectorYN:
         import cv2
 
-        if not hasattr(self._own, "detector"):
+        # A detector plans its work anew for each other size, which takes as long as a closer look, so those have their
+        # own.
+        role = "closer" if size == (_LOOK, _LOOK) else "whole"
+        if not hasattr(self._own, role):
             no_config = np.empty(0, np.uint8)
-            self._own.detector = cv2.FaceDetectorYN.create("onnx", self._model, no_config, size, 0.6, 0.3, 5000)
-        detector = cast("cv2.FaceDetectorYN", self._own.detector)
+            setattr(self._own, role, cv2.FaceDetectorYN.create("onnx", self._model, no_config, size, 0.6, 0.3, 5000))
+        detector = cast("cv2.FaceDetectorYN", getattr(self._own, role))
         detector.setInputSize(size)
         return detector
 
