@@ -218,3 +218,10 @@ def test_small_faces_are_left_out_on_request():
     done = CliRunner().invoke(app, arguments, standalone_mode=False)
     assert json.loads(done.stdout)["faces"] == []
     assert done.return_value == 0
+
+
+@pytest.mark.parametrize("size", [(5000, 1), (1, 5000), (3000, 5), (700, 9)])
+def test_an_image_thinner_than_a_cell_of_the_network_has_no_face_whatever_was_looked_at_before(finder, portrait, size):
+    for colour in range(5):
+        assert find_faces(portrait, finder)
+        assert find_faces(Image.new("RGB", size, (50 * colour, 99, 199)), finder) == ()

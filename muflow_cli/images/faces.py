@@ -35,6 +35,7 @@ _SMALLEST_COPY: Final = 320
 _LARGEST_COPY: Final = 1280
 # Faces that fill a larger copy are larger than any that YuNet was trained on, so a second, small copy is looked at.
 _SEES_ALL: Final = 640
+_CELL: Final = 32
 _OVERLAP: Final = 0.4
 _CONTAINED: Final = 0.7
 # Looks at one face: a square of so many pixels, twice as wide as the face. The second starts from the landmarks of the
@@ -99,12 +100,16 @@ class _YuNet:
 
     def find(self, image: Image.Image) -> list[Face]:
         """Faces of an upright RGB image, in its pixels, the most confident first."""
-        bgr = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
-        rows = cast("NDArray[np.float32] | None", self._detector(image.size).detect(bgr)[1])
+        # Beside images that are lower than a cell of the network OpenCV reads memory that is not theirs.
+        width, height = (-(-length // _CELL) * _CELL for length in image.size)
+        bgr = np.zeros((height, width, 3), np.uint8)
+        bgr[: image.height, : image.width] = np.asarray(image)[:, :, ::-1]
+        rows = cast("NDArray[np.float32] | None", self._detector((width, height)).detect(bgr)[1])
         if rows is None:
             return []
-        # NaN and infinity can come of the exponential of a box's size.
-        return [_yunet_face(row.astype(float)) for row in rows if np.isfinite(row).all()]
+        # NaN and infinity can come of the exponential of a box's size, as can boxes without an area.
+        faces = [_yunet_face(row.astype(float)) for row in rows if np.isfinite(row).all()]
+        return [face for face in faces if face.side >= 1]
 
 
 def _yunet_face(row: NDArray[np.float64]) -> Face:
@@ -190,19 +195,36 @@ def find_faces(image: Image.Image, finder: FaceFinder) -> tuple[Face, ...]:
     Faces from about 32 pixels are found in images of up to 3400 pixels, and in larger ones those from about 0.01 of the
     longer side.
     """
-    first = _without_copies(face for copy in _copies(image) for face in _found_in(copy, image.size, finder))
-    seen = first
+    reduced = _Reduced(image)
+    seen = _without_copies(face for copy in _copies(reduced) for face in _found_in(copy, image.size, finder))
     for _ in range(_LOOKS):
-        seen = _without_copies(_looked_at_again(image, face, finder) for face in seen)
+        seen = _without_copies(_looked_at_again(reduced, face, finder) for face in seen)
     return tuple(sorted(seen, key=lambda face: (-_area(face.box), face.box[1], face.box[0])))
 
 
-def _copies(image: Image.Image) -> Iterable[Image.Image]:
-    side = round(min(_LARGEST_COPY, max(_SMALLEST_COPY, _SCALE * max(image.size))))
+class _Reduced:
+    """An image averaged down by powers of two, each copy made once: every look begins near the scale that it needs."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.size = image.size
+        self._by = {1: image}
+
+    def for_scale(self, scale: float) -> tuple[Image.Image, int]:
+        """The smallest copy from which one of `scale` is still a reduction, and its pixels per pixel along a side."""
+        step = max(1, 2 ** math.floor(math.log2(1 / scale)))
+        if step not in self._by:
+            self._by[step] = self._by[1].reduce(step)
+        return self._by[step], step
+
+
+def _copies(reduced: _Reduced) -> Iterable[Image.Image]:
+    width, height = reduced.size
+    side = round(min(_LARGEST_COPY, max(_SMALLEST_COPY, _SCALE * max(width, height))))
     for longer in (side, _SMALLEST_COPY) if side > _SEES_ALL else (side,):
-        scale = min(1.0, longer / max(image.size))
-        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-        yield image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0) if scale < 1 else image
+        scale = min(1.0, longer / max(width, height))
+        image, _ = reduced.for_scale(scale)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        yield image.resize(size, Image.Resampling.BILINEAR) if image.size != size else image
 
 
 def _found_in(copy: Image.Image, size: tuple[int, int], finder: FaceFinder) -> list[Face]:
@@ -211,7 +233,7 @@ def _found_in(copy: Image.Image, size: tuple[int, int], finder: FaceFinder) -> l
     return [_moved(face, lambda points: points * to_image) for face in finder.find(copy)]
 
 
-def _looked_at_again(image: Image.Image, face: Face, finder: FaceFinder) -> Face:
+def _looked_at_again(image: _Reduced, face: Face, finder: FaceFinder) -> Face:
     """The face with box and landmarks of a closer look, or as it is where that finds none."""
     square, to_image = _upright(image, face)
     mirrored = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -229,11 +251,10 @@ def _looked_at_again(image: Image.Image, face: Face, finder: FaceFinder) -> Face
     return _face((*(centre - half).tolist(), *(centre + half).tolist()), to_image(landmarks), face.confidence)
 
 
-def _upright(
-    image: Image.Image, face: Face
-) -> tuple[Image.Image, Callable[[NDArray[np.float64]], NDArray[np.float64]]]:
+def _upright(reduced: _Reduced, face: Face) -> tuple[Image.Image, Callable[[NDArray[np.float64]], NDArray[np.float64]]]:
     """A square around the face, whose eyes are level in it, and the way of its points back into the image."""
-    centre, side = (np.add(face.box[:2], face.box[2:])) / 2, _LOOK_WIDTHS * _longer(face.box)
+    image, step = reduced.for_scale(min(1.0, _LOOK / (_LOOK_WIDTHS * _longer(face.box))))
+    centre, side = (np.add(face.box[:2], face.box[2:])) / 2 / step, _LOOK_WIDTHS * _longer(face.box) / step
     eyes_and_mouth = np.array(face.landmarks)
     across = eyes_and_mouth[1] - eyes_and_mouth[0]
     down = eyes_and_mouth[3:].mean(axis=0) - eyes_and_mouth[:2].mean(axis=0)
@@ -244,19 +265,16 @@ def _upright(
     corner = np.floor(centre - reach)
     window = image.crop((*corner.astype(int).tolist(), *np.ceil(centre + reach).astype(int).tolist()))
     shrunk = min(1.0, _LOOK / side)
-    if shrunk < 1:
-        size = tuple(max(1, round(length * shrunk)) for length in window.size)
-        shrunk_window = window.resize(cast("tuple[int, int]", size), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    else:
-        shrunk_window = window
-    step = np.array(shrunk_window.size) / window.size
+    width, height = (max(1, round(length * shrunk)) for length in window.size)
+    shrunk_window = window.resize((width, height), Image.Resampling.BILINEAR) if shrunk < 1 else window
+    ratio = np.array(shrunk_window.size) / window.size
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) * (side / _LOOK)
 
     def to_image(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return cast("NDArray[np.float64]", (points - _LOOK / 2) @ turn.T + centre)
+        return cast("NDArray[np.float64]", ((points - _LOOK / 2) @ turn.T + centre) * step)
 
-    to_window = turn * step[:, None]
-    shift = (centre - corner) * step - to_window @ np.full(2, _LOOK / 2)
+    to_window = turn * ratio[:, None]
+    shift = (centre - corner) * ratio - to_window @ np.full(2, _LOOK / 2)
     coefficients = (*to_window[0].tolist(), float(shift[0]), *to_window[1].tolist(), float(shift[1]))
     square = shrunk_window.transform(
         (_LOOK, _LOOK), Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BICUBIC
