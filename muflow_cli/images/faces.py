@@ -36,6 +36,9 @@ _LARGEST_COPY: Final = 1280
 # Faces that fill a larger copy are larger than any that YuNet was trained on, so a second, small copy is looked at.
 _SEES_ALL: Final = 640
 _CELL: Final = 32
+_LEAST_CELLS: Final = 3
+# A box that is many times as large as the image is none.
+_LARGEST_BOX: Final = 4.0
 _OVERLAP: Final = 0.4
 _CONTAINED: Final = 0.7
 # Looks at one face: a square of so many pixels, twice as wide as the face. The second starts from the landmarks of the
@@ -100,16 +103,16 @@ class _YuNet:
 
     def find(self, image: Image.Image) -> list[Face]:
         """Faces of an upright RGB image, in its pixels, the most confident first."""
-        # Beside images that are lower than a cell of the network OpenCV reads memory that is not theirs.
-        width, height = (-(-length // _CELL) * _CELL for length in image.size)
+        # Of images that are one cell of the network high, OpenCV reads memory that is not theirs.
+        width, height = (max(_LEAST_CELLS, -(-length // _CELL)) * _CELL for length in image.size)
         bgr = np.zeros((height, width, 3), np.uint8)
         bgr[: image.height, : image.width] = np.asarray(image)[:, :, ::-1]
         rows = cast("NDArray[np.float32] | None", self._detector((width, height)).detect(bgr)[1])
         if rows is None:
             return []
-        # NaN and infinity can come of the exponential of a box's size, as can boxes without an area.
+        # Anything can come of the exponential of a box's size: NaN, infinity, no area, or more than any image has.
         faces = [_yunet_face(row.astype(float)) for row in rows if np.isfinite(row).all()]
-        return [face for face in faces if face.side >= 1]
+        return [face for face in faces if face.side >= 1 and _longer(face.box) <= _LARGEST_BOX * max(image.size)]
 
 
 def _yunet_face(row: NDArray[np.float64]) -> Face:
