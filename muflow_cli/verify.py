@@ -16,7 +16,7 @@ from muflow_cli.images.inputs import Input, InputKind, file_error, open_regular
 from muflow_cli.images.read import read_input
 from muflow_cli.images.remote import is_remote
 from muflow_cli.output.digests import head_digest, report_digest
-from muflow_cli.output.report_reader import Report, read_report
+from muflow_cli.output.report_reader import Contents, Report, read_report
 from muflow_cli.records import Result, Unreadable
 from muflow_cli.run_records import Summary
 from muflow_cli.run_specs import InputSpec
@@ -76,6 +76,9 @@ def _differences(path: Path, report: Report) -> Iterator[Difference]:
     else:
         for message in _in_itself(report, report.summary):
             yield Difference(str(path), message)
+    # The checks are taken with the head: if that was changed, none can be compared.
+    if report.contents.unchecked and not _has_other_head(report):
+        yield Difference(str(path), _unchecked(report.contents))
     inputs = _Inputs()
     for result in report.results:
         difference = _difference(result, inputs)
@@ -98,6 +101,19 @@ def _in_itself(report: Report, summary: Summary) -> Iterator[str]:
         count, said = report.contents.counts[name], getattr(summary, name)
         if count != said:
             yield f"the summary says {said} {name}, but the results have {count}"
+
+
+def _has_other_head(report: Report) -> bool:
+    """Whether the head differs from its digest."""
+    return report.summary is not None and head_digest(report.run, report.detector) != report.summary.head_sha256
+
+
+def _unchecked(contents: Contents) -> str:
+    """The sentence on lines that do not match their check."""
+    path, number = contents.first_unchecked
+    others = contents.unchecked - 1
+    more = "" if not others else f", nor {'does one' if others == 1 else f'do {others}'} after it"
+    return f"result number {number} ({path!a}) does not match the check on its line{more}"
 
 
 # Wider limits than those of any scan, so that every file that a scan read is read again.
