@@ -242,6 +242,8 @@ def main() -> None:
     parser.add_argument("--commands", default="scan,fit,calibrate,bench,ablate")
     options = parser.parse_args()
     random.seed(options.seed)
+    for number in SIGNALS:  # nohup, or a shell that starts this in the background, lets muflow ignore some of them
+        signal.signal(number, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = "1"
     bad = 0
     with tempfile.TemporaryDirectory() as name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +34,11 @@ class ImageError(Exception):
         self.message = message
         self.sha256 = sha256
         self.bytes = size
+
+
+def reason(error: BaseException) -> str:
+    """What a library says of an error, for the brackets of a sentence: one line, without colons, and short."""
+    return textwrap.shorten(str(error).replace(": ", ", "), 120, placeholder=" ...")
 
 
 @dataclass(frozen=True, slots=True)

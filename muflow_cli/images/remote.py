@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Final
 
-from muflow_cli.images.error import ImageError
+from muflow_cli.images.error import ImageError, reason
 from muflow_cli.images.inputs import Input, InputKind, has_image_name, is_skipped, read_all
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
@@ -31,7 +31,7 @@ def find_remote(address: str, spec: InputSpec) -> Iterator[Input | Unreadable]:
         yield Unreadable(path=address, code="needs_remote", message=_NEEDED)
         return
     except (OSError, ValueError) as error:
-        yield Unreadable(path=address, code="remote_error", message=f"the address cannot be used ({error})")
+        yield Unreadable(path=address, code="remote_error", message=f"the address cannot be used ({reason(error)})")
         return
     if address.lower().startswith("s3:"):
         yield from listed(filesystem, path, address, spec)
