@@ -74,15 +74,15 @@ class Memory:
 
     def start(self) -> None:
         """Forget the peaks so far."""
-        for process in ("self", *_children()):
+        for process in ("self", *processes_below("self")):
             with contextlib.suppress(OSError):
                 Path(f"/proc/{process}/clear_refs").write_text("5")
-        self._before, self._children = _status("self", "VmRSS"), 0
+        self._before, self._children = status_of("self", "VmRSS"), 0
 
     def mib(self) -> float:
         """The peak: what this process had beyond `start`, and all that its children had."""
         self._look()
-        return (_status("self", "VmHWM") - self._before + self._children) / 1024
+        return (status_of("self", "VmHWM") - self._before + self._children) / 1024
 
     def _watch(self) -> None:
         while True:  # a child may be killed before anybody asks
@@ -90,18 +90,20 @@ class Memory:
             time.sleep(0.02)
 
     def _look(self) -> None:
-        self._children = max(self._children, sum(_status(child, "VmHWM") for child in _children()))
+        self._children = max(self._children, sum(status_of(child, "VmHWM") for child in processes_below("self")))
 
 
-def _children() -> list[str]:
+def processes_below(process: str) -> list[str]:
+    """Those that a process has started, and theirs."""
     found = []
-    for thread in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # it has ended
-            found += (thread / "children").read_text().split()
-    return found
+    with contextlib.suppress(OSError):  # it has ended
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += (thread / "children").read_text().split()
+    return [*found, *(below for child in found for below in processes_below(child))]
 
 
-def _status(process: str, name: str) -> int:
+def status_of(process: str, name: str) -> int:
     """A figure of a process, KiB; 0 if it is gone."""
     with contextlib.suppress(OSError, IndexError):
         return int(Path(f"/proc/{process}/status").read_text().split(f"{name}:")[1].split()[0])

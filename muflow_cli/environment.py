@@ -51,9 +51,15 @@ def decoders() -> dict[str, str]:
     return {name: str(number) for name, number in numbers.items() if number is not None}
 
 
-def side_by_side(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
-    """Name -> version before and now, of every library that either names; None where it was not used."""
-    return {name: (before.get(name), now.get(name)) for name in dict.fromkeys((*now, *before))}
+def side_by_side(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[object, object]]:
+    """Name -> version before and now, of every library of this run; and whether the earlier run used others.
+
+    Names of others are not repeated, since a file says them, and anything may stand in a file.
+    """
+    return {
+        **{name: (before.get(name), number) for name, number in now.items()},
+        "set of libraries": (before.keys() - now.keys(), set()),
+    }
 
 
 def begin_run(

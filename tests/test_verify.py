@@ -225,6 +225,13 @@ def test_of_an_edited_result_its_line_is_named_and_of_one_without_check_too(repo
     assert said(report) == [edited_line]
 
 
+def test_what_an_edited_report_gives_for_a_digest_is_not_repeated(report: Path) -> None:
+    digest = hashlib.sha256(b"a.jpg").hexdigest().encode()
+    report.write_bytes(report.read_bytes().replace(digest, b"\\u001b" + b"0" * 10_000))
+    of_file = [one.message for one in verify(report).differences if one.path == "a.jpg"]
+    assert of_file == [f"has other content (SHA-256 is {digest.decode()}, and what the report says is none)"]
+
+
 def test_digests_that_were_written_anew_for_an_edited_part_change_the_summary(report: Path) -> None:
     edited(report, "summary.head_sha256", "0" * 64)
     assert said(report) == [
