@@ -164,7 +164,7 @@ class Log:
         counts = collections.Counter(line["outcome"] for line in self.lines)
         failed = {name: count for name, count in counts.items() if name.startswith("FAILED")}
         tracebacks = sum(count for name, count in failed.items() if "traceback" in name)
-        unseen = sum(count for name, count in failed.items() if any(w in name for w in ("unseen", "other", "another")))
+        unseen = sum(count for name, count in failed.items() if name.startswith("FAILED: unseen"))
         print(f"{self.name}: {len(self.lines)} mutations, {tracebacks} tracebacks, {unseen} changes unseen, "
               f"{sum(failed.values()) - tracebacks - unseen} other failures")  # fmt: skip
         for outcome, count in counts.most_common():

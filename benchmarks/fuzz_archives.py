@@ -160,7 +160,7 @@ class Archives:
         if unprintable:
             return f"FAILED: not one sentence: {unprintable[0][:300]!r}"
         if other:
-            return "FAILED: a member under another SHA-256"
+            return "FAILED: unseen, a member under another SHA-256"
         expected = self._expected[self._seed]
         own = [error for error in errors if not error.path.endswith("in.zip")]
         if own:

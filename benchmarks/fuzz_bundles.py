@@ -228,11 +228,11 @@ def outcome(path: Path, good: Detector, expected: bytes, *, forged: bool, same_b
             return f"FAILED: not one sentence: {str(error)[:300]!r}"
         return "refused as " + ("damaged" if "damaged" in error.problem else "inconsistent or incomplete")
     if identity != (good.fingerprint, good.calibration.fingerprint()):
-        return "another detector, with another fingerprint" if forged else "FAILED: accepted with another fingerprint"
+        return "another detector, with another fingerprint" if forged else "FAILED: unseen, another fingerprint"
     if found != expected:
-        return "FAILED: other verdicts under the same fingerprints"
+        return "FAILED: unseen, other verdicts under the same fingerprints"
     if not (forged or same_bytes or (detector.file is not None and not detector.file.provenance_covered)):
-        return "FAILED: a changed byte was overlooked"
+        return "FAILED: unseen, a changed byte was overlooked"
     return "the same detector"
 
 

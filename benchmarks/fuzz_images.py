@@ -92,10 +92,10 @@ class Images:
         if isinstance(result, Unreadable):
             # What is refused before it is read has no hash.
             if result.sha256 not in (digest, None):
-                return "FAILED: an error record with another SHA-256"
+                return "FAILED: unseen, an error record with another SHA-256"
             if not is_sentence(result.message):
                 return f"FAILED: not one sentence: {result.message[:300]!r}"
             return f"error record, {result.code}"
         if result.facts.sha256 != digest:
-            return "FAILED: a score under another SHA-256"
+            return "FAILED: unseen, a score under another SHA-256"
         return "scored" if math.isfinite(result.score) else "FAILED: a score that is not finite"

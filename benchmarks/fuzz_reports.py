@@ -110,16 +110,14 @@ class Reports:
             sentences = [one.message for one in verify(self._path).differences]
         except MuflowError as error:
             return "refused" if is_sentence(str(error)) else f"FAILED: not one sentence: {str(error)[:300]!r}"
-        odd = [sentence for sentence in sentences if not is_sentence(sentence)]
-        if odd:
-            return f"FAILED: not one sentence: {odd[0][:300]!r}"
         if sentences:
-            return "differences named"
+            odd = next((sentence for sentence in sentences if not is_sentence(sentence)), None)
+            return "differences named" if odd is None else f"FAILED: not one sentence: {odd[:300]!r}"
         if not changed:
             return "the same values, verified"
-        return (
-            "sealed anew, verified (only a signature shows it)" if self._sealed else "FAILED: a change verified unseen"
-        )
+        if self._sealed:
+            return "sealed anew, verified (only a signature shows it)"
+        return "FAILED: unseen, a change was verified"
 
     def _resumed(self) -> str:
         """What is wrong with what `--resume` would keep of it; empty if nothing is."""
@@ -128,7 +126,7 @@ class Reports:
         except MuflowError as error:
             return "" if is_sentence(str(error)) else f"FAILED: not one sentence: {str(error)[:300]!r}"
         if any(result not in self._written for result in kept.values()):
-            return "FAILED: --resume keeps a result that was not written"
+            return "FAILED: unseen, --resume keeps a result that was not written"
         return ""
 
 
