@@ -36,9 +36,10 @@ class ImageError(Exception):
         self.bytes = size
 
 
-def reason(error: BaseException) -> str:
-    """What a library says of an error, for the brackets of a sentence: one line, without colons, and short."""
-    return textwrap.shorten(str(error).replace(": ", ", "), 120, placeholder=" ...")
+def reason_of(error: BaseException | None) -> str:
+    """What a library says of an error, for the brackets of a sentence: one printable line, no colon, not long."""
+    text = "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in str(error)).replace(": ", ", ")
+    return textwrap.shorten(text, 160, placeholder=" ...") or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from muflow_cli.images.archive_limits import (
     is_hidden,
     nested,
 )
-from muflow_cli.images.error import ImageError, reason
+from muflow_cli.images.error import ImageError, reason_of
 from muflow_cli.images.formats import SIGNATURE_BYTES
 from muflow_cli.images.inputs import (
     Input,
@@ -172,7 +172,7 @@ def read_zip_member(input_: Input, max_bytes: int) -> bytes:
         message = f"the member is compressed by {_method(info)}, which is not read; unpack the archive first"
         raise ImageError("unsupported", message, size=info.file_size) from error
     except BROKEN as error:
-        raise ImageError("corrupt_member", f"the member of the archive is damaged ({reason(error)})") from error
+        raise ImageError("corrupt_member", f"the member of the archive is damaged ({reason_of(error)})") from error
 
 
 def _method(info: zipfile.ZipInfo) -> str:
