@@ -248,7 +248,7 @@ def together(base: Path, command: str, words: list[str], output: str, pairs: int
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     for _ in range(pairs):
         runs = []
-        for wait in (0, random.uniform(0, 0.8 * seconds)):
+        for wait in (0, random.uniform(0, 0.15 * seconds)):
             time.sleep(wait)
             runs.append(subprocess.Popen(whole, cwd=folder, **pipes))  # type: ignore[call-overload] # noqa: S603
         said = [run.communicate()[1] for run in runs]
