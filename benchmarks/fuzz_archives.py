@@ -19,7 +19,8 @@ from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, load
 from muflow_cli.images.read import read_input
 from muflow_cli.records import Unreadable
-from muflow_cli.specs import InputSpec, View, ViewSpec
+from muflow_cli.run_specs import InputSpec
+from muflow_cli.specs import View, ViewSpec
 
 _ZIPS = {"stored": 0, "deflate": 8, "bzip2": 12, "lzma": 14}
 _TARS = {"tar": "w", "tar.gz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}

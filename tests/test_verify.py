@@ -21,8 +21,8 @@ from muflow_cli.output import report_reader
 from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.writers import WRITERS, WriterContext, format_of
 from muflow_cli.records import Facts, Judgement, Result, Scored, Side, Unreadable, Verdict
+from muflow_cli.run_specs import InputSpec
 from muflow_cli.scan.tally import Tally
-from muflow_cli.specs import InputSpec
 from muflow_cli.verify import verify
 
 
