@@ -2,7 +2,7 @@
 
     python tests/marked_files.py FOLDER; python benchmarks/marks_fuzz.py FOLDER [--files 3000]
 
-FOLDER holds files with marks; the mutations are those of scan_fuzz.py.
+FOLDER holds files with marks; the mutations are those of mutations.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from mutations import mutate
 from PIL import Image
-from scan_fuzz import mutate
 
 from muflow_cli.images.marks import read_marks
 from muflow_cli.images.thumbnails import thumbnail_mark

@@ -19,61 +19,17 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tiny import encoded, image, make_detector
+from fuzz_images import whole_files
+from mutations import mutate
+from tiny import make_detector
 
 CONTAINERS = ("JPEG", "PNG", "WEBP")
-
-
-MODES = {"JPEG": ("RGB", "L", "CMYK"), "PNG": ("RGB", "L", "P", "RGBA", "1"), "WEBP": ("RGB", "RGBA")}
-
-
-def seeds(generator: np.random.Generator) -> dict[str, list[bytes]]:
-    """Whole files of each container, in several modes and sizes."""
-    return {
-        container: [
-            encoded(image(generator, side).convert(mode), container)
-            for mode in MODES[container]
-            for side in (40, 96, 200)
-        ]
-        for container in CONTAINERS
-    }
-
-
-def mutate(data: bytes, others: list[bytes], generator: np.random.Generator) -> bytes:
-    """A file after one to eight mutations."""
-    mutated = bytearray(data)
-    for _ in range(generator.integers(1, 9)):
-        if len(mutated) >= 2:
-            change(mutated, others, generator)
-    return bytes(mutated)
-
-
-def change(data: bytearray, others: list[bytes], generator: np.random.Generator) -> None:
-    """One mutation in place."""
-    # Headers decide most: half of the mutations start in the first 200 bytes.
-    top = min(len(data), 200) if generator.random() < 0.5 else len(data)
-    at = int(generator.integers(0, top))
-    size = int(generator.integers(1, 33))
-    flipped = bytes([data[at] ^ (1 << int(generator.integers(0, 8)))])
-    other = others[int(generator.integers(0, len(others)))]
-    # (start, stop, what replaces the bytes between them)
-    changes = (
-        (at, at + 1, flipped),
-        (at, at + size, generator.bytes(min(size, len(data) - at))),
-        (max(1, at), len(data), b""),
-        (at, at, generator.bytes(size)),
-        (at, at, bytes(data[at : at + 20 * size])),
-        (at, len(data), other[at:]),
-        (at, at + 4, bytes([int(generator.choice([0, 255, 127]))]) * min(4, len(data) - at)),
-    )
-    start, stop, replacement = changes[int(generator.integers(0, len(changes)))]
-    data[start:stop] = replacement
 
 
 def write_mutated(folder: Path, files: int, generator: np.random.Generator) -> None:
     """Write mutated files, a third of each container."""
     folder.mkdir()
-    whole = seeds(generator)
+    whole = whole_files(generator, CONTAINERS)
     everything = [data for datas in whole.values() for data in datas]
     for index in range(files):
         container = CONTAINERS[index % 3]

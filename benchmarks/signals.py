@@ -2,6 +2,7 @@
 
     python benchmarks/signals.py --signals 100 --images 120
     python benchmarks/signals.py --signals 0 --kills 40 --commands fit,bench
+    python benchmarks/signals.py --signals 0 --pairs 20 --commands scan,fit
 
 Each run is a new process, as a user starts it. Before some runs the outputs exist already, and an interrupted run must
 leave them as they were or replace them by whole ones. A run that ends before its signal is not counted. Python itself
@@ -10,7 +11,7 @@ shell shows 128 + its number), and these are counted apart.
 
 With --kills, `fit` and `bench` are also killed (SIGKILL) at random moments and continued with --resume until they end.
 What they then give must be what an unbroken run gives (fingerprints of detector and calibration; every figure), and
-nothing else may be left.
+nothing else may be left. With --pairs, `scan` and `fit` are started twice with the same output.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def outcome(output: Path) -> object:
     """What must not depend on how a run came about."""
     if output.suffix == ".json":
         document = json.loads(output.read_bytes())
-        return {**document, "run": None}
+        return document["results"] if "muflow.scan" in document["schema"] else {**document, "run": None}
     detector = load(output)
     return detector.fingerprint, detector.calibration.fingerprint()
 
@@ -232,16 +233,56 @@ def kill_and_resume(base: Path, command: str, words: list[str], output: str, kil
     return sum(number for name, number in runs.count.items() if name in BAD or name.startswith("status"))
 
 
-def main() -> None:
+def together(base: Path, command: str, words: list[str], output: str, pairs: int) -> int:
+    """Start one command twice, to the same output, so many times; the number of things that went wrong.
+
+    Of two runs that overlap, the second one must end with status 2 and one sentence, and the first one must give what a
+    run alone gives.
+    """
+    folder, count = base / f"{command}.twice", Counter[str]()
+    folder.mkdir()
+    whole = [sys.executable, "-m", "muflow_cli", *words, "-o", output, "--force"]
+    begun = time.monotonic()
+    subprocess.run(whole, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    seconds, alone = time.monotonic() - begun, outcome(folder / output)
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    for _ in range(pairs):
+        runs = []
+        for wait in (0, random.uniform(0, 0.15 * seconds)):
+            time.sleep(wait)
+            runs.append(subprocess.Popen(whole, cwd=folder, **pipes))  # type: ignore[call-overload] # noqa: S603
+        said = [run.communicate()[1] for run in runs]
+        ended = [run.returncode for run in runs]
+        refused = [text for text, status in zip(said, ended, strict=True) if status == 2]
+        count["pairs"] += 1
+        count["second run refused in one sentence"] += len(refused) == 1 and refused[0].count(b"\n") == 1
+        # Both may write, one after the other, where the first one had ended.
+        count["one after the other"] += not refused
+        count["both refused"] += len(refused) == 2
+        count["another outcome"] += outcome(folder / output) != alone
+        count["left behind"] += [path.name for path in folder.iterdir()] != [output]
+        count["status"] += any(status not in (0, 1, 2, 3) for status in ended)
+    print(f"{command}, two at a time: {seconds:.1f} s a run; {dict(count)}", flush=True)
+    return sum(count[name] for name in ("both refused", "another outcome", "left behind", "status"))
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--signals", type=int, default=100)
     parser.add_argument("--kills", type=int, default=0, help="of fit and of bench, each continued with --resume")
+    parser.add_argument("--pairs", type=int, default=0, help="of runs of scan and of fit at the same time")
     parser.add_argument("--images", type=int, default=120)
     parser.add_argument("--minutes", type=float, default=60, help="most for each command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", default="scan,fit,calibrate,bench,ablate")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
     random.seed(options.seed)
+    for number in SIGNALS:  # nohup, or a shell that starts this in the background, lets muflow ignore some of them
+        signal.signal(number, signal.SIG_DFL)
     os.environ["OMP_NUM_THREADS"] = "1"
     bad = 0
     with tempfile.TemporaryDirectory() as name:
@@ -275,6 +316,9 @@ def main() -> None:
                 bad += measure(base, command, words, outputs, options.signals, options.minutes)
             if options.kills and command in ("fit", "bench"):
                 bad += kill_and_resume(base, command, words, outputs[0], options.kills)
+            if options.pairs and command in ("scan", "fit"):
+                output = "a.json" if command == "scan" else outputs[0]
+                bad += together(base, command, words, output, options.pairs)
     sys.exit(1 if bad else 0)
 
 

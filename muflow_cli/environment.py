@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 from collections.abc import Mapping
@@ -13,7 +14,10 @@ from muflow_cli import __version__
 from muflow_cli.run_records import RunInfo
 from muflow_cli.run_specs import InputSpec, Precision
 
-_PACKAGES: Final = ("torch", "torchvision", "FrEIA", "scikit-learn", "numpy", "safetensors", "pillow")
+TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
+_PACKAGES: Final = ("torch", "torchvision", "FrEIA", "scikit-learn", "numpy", "safetensors", "pillow", "simplejpeg")
+# Without them HEIC files are unsupported and credentials are not verified, which results say.
+_EXTRAS: Final = ("pillow-heif", "c2pa-python")
 
 
 def versions() -> dict[str, str]:
@@ -24,6 +28,9 @@ def versions() -> dict[str, str]:
             numbers[package] = version(package)
         except PackageNotFoundError:  # a vendored or renamed build
             numbers[package] = "unknown"
+    for package in _EXTRAS:
+        with contextlib.suppress(PackageNotFoundError):
+            numbers[package] = version(package)
     return numbers | decoders()
 
 
@@ -38,8 +45,21 @@ def decoders() -> dict[str, str]:
         "zlib": features.version_codec("zlib"),
         "libtiff": features.version_codec("libtiff"),
         "libwebp": features.version_module("webp"),
+        "openjpeg": features.version_codec("jpg_2000"),
+        "libavif": features.version_module("avif"),
     }
     return {name: str(number) for name, number in numbers.items() if number is not None}
+
+
+def side_by_side(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[object, object]]:
+    """Name -> version before and now, of every library of this run; and whether the earlier run used others.
+
+    Names of others are not repeated, since a file says them, and anything may stand in a file.
+    """
+    return {
+        **{name: (before.get(name), number) for name, number in now.items()},
+        "set of libraries": (before.keys() - now.keys(), set()),
+    }
 
 
 def begin_run(
@@ -86,4 +106,4 @@ def option_of(name: str) -> str:
 
 def utc_now() -> str:
     """The time as ISO 8601 in UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime(TIME_FORMAT)

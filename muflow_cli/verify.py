@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -16,7 +17,7 @@ from muflow_cli.images.inputs import Input, InputKind, file_error, open_regular
 from muflow_cli.images.read import read_input
 from muflow_cli.images.remote import is_remote
 from muflow_cli.output.digests import head_digest, report_digest
-from muflow_cli.output.report_reader import Report, read_report
+from muflow_cli.output.report_reader import Contents, Report, read_report
 from muflow_cli.records import Result, Unreadable
 from muflow_cli.run_records import Summary
 from muflow_cli.run_specs import InputSpec
@@ -76,6 +77,9 @@ def _differences(path: Path, report: Report) -> Iterator[Difference]:
     else:
         for message in _in_itself(report, report.summary):
             yield Difference(str(path), message)
+    # The checks are taken with the head: if that was changed, none can be compared.
+    if report.contents.unchecked and not _has_other_head(report):
+        yield Difference(str(path), _unchecked(report.contents))
     inputs = _Inputs()
     for result in report.results:
         difference = _difference(result, inputs)
@@ -100,8 +104,24 @@ def _in_itself(report: Report, summary: Summary) -> Iterator[str]:
             yield f"the summary says {said} {name}, but the results have {count}"
 
 
+def _has_other_head(report: Report) -> bool:
+    """Whether the head differs from its digest."""
+    return report.summary is not None and head_digest(report.run, report.detector) != report.summary.head_sha256
+
+
+def _unchecked(contents: Contents) -> str:
+    """The sentence on lines that do not match their check."""
+    path, number = contents.first_unchecked
+    others = contents.unchecked - 1
+    more = "" if not others else f", nor {'does one' if others == 1 else f'do {others}'} after it"
+    return f"result number {number} ({path!a}) does not match the check on its line{more}"
+
+
 # Wider limits than those of any scan, so that every file that a scan read is read again.
 _LIMITS: Final = InputSpec(hidden=True, follow_links=True, max_bytes=2**40)
+
+
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 class _Inputs:
@@ -131,7 +151,9 @@ def _difference(result: Result, inputs: _Inputs) -> str | None:
     sha256, problem = _current(result.path, inputs)
     if problem is not None or sha256 == recorded:
         return problem
-    return f"has other content (SHA-256 is {sha256}, but was {recorded})"
+    # Anything may stand in a report that was edited.
+    was = f"but was {recorded}" if _SHA256.fullmatch(recorded) else "and what the report says is none"
+    return f"has other content (SHA-256 is {sha256}, {was})"
 
 
 def _current(path: str, inputs: _Inputs) -> tuple[str, str | None]:

@@ -321,6 +321,51 @@ def test_a_tar_header_that_points_backwards_ends() -> None:
     assert contents("a.tar") == [("a.tar", "corrupt_archive")]
 
 
+def test_a_zip_that_lists_fewer_members_than_it_announces_does_not_end_in_silence(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a.jpg", "b.jpg", "c.jpg"):
+            archive.writestr(name, name)
+    data = bytearray(path.read_bytes())
+    end = data.rindex(b"PK\5\6")
+    second = data.index(b"PK\1\2", data.index(b"PK\1\2") + 1)
+    first = data.index(b"PK\1\2")
+    # The second entry becomes the comment of the first.
+    data[first + 32 : first + 34] = (data.index(b"PK\1\2", second + 1) - second).to_bytes(2, "little")
+    path.write_bytes(data)
+    *members, record = find([str(path)], InputSpec())
+    assert [item.path for item in members] == [f"{path}!a.jpg", f"{path}!c.jpg"]
+    assert isinstance(record, Unreadable)
+    assert record.code == "corrupt_archive"
+    assert record.message == "the archive lists 2 members but announces 3, so some may be missing"
+    data[end + 8 : end + 12] = (2).to_bytes(2, "little") * 2
+    path.write_bytes(data)
+    assert len(list(find([str(path)], InputSpec()))) == 2
+
+
+def test_what_a_library_says_of_damage_stands_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jpg", b"\xff" * 3000)
+    data = bytearray(path.read_bytes())
+    data[26:28] = (2000).to_bytes(2, "little")  # the name in the header of the member, which zipfile then quotes
+    path.write_bytes(data)
+    (member,) = find([str(path)], InputSpec())
+    assert isinstance(member, Input)
+    with pytest.raises(ImageError) as caught:
+        read_input(member, 2**20)
+    assert (
+        caught.value.message == "the member of the archive is damaged (File name in directory 'a.jpg' and header ...)"
+    )
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.jpg"))
+    packed = (tmp_path / "a.tar.gz").read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(packed[:12] + b"\xff" * 20)
+    (record,) = find([str(tmp_path / "a.tar.gz")], InputSpec())
+    assert isinstance(record, Unreadable)
+    assert ": " not in record.message
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_is_not_an_archive_is_one_record(kind: str) -> None:
     path = f"a.{kind}"

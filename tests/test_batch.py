@@ -53,7 +53,7 @@ def drawn(seed: int, fakes: int) -> tuple[Sample, Sample]:
 @cache
 def p_values(kind: str, fakes: int) -> np.ndarray:
     """(draws, BATCH); fewer draws where each of them takes longer, or where a rare event is not what is counted."""
-    count = DRAWS // 4 if kind == "chosen" else DRAWS if fakes else DRAWS // 2
+    count = DRAWS // 4 if kind in ("chosen", "kernel") else DRAWS if fakes else DRAWS // 2
     draws = (drawn(seed, fakes) for seed in range(count))
     return np.stack([adaptive_p_values(reals, batch, RATE, learners=KINDS[kind]).p_values for reals, batch in draws])
 

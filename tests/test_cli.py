@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 import typer.main
 from scan_runs import command, environment, run
 
+from muflow_cli.bundle import load, save
 from muflow_cli.cli.app import app
+from muflow_cli.cli.info_command import info_command
 from muflow_cli.presets import PRESETS
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined] # a group has commands
@@ -252,3 +255,20 @@ def test_a_user_without_a_home_gets_the_built_in_detector() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.endswith("default.safetensors\n"), done.stderr
+
+
+def test_nothing_from_outside_reaches_a_terminal_as_a_command(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector = load(tiny_bundle)
+    versions = {**detector.provenance.versions, "\x1b[31mtorch": "\x1b]0;title\x07"}
+    hostile = tmp_path / "name\x1b[2J\u202e.safetensors"
+    save(replace(detector, provenance=replace(detector.provenance, versions=versions)), hostile)
+    info_command(hostile)
+    shown = capsys.readouterr().out
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert "\\u001b[31mtorch \\u001b]0;title\\u0007" in shown
+    for words in (["scan", "photos", "--detector"], ["bench"], ["info"], ["calibrate"]):
+        done = run(*words, tmp_path / "gone\x1b[31m", *(["photos"] if words == ["calibrate"] else []))
+        assert done.returncode == 2
+        assert done.stderr.decode().rstrip("\n").isprintable()

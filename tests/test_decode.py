@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from muflow_cli.images.decode import DecodedImage, decode
-from muflow_cli.images.error import ImageError
+from muflow_cli.images.error import ImageError, reason_of
 from muflow_cli.images.formats import is_image
 
 MANY = 10_000_000
@@ -306,3 +306,16 @@ def test_damaged_files_are_an_image_or_an_image_error_and_nothing_is_printed(cap
         outcomes[type(outcome)] += 1
     assert min(outcomes.values()) > 50  # the mutations neither spare nor destroy everything
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("said", "clause"),
+    [
+        ("Invalid input: Unexpected end: Extent in box", "Invalid input, Unexpected end, Extent in box"),
+        ("two\nlines \x1b[31mred", "two lines ?[31mred"),
+        ("word " * 100, "word " * 31 + "..."),
+        ("", "ValueError"),
+    ],
+)
+def test_what_a_library_says_becomes_one_clause(said: str, clause: str) -> None:
+    assert reason_of(ValueError(said)) == clause

@@ -105,6 +105,9 @@ def test_killed_runs_over_other_orders_lose_no_result_that_was_ever_whole(
         (replace(RUN, precision="bf16"), DETECTOR, "precision"),
         (replace(RUN, device="cuda"), DETECTOR, "device"),
         (replace(RUN, versions={**RUN.versions, "torch": "9"}), DETECTOR, "torch"),
+        # A library that one of the two runs did not use, or that an earlier muflow did not record.
+        (replace(RUN, versions={**RUN.versions, "simplejpeg": "1"}), DETECTOR, "simplejpeg"),
+        (replace(RUN, versions={"torch": RUN.versions["torch"]}), DETECTOR, "set of libraries"),
         (replace(RUN, options=RUN.options | deciding(InputSpec(max_bytes=1))), DETECTOR, "--max-bytes"),
         (replace(RUN, options=RUN.options | deciding(InputSpec(damaged=Damaged.SCORE))), DETECTOR, "--damaged"),
         (replace(RUN, options=RUN.options | deciding(InputSpec(c2pa_anchors="-"))), DETECTOR, "--c2pa-trust"),

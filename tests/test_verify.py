@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 import tracemalloc
 import zipfile
@@ -19,6 +21,7 @@ from muflow_cli.output import report_reader
 from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.writers import WRITERS, WriterContext, format_of
 from muflow_cli.records import Facts, Judgement, Result, Scored, Side, Unreadable, Verdict
+from muflow_cli.run_specs import InputSpec
 from muflow_cli.scan.tally import Tally
 from muflow_cli.verify import verify
 
@@ -150,8 +153,83 @@ def test_every_value_of_head_and_summary_is_covered_and_its_part_is_named(
 def test_the_end_of_a_run_is_covered_wherever_a_format_writes_it(report: Path) -> None:
     for path in (report, report.with_suffix(".json")):
         finished = FINISHED.finished
-        path.write_bytes(path.read_bytes().replace(f'"finished":"{finished}"'.encode(), b'"finished":"2027"'))
+        path.write_bytes(
+            path.read_bytes().replace(f'"finished":"{finished}"'.encode(), b'"finished":"2027-01-01T00:00:00Z"')
+        )
         assert said(path) == ["the head (run and detector) was changed, since the SHA-256 differs"]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+@pytest.mark.parametrize("end", [b"null", b"true", b"0", b'""', b'"2026"', b'"2026-3-1T09:00:02Z"', b'"yesterday"'])
+def test_a_run_ends_at_a_time_or_the_report_is_refused(end: bytes, suffix: str, report: Path) -> None:
+    path = report.with_suffix(f".{suffix}")
+    path.write_bytes(path.read_bytes().replace(f'"finished":"{FINISHED.finished}"'.encode(), b'"finished":' + end))
+    with pytest.raises(BadReport):
+        verify(path)
+
+
+def test_the_first_line_says_nothing_of_the_end(report: Path) -> None:
+    head, *rest = report.read_bytes().splitlines(keepends=True)
+    for end in (b'"2020-01-01T00:00:00Z"', f'"{FINISHED.finished}"'.encode()):
+        report.write_bytes(b"".join([head.replace(b'"finished":null', b'"finished":' + end), *rest]))
+        with pytest.raises(BadReport, match="is not a whole"):
+            verify(report)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'"scale_scores":[0.0]', b'"scale_scores":[0]'),
+        (b'"scale_scores":[0.0]', b'"scale_scores":[false]'),
+        (b'"score":0.0', b'"score":0'),
+        (b'"flagged":false', b'"flagged":0'),
+        (b'"calibration_pictures":300', b'"calibration_pictures":300.0'),
+        (b'"seconds":1.0', b'"seconds":1'),
+        (b'"max_bytes":%d' % InputSpec().max_bytes, b'"max_bytes":%d.0' % InputSpec().max_bytes),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_a_number_in_another_spelling_is_not_what_was_written(
+    before: bytes, after: bytes, suffix: str, report: Path
+) -> None:
+    path = report.with_suffix(f".{suffix}")
+    assert before in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(before, after, 1))
+    with contextlib.suppress(BadReport):
+        assert str(path) in differing(path)
+
+
+def test_lines_that_do_not_match_their_check_are_counted_and_the_first_is_named(report: Path) -> None:
+    head, *results, last = report.read_bytes().splitlines(keepends=True)
+
+    def forged(line: bytes) -> bytes:
+        at = line.index(b'"check":"') + 9
+        return line[:at] + (b"0" if line[at : at + 1] != b"0" else b"1") + line[at + 1 :]
+
+    sentences = {1: "", 2: ", nor does one after it", 4: ", nor do 3 after it"}
+    for count, more in sentences.items():
+        report.write_bytes(
+            b"".join([head, results[0], *map(forged, results[1 : count + 1]), *results[count + 1 :], last])
+        )
+        assert said(report) == [f"result number 2 ('.hidden.jpg') does not match the check on its line{more}"]
+    report.write_bytes(b"".join([head, forged(results[0]), *results[1:]]))  # a run that did not end has its checks too
+    assert [sentence.split(" (")[0] for sentence in said(report)][1:] == ["result number 1"]
+
+
+def test_of_an_edited_result_its_line_is_named_and_of_one_without_check_too(report: Path) -> None:
+    whole = report.read_bytes()
+    report.write_bytes(whole.replace(b'"p_value":0.5', b'"p_value":0.6', 1))
+    edited_line = "result number 1 ('a.jpg') does not match the check on its line"
+    assert said(report) == ["the results were changed, since the SHA-256 differs", edited_line]
+    report.write_bytes(re.sub(rb',"check":"[0-9a-f]{16}"', b"", whole, count=1))
+    assert said(report) == [edited_line]
+
+
+def test_what_an_edited_report_gives_for_a_digest_is_not_repeated(report: Path) -> None:
+    digest = hashlib.sha256(b"a.jpg").hexdigest().encode()
+    report.write_bytes(report.read_bytes().replace(digest, b"\\u001b" + b"0" * 10_000))
+    of_file = [one.message for one in verify(report).differences if one.path == "a.jpg"]
+    assert of_file == [f"has other content (SHA-256 is {digest.decode()}, and what the report says is none)"]
 
 
 def test_digests_that_were_written_anew_for_an_edited_part_change_the_summary(report: Path) -> None:
@@ -197,13 +275,13 @@ def test_json_lines_are_verified_in_memory_that_does_not_grow_with_them(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     peaks = []
-    for number in (100, 1000):
+    for number in (1000, 100, 1000):  # the first fills the interpreter's lists of freed objects
         write(Path("r.jsonl"), [Unreadable(path=f"{n}", code="empty", message="-") for n in range(number)])
         tracemalloc.start()
         assert differing(Path("r.jsonl")) == []
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[2] < 1.5 * peaks[1]
 
 
 def test_json_too_large_to_be_read_at_once_is_refused_in_a_sentence_and_lines_without_end_are_no_results(

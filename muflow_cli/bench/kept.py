@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from muflow_cli.canonical import from_json, to_json
-from muflow_cli.environment import option_of
+from muflow_cli.environment import option_of, side_by_side
 from muflow_cli.errors import CannotResume
 from muflow_cli.files import OutputFile, growing, open_regular, replacing
 from muflow_cli.output.encode import line, mismatch_note, with_check
@@ -70,7 +70,7 @@ class Made:
             "detector": (before.detector, self.detector),
             "device": (before.device, self.device),
             "precision": (before.precision, self.precision),
-            **{name: (before.versions.get(name), number) for name, number in self.versions.items()},
+            **side_by_side(before.versions, self.versions),
             **{option_of(name): (before.inputs.get(name), value) for name, value in self.inputs.items()},
         }
         return [name for name, (then, now) in pairs.items() if then != now]

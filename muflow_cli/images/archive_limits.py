@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Final
 
-from muflow_cli.images.error import ImageError
+from muflow_cli.images.error import ImageError, reason_of
 from muflow_cli.images.inputs import file_error, is_skipped
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
@@ -93,4 +93,4 @@ def damage(error: BaseException) -> ImageError:
         return file_error(error)
     if isinstance(error, EOFError) or "end of data" in str(error):
         return ImageError("truncated_archive", "the archive is cut short, so members may be missing")
-    return ImageError("corrupt_archive", f"the archive is damaged ({error}), so members may be missing")
+    return ImageError("corrupt_archive", f"the archive is damaged ({reason_of(error)}), so members may be missing")

@@ -19,7 +19,7 @@ from muflow_cli.images.containers.png import PNG_SIGNATURE, still_pixels
 from muflow_cli.images.containers.tiff import TIFF_SIGNATURES
 from muflow_cli.images.damage import load
 from muflow_cli.images.diagnosis import BROKEN, diagnosis
-from muflow_cli.images.error import ImageError
+from muflow_cli.images.error import ImageError, reason_of
 from muflow_cli.images.formats import (
     AVIF_BRANDS,
     FORMATS,
@@ -174,8 +174,7 @@ def pixels_of(image: Image.Image) -> Image.Image:
         image.load()
         return upright(to_rgb(image), orientation_of(image))
     except BROKEN as error:
-        reason = "".join(c if c.isprintable() else "?" for c in str(error))[:160]
-        raise ImageError("corrupt", f"the PIL image cannot be read ({reason})") from error
+        raise ImageError("corrupt", f"the PIL image cannot be read ({reason_of(error)})") from error
 
 
 def _register_heif() -> None:

@@ -13,6 +13,7 @@ from muflow_cli.images import jpeg2000, tiff
 from muflow_cli.images.containers import boxes, gif, jpeg, riff
 from muflow_cli.images.containers.boxes import brands, child
 from muflow_cli.images.containers.tiff import TIFF_SIGNATURES
+from muflow_cli.images.error import reason_of
 from muflow_cli.images.formats import (
     AVIF_BRANDS,
     JPEG2000_SIGNATURES,
@@ -56,7 +57,7 @@ _IS_CUT: Final[tuple[tuple[tuple[bytes, ...], Callable[[bytes], bool]], ...]] = 
 
 def diagnosis(error: BaseException, data: bytes) -> tuple[str, str]:
     """Code and message for an exception of BROKEN that was raised while `data` was decoded."""
-    reason = "".join(c if c.isprintable() else "?" for c in str(error))[:160]
+    reason = reason_of(error)
     begins_like_an_image = is_image(data[:SIGNATURE_BYTES])
     if _is_cut(error, data, reason):
         return "truncated", "the image is cut short; bytes are missing at its end"
@@ -69,7 +70,7 @@ def diagnosis(error: BaseException, data: bytes) -> tuple[str, str]:
         return "not_an_image", "its bytes are not in an image format that muflow reads"
     if "truncated" in reason:  # so Pillow says of all data that end before the last pixel
         reason = "the coded data hold less than the image"
-    return "corrupt", f"the image data is damaged ({reason or type(error).__name__})"
+    return "corrupt", f"the image data is damaged ({reason})"
 
 
 def _unsupported(data: bytes, reason: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +34,12 @@ class ImageError(Exception):
         self.message = message
         self.sha256 = sha256
         self.bytes = size
+
+
+def reason_of(error: BaseException | None) -> str:
+    """What a library says of an error, for the brackets of a sentence: one printable line, no colon, not long."""
+    text = "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in str(error)).replace(": ", ", ")
+    return textwrap.shorten(text, 160, placeholder=" ...") or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

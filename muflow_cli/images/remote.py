@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Final
 
-from muflow_cli.images.error import ImageError
+from muflow_cli.images.error import ImageError, reason_of
 from muflow_cli.images.inputs import Input, InputKind, has_image_name, is_skipped, read_all
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
@@ -31,7 +31,7 @@ def find_remote(address: str, spec: InputSpec) -> Iterator[Input | Unreadable]:
         yield Unreadable(path=address, code="needs_remote", message=_NEEDED)
         return
     except (OSError, ValueError) as error:
-        yield Unreadable(path=address, code="remote_error", message=f"the address cannot be used ({error})")
+        yield Unreadable(path=address, code="remote_error", message=f"the address cannot be used ({reason_of(error)})")
         return
     if address.lower().startswith("s3:"):
         yield from listed(filesystem, path, address, spec)
@@ -51,7 +51,9 @@ def listed(filesystem: Any, path: str, address: str, spec: InputSpec) -> Iterato
     try:
         names = sorted(filesystem.find(path), key=os.fsencode)
     except Exception as error:  # noqa: BLE001  each file system has its own errors; one address is one record
-        yield Unreadable(path=address, code="remote_error", message=f"the address cannot be listed ({_reason(error)})")
+        yield Unreadable(
+            path=address, code="remote_error", message=f"the address cannot be listed ({reason_of(error)})"
+        )
         return
     if not names:
         yield Unreadable(path=address, code="not_found", message="there is nothing at this address")
@@ -85,10 +87,6 @@ def read_remote(input_: Input, max_bytes: int) -> bytes:
         if error.__cause__ is None or getattr(error.__cause__, "status", None) == _HTTP_NOT_FOUND:
             raise ImageError("not_found", "there is nothing at this address") from None
         # fsspec raises this for a server that cannot be reached as well; the cause tells them apart.
-        raise ImageError("remote_error", f"the address cannot be fetched ({_reason(error.__cause__)})") from error
+        raise ImageError("remote_error", f"the address cannot be fetched ({reason_of(error.__cause__)})") from error
     except Exception as error:
-        raise ImageError("remote_error", f"the address cannot be fetched ({_reason(error)})") from error
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+        raise ImageError("remote_error", f"the address cannot be fetched ({reason_of(error)})") from error

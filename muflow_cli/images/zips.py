@@ -22,7 +22,7 @@ from muflow_cli.images.archive_limits import (
     is_hidden,
     nested,
 )
-from muflow_cli.images.error import ImageError
+from muflow_cli.images.error import ImageError, reason_of
 from muflow_cli.images.formats import SIGNATURE_BYTES
 from muflow_cli.images.inputs import (
     Input,
@@ -51,7 +51,7 @@ def zip_inputs(path: str, spec: InputSpec, only: str | None) -> Iterator[Input |
         ImageError: not_a_file, permission, too_many_members, archive_bomb.
         One of BROKEN: for a damaged archive.
     """
-    archive = _opened_zip(path)
+    archive, announced = _opened_zip(path)
     allowance = Allowance(max(spec.max_bytes, MAX_RATIO * os.path.getsize(path)))
     unnamed = 0
     for index, info in enumerate(archive.infolist()):
@@ -69,13 +69,31 @@ def zip_inputs(path: str, spec: InputSpec, only: str | None) -> Iterator[Input |
                 continue
         allowance.take(info.file_size if info.file_size <= spec.max_bytes else 0)
         yield Input(label, InputKind.ZIP_MEMBER, location=path, member=info.filename, index=index, size=info.file_size)
+    if only is None:
+        yield from _unlisted(path, unnamed, len(archive.infolist()), announced)
+
+
+def _unlisted(path: str, unnamed: int, listed: int, announced: int) -> Iterator[Unreadable]:
+    """Records of an archive that may hold more than was listed.
+
+    Args:
+        path: of the archive.
+        unnamed: members without an image's name.
+        listed: members in its directory.
+        announced: members that its end says the directory has.
+    """
     if unnamed > MAX_SNIFFED:
         message = f"more than {MAX_SNIFFED} members have no image's name, and only those were looked into"
         yield Unreadable(path=path, code="too_many_members", message=message)
+    if (listed - announced) % 2**16:  # writers that do not know large archives count in two bytes
+        message = f"the archive lists {listed} members but announces {announced}, so some may be missing"
+        yield Unreadable(path=path, code="corrupt_archive", message=message)
 
 
-def _opened_zip(path: str) -> zipfile.ZipFile:
-    """The archive at a path with its directory parsed, shared by all threads until the file changes.
+def _opened_zip(path: str) -> tuple[zipfile.ZipFile, int]:
+    """The archive at a path with its directory parsed, and the number of members that its end announces.
+
+    It is shared by all threads until the file changes.
 
     Raises:
         ImageError: not_a_file, too_many_members.
@@ -89,14 +107,14 @@ def _opened_zip(path: str) -> zipfile.ZipFile:
 
 
 @functools.lru_cache(maxsize=_OPEN_ARCHIVES)
-def _parsed_zip(path: str, identity: tuple[int, ...], process: int) -> zipfile.ZipFile:  # noqa: ARG001  part of the key
+def _parsed_zip(path: str, identity: tuple[int, ...], process: int) -> tuple[zipfile.ZipFile, int]:  # noqa: ARG001  part of the key
     # A forked process shares its parent's position in an open file, so each process opens the archive for itself. An
     # archive that leaves the cache is closed with the last reader that uses it.
     with open_regular(path) as raw, io.BufferedReader(raw) as file:
         members, directory_bytes = _zip_directory(file)
     if members > MAX_MEMBERS or directory_bytes > MAX_MEMBERS * _ENTRY_BYTES:
         raise crowd("so none is read; unpack it first")
-    return zipfile.ZipFile(path)
+    return zipfile.ZipFile(path), members
 
 
 def _zip_directory(file: BinaryIO) -> tuple[int, int]:
@@ -135,7 +153,7 @@ def read_zip_member(input_: Input, max_bytes: int) -> bytes:
             unsupported, corrupt_member.
     """
     try:
-        archive = _opened_zip(input_.location)
+        archive, _ = _opened_zip(input_.location)
     except BROKEN as error:
         raise damage(error) from error
     directory = archive.infolist()
@@ -154,7 +172,7 @@ def read_zip_member(input_: Input, max_bytes: int) -> bytes:
         message = f"the member is compressed by {_method(info)}, which is not read; unpack the archive first"
         raise ImageError("unsupported", message, size=info.file_size) from error
     except BROKEN as error:
-        raise ImageError("corrupt_member", f"the member of the archive is damaged ({error})") from error
+        raise ImageError("corrupt_member", f"the member of the archive is damaged ({reason_of(error)})") from error
 
 
 def _method(info: zipfile.ZipInfo) -> str:

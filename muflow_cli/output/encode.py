@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from muflow_cli.canonical import from_json
+from muflow_cli.canonical import canonical_json, from_json
 from muflow_cli.errors import BadReport, BadSpec, NotFinite
 from muflow_cli.output.aliases import ALIASES, aliases_of
 from muflow_cli.records import NO_FACE, Facts, Judgement, NoFace, Result, Scored, Unreadable
@@ -137,7 +137,7 @@ def _from_object(kind: type[_Record], value: object, word: str) -> _Record:
     try:
         aliases = ALIASES.get(kind.__name__, {})
         record = from_json(kind, {name: item for name, item in value.items() if name not in aliases})
-        if to_object(record, word) == value:
+        if canonical_json(to_object(record, word)) == canonical_json(value):
             return record
     except (TypeError, ValueError, KeyError, NotFinite):
         pass
@@ -182,8 +182,8 @@ def result_from_json(value: object) -> Result:
         else:
             own = ("path", "score", "column_scores", "declared", "duplicate_of", "group", "faces", "faces_left_out")
             result = from_json(Scored, _parts(body, own, facts=_FACTS, judgement=_JUDGEMENT))
-        # 0 == False: a report that holds a number there is not one that was written here.
-        if result_to_json(result) == body and isinstance(body.get("flagged", False), bool):
+        # Not by ==, by which 60 is 60.0 and 0 is False: nothing was written here in two ways.
+        if canonical_json(result_to_json(result)) == canonical_json(body):
             return result
     except (TypeError, ValueError, KeyError, NotFinite):
         pass

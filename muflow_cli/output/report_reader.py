@@ -7,9 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from muflow_cli.environment import TIME_FORMAT
 from muflow_cli.errors import BadReport, MuflowError
 from muflow_cli.output.digests import ResultsDigest
 from muflow_cli.output.encode import (
@@ -17,6 +19,7 @@ from muflow_cli.output.encode import (
     checked_line,
     detector_from_json,
     line,
+    line_key,
     result_from_json,
     run_from_json,
     run_to_json,
@@ -87,7 +90,10 @@ def read_head(path: Path) -> Head | None:
     value = _check_schema(path, _object(first), "JSON-lines report")
     if value.get("type") != "run" or value.keys() != {"type", "schema", "run", "detector"}:
         raise _foreign(path, "JSON-lines report")
-    return Head(run_from_json(value.get("run")), detector_from_json(value.get("detector")))
+    head = Head(run_from_json(value.get("run")), detector_from_json(value.get("detector")))
+    if head.run.finished is not None:  # the last line says when a run ended, and the digests are over that
+        raise _foreign(path, "JSON-lines report")
+    return head
 
 
 def read_results(file: BinaryIO, key: bytes | None) -> Iterator[tuple[int, Result]]:
@@ -131,14 +137,19 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _checked(raw: bytes, key: bytes | None) -> Result | None:
     """The result on a line, if it is what this program writes."""
+    result = _result(raw)
+    return result if result is None or key is None or checked_line(result, key) == raw else None
+
+
+def _result(raw: bytes) -> Result | None:
+    """The result on a line, whatever its check."""
     value = _object(raw) if raw.endswith(b"\n") else None
     if value is None or value.get("type") != "result":
         return None
     try:
-        result = result_from_json(value)
+        return result_from_json(value)
     except BadReport:
         return None
-    return result if key is None or checked_line(result, key) == raw else None
 
 
 def _object(raw: bytes) -> dict[str, Any] | None:
@@ -155,6 +166,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         raise ValueError
     return value
+
+
+def _is_time(value: object) -> bool:
+    """Whether a value is a time as reports give it, UTC to the second."""
+    try:
+        return isinstance(value, str) and value == datetime.strptime(value, TIME_FORMAT).strftime(TIME_FORMAT)
+    except ValueError:
+        return False
 
 
 class ResultLines:
@@ -184,17 +203,25 @@ class Contents:
     Attributes:
         counts: of `inputs`, `scored`, `flagged` and `unreadable`, named as in a summary.
         digest: over all results.
+        unchecked: number of results whose line does not match its check; JSON has no checks.
+        first_unchecked: path of the first of them, and its number among the results, from 1.
     """
 
     def __init__(self) -> None:
         self.counts = Counter[str]()
         self.digest = ResultsDigest()
+        self.unchecked = 0
+        self.first_unchecked = ("", 0)
 
-    def add(self, result: Result) -> None:
-        """Take in one result."""
+    def add(self, result: Result, *, checked: bool = True) -> None:
+        """Take in one result, and whether its line matches its check."""
         self.digest.add(result)
         kind = "unreadable" if isinstance(result, Unreadable) else "scored" if isinstance(result, Scored) else "no_face"
         self.counts.update(["inputs", kind, *(["flagged"] if isinstance(result, Scored) and result.flagged else [])])
+        if not checked:
+            self.unchecked += 1
+            if self.unchecked == 1:
+                self.first_unchecked = result.path, self.counts["inputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +275,8 @@ def _document(path: Path, value: Mapping[str, Any] | None) -> Report:
     for result in results:
         contents.add(result)
     run, detector = run_from_json(whole["run"]), detector_from_json(whole["detector"])
+    if not _is_time(run.finished):
+        raise _foreign(path, "report")
     return Report(run, detector, results, contents, summary_from_json(whole["summary"]))
 
 
@@ -255,12 +284,16 @@ def _read_lines(path: Path) -> Report:
     head = read_head(path)
     if head is None:
         raise _foreign(path, "JSON-lines report")
-    contents = Contents()
+    contents, key = Contents(), line_key(head.run, head.detector)
     with path.open("rb") as file:
         end = len(file.readline())
-        # What was edited is named by the digest over all results.
-        for end, result in read_results(file, None):  # noqa: B007 - used afterwards
-            contents.add(result)
+        for raw in _lines(file):
+            result = _result(raw)
+            if result is None:
+                break
+            # What was edited is named by the digest over all results, and its line by its check.
+            contents.add(result, checked=checked_line(result, key) == raw)
+            end += len(raw)
         file.seek(end)
         # No more than there is: `read` sets aside at once what it is asked for.
         rest = file.read(min(_LONGEST_LINE, os.fstat(file.fileno()).st_size - end))
@@ -268,7 +301,12 @@ def _read_lines(path: Path) -> Report:
     if not rest:
         return Report(head.run, head.detector, results, contents, None)
     last = _object(rest)
-    if last is None or last.get("type") != "summary" or last.keys() != {"type", "finished", "summary"}:
+    if (
+        last is None
+        or last.get("type") != "summary"
+        or last.keys() != {"type", "finished", "summary"}
+        or not _is_time(last["finished"])
+    ):
         number = contents.counts["inputs"]
         raise BadReport(f"{path} is damaged after its result number {number} and cannot be trusted")
     run = run_from_json({**run_to_json(head.run), "finished": last["finished"]})

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from muflow_cli.environment import option_of
+from muflow_cli.environment import option_of, side_by_side
 from muflow_cli.errors import BadReport, CannotResume, CannotWrite
 from muflow_cli.files import replacing
 from muflow_cli.output.digests import sealed
@@ -83,7 +83,7 @@ def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
         "device": (head.run.device, run.device),
         "precision": (head.run.precision, run.precision),
         "rule": (_rule(head.detector), _rule(detector)),
-        **{name: (head.run.versions.get(name), number) for name, number in run.versions.items()},
+        **side_by_side(head.run.versions, run.versions),
         **{option_of(name): (before_options.get(name), value) for name, value in (run.options or {}).items()},
     }
     return [name for name, (before, now) in pairs.items() if before != now]

@@ -1,34 +1,26 @@
-"""Load mutated bundles and score two images with each that loads; each is refused or scores as its fingerprint says.
-
-    python benchmarks/bundle_fuzz.py --bundles 10000 [--bundle FILE]
+"""Fuzz of bundles: each is refused in one sentence, or scores two images as its fingerprint says.
 
 The mutations are flipped bits, cuts, inserted and overwritten pieces anywhere in the file, and other spellings of its
 header; and, with all digests computed anew as a forger would, hostile values in the head and other shapes, types and
-values of tensors. A process of its own loads the bundles. The run fails on a crash, on a bundle that takes more than
---limit seconds, on an error that is not one sentence, on a changed byte that is overlooked, and on other scores under
-the same fingerprints.
+values of tensors.
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
 import contextlib
 import copy
 import hashlib
 import io
 import json
-import multiprocessing
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mutations import hostile, leaves
 from tiny import make_detector, write_images
 
 from muflow_cli.bundle import load
@@ -63,13 +55,6 @@ SETTINGS = (
     "rule.alpha=0.1",
 )
 RUNTIME = Runtime(device="cpu", precision=Precision.FP32)
-
-HOSTILE: tuple[Any, ...] = (
-    *(0, -1, 1, 2, 3, 16, 63, 3000, 4096, 20_000, 10**6, 10**9, 10**18, 2**63, 2**70, 10**4000),
-    *(0.0, -0.5, 1e-300, 0.5, 1e9, 1e30, 1e300, float("nan"), float("inf"), -float("inf")),
-    *("", "x", "../x", "a: b\nc", "\x1b[31m", "\ud800", "é", "0" * 100_000, "resnet50", "layer1", "quarter", "both"),
-    *(None, True, False, [], {}, [[]], [0], [1] * 100_000, ["full"], {"a": 1}),
-)
 
 
 @dataclass(frozen=True)
@@ -134,15 +119,6 @@ def respelt(seed: Seed, generator: np.random.Generator) -> bytes:
     return len(spelt).to_bytes(8, "little") + spelt + rest
 
 
-def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where the values of a JSON value are, the containers included."""
-    if path:
-        yield path
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in pairs:
-        yield from leaves(inner, (*path, key))
-
-
 def forged_head(seed: Seed, generator: np.random.Generator) -> bytes:
     """One to three values of the head replaced, removed or added."""
     head = copy.deepcopy(seed.head)
@@ -152,7 +128,7 @@ def forged_head(seed: Seed, generator: np.random.Generator) -> bytes:
         at = head
         for key in path[:-1]:
             at = at[key]
-        value = HOSTILE[int(generator.integers(0, len(HOSTILE)))]
+        value = hostile(generator)
         action = generator.random()
         if action < 0.85:
             at[path[-1]] = copy.deepcopy(value)
@@ -197,7 +173,8 @@ def sealed(head: dict[str, Any], tensors: dict[str, torch.Tensor]) -> bytes:
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith("calibration.")}
     with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError):  # what has no digest keeps the old one
         head["fingerprint"] = hash_tensors(own, {k: v for k, v in head["spec"].items() if k != "rule"})
-        part = {name: head["calibration"][name] for name in ("rule", "formats", "columns")}
+        said = head["calibration"]
+        part = {name: said[name] for name in ("rule", "formats", "columns", "features") if name in said}
         digest = hashlib.sha256(canonical_json(part))
         for name in sorted(tensors.keys() - own.keys()):
             array = tensors[name].numpy()
@@ -232,6 +209,11 @@ def verdicts(detector: Detector) -> bytes:
     return repr(detector.score(images, RUNTIME)).encode()
 
 
+def is_sentence(text: str) -> bool:
+    """Whether a message is one that a user may be shown: one line, short, inert, at most one colon."""
+    return "\n" not in text and len(text) < 1000 and text.isprintable() and text.count(": ") <= 1
+
+
 def outcome(path: Path, good: Detector, expected: bytes, *, forged: bool, same_bytes: bool) -> str:
     """What became of one bundle; starts with "FAILED" where that is wrong."""
     try:
@@ -242,49 +224,16 @@ def outcome(path: Path, good: Detector, expected: bytes, *, forged: bool, same_b
             info_command(path)
         found = verdicts(detector)
     except MuflowError as error:
-        sentence = str(error)
-        whole = "\n" not in sentence and len(sentence) < 1000 and sentence.isprintable() and sentence.count(": ") <= 1
-        return "refused" if whole else f"FAILED: not one sentence: {sentence[:300]!r}"
-    except Exception as error:  # noqa: BLE001 - what the run looks for
-        return f"FAILED: {type(error).__name__}: {str(error)[:200]!r}"
+        if not is_sentence(str(error)):
+            return f"FAILED: not one sentence: {str(error)[:300]!r}"
+        return "refused as " + ("damaged" if "damaged" in error.problem else "inconsistent or incomplete")
     if identity != (good.fingerprint, good.calibration.fingerprint()):
-        return "another detector, with another fingerprint" if forged else "FAILED: accepted with another fingerprint"
+        return "another detector, with another fingerprint" if forged else "FAILED: unseen, another fingerprint"
     if found != expected:
-        return "FAILED: other verdicts under the same fingerprints"
+        return "FAILED: unseen, other verdicts under the same fingerprints"
     if not (forged or same_bytes or (detector.file is not None and not detector.file.provenance_covered)):
-        return "FAILED: a changed byte was overlooked"
+        return "FAILED: unseen, a changed byte was overlooked"
     return "the same detector"
-
-
-def peak_kib() -> int:
-    """Largest memory of this process since its peak was reset, KiB."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0])
-
-
-def work(
-    seeds: list[Path], folder: Path, numbers: range, seed: int, results: multiprocessing.connection.Connection
-) -> None:
-    """Mutate and load the bundles of these numbers; one message for each, before and after."""
-    torch.set_num_threads(1)
-    read = [(Seed.read(path), load(path)) for path in seeds]
-    expected = [verdicts(good) for _, good in read]
-    path = folder / "mutated.safetensors"
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here, not from the import of libraries
-    before = peak_kib()
-    for number in numbers:
-        generator = np.random.default_rng([seed, number])
-        # The second seed has a learned encoder, which takes long to build.
-        which = len(read) - 1 if number % 50 == 0 else 0
-        mutation, forged = MUTATIONS[number % len(MUTATIONS)]
-        data = mutation(read[which][0], generator)
-        path.write_bytes(data)
-        results.send((number, mutation.__name__))
-        begun = time.process_time()
-        same = data == read[which][0].data
-        said = outcome(path, read[which][1], expected[which], forged=forged, same_bytes=same)
-        used = (peak_kib() - before) / 1024
-        results.send((number, mutation.__name__, said, time.process_time() - begun, used))
 
 
 def make_small(folder: Path) -> Path:
@@ -295,69 +244,29 @@ def make_small(folder: Path) -> Path:
     return output
 
 
-class Run:
-    """What a run has found so far."""
+class Bundles:
+    """Mutated and forged bundles of two detectors, one of them with a learned encoder, which takes long to build."""
 
-    def __init__(self) -> None:
-        self.counts: collections.Counter[tuple[str, str]] = collections.Counter()
-        self.longest, self.peak, self.done, self.failed = (0.0, ""), 0.0, 0, 0
+    def __init__(self, folder: Path) -> None:
+        torch.set_num_threads(1)
+        paths = [make_small(folder), make_detector(folder)]
+        self._seeds = [(Seed.read(path), load(path)) for path in paths]
+        self._expected = [verdicts(good) for _, good in self._seeds]
+        self._path = folder / "mutated.safetensors"
+        for seed, good in self._seeds:  # otherwise every forgery would be refused for its digests alone
+            self._path.write_bytes(sealed(copy.deepcopy(seed.head), seed.tensors))
+            assert load(self._path).fingerprint == good.fingerprint, "the forger does not know the format"  # noqa: S101
 
-    def add(self, mutation: str, said: str, seconds: float = 0.0, used: float = 0.0) -> None:
-        """Count one bundle."""
-        self.counts[mutation, said] += 1
-        self.longest = max(self.longest, (seconds, f"{mutation} {self.done}, {said}"))
-        self.peak = max(self.peak, used)
-        if said.startswith("FAILED"):
-            print(f"{self.done} {mutation}: {said}", flush=True)
-            self.failed += 1
-        self.done += 1
+    def make(self, number: int, generator: np.random.Generator) -> tuple[str, Path]:
+        """Write one bundle; the mutation and where it lies."""
+        self._which = len(self._seeds) - 1 if number % 50 == 0 else 0
+        mutation, self._forged = MUTATIONS[number % len(MUTATIONS)]
+        data = mutation(self._seeds[self._which][0], generator)
+        self._path.write_bytes(data)
+        self._same = data == self._seeds[self._which][0].data
+        return mutation.__name__.replace("_", " "), self._path
 
-    def watch(self, seeds: list[Path], folder: Path, options: argparse.Namespace) -> None:
-        """Run a worker until all bundles are done, or until one crashes or hangs it."""
-        ours, theirs = multiprocessing.Pipe()
-        arguments = (seeds, folder, range(self.done, options.bundles), options.seed, theirs)
-        process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
-        process.start()
-        theirs.close()
-        mutation, patience = "start", 600.0
-        try:
-            while self.done < options.bundles:
-                if not ours.poll(patience):
-                    raise TimeoutError
-                _, mutation, *result = ours.recv()
-                patience = options.limit
-                if result:
-                    self.add(mutation, *result)
-        except TimeoutError:
-            self.add(mutation, "FAILED: hang")
-        except EOFError:
-            if mutation == "start":
-                sys.exit("the worker did not start")
-            self.add(mutation, "FAILED: crash")
-        process.kill()
-        process.join()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundles", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=float, default=60, help="seconds that one bundle may take")
-    parser.add_argument("--bundle", type=Path, help="bundle to mutate (default: two tiny ones, fitted here)")
-    options = parser.parse_args()
-    run = Run()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        seeds = [options.bundle] if options.bundle else [make_small(folder), make_detector(folder)]
-        while run.done < options.bundles:
-            run.watch(seeds, folder, options)
-    for (mutation, said), count in sorted(run.counts.items()):
-        print(f"{count:6} {mutation:15} {said}")
-    seconds, which = run.longest
-    print(f"{run.done} bundles, {run.failed} failed; memory +{run.peak:.0f} MB")
-    print(f"longest {seconds:.2f} s of a processor, {which}")
-    sys.exit(1 if run.failed else 0)
-
-
-if __name__ == "__main__":
-    main()
+    def outcome(self) -> str:
+        """What became of it."""
+        good, expected = self._seeds[self._which][1], self._expected[self._which]
+        return outcome(self._path, good, expected, forged=self._forged, same_bytes=self._same)
