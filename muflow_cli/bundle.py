@@ -25,7 +25,7 @@ from muflow_cli.detector import BundleFile, Detector, Provenance, fingerprint
 from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.encoders import layers_of
 from muflow_cli.engine.flow import PlainFlow
-from muflow_cli.errors import BadBundle, MuflowError
+from muflow_cli.errors import BadBundle, MissingExtra, MuflowError
 from muflow_cli.files import NotAFile, open_regular, replacing
 from muflow_cli.output.inert import inert
 from muflow_cli.specs import BranchSpec, DetectorSpec
@@ -88,6 +88,8 @@ def load(path: Path | str) -> Detector:
         raise BadBundle(name, _on_one_line(what), "get the file again, or fit a new detector") from None
     except BadBundle:
         raise
+    except MissingExtra as error:
+        raise BadBundle(name, f"cannot be used here ({error.problem})", error.remedy) from None
     except (MuflowError, ValueError, TypeError, RuntimeError, AttributeError, LookupError, OverflowError) as error:
         reason = _on_one_line(error.problem if isinstance(error, MuflowError) else str(error))
         raise BadBundle(name, f"is inconsistent ({reason})", "get the file again, or fit a new detector") from None

@@ -94,6 +94,7 @@ def examine(find_detector: Callable[[], Path]) -> Iterator[Finding]:
             "--force-reinstall torch torchvision; the encoder forensic works without it",
         )
     yield from _decoders()
+    yield _timm()
     if torch.state is State.OK:
         yield _cache()
         yield _detector(find_detector)
@@ -158,6 +159,16 @@ def _decoders() -> Iterator[Finding]:
         yield _ok("HEIC", f"pillow-heif {heif.found}")
     else:
         yield _optional("HEIC", heif.found, heif.remedy)
+
+
+def _timm() -> Finding:
+    """Whether timm is installed; it is not imported, since that takes seconds and only its encoders need it."""
+    try:
+        return _ok("timm", version("timm"))
+    except PackageNotFoundError:
+        return _optional(
+            "timm", "not installed, so encoders timm:MODEL cannot be used", "pip install 'muflow-cli[timm]'"
+        )
 
 
 def _cache() -> Finding:

@@ -26,6 +26,14 @@ class Normalisation(StrEnum):
     LAYERNORM = "layernorm"
 
 
+class Statistics(StrEnum):
+    """What is modelled of a channel in each cell of the grid: the mean over its positions, their deviation, or both."""
+
+    MEAN = "mean"
+    STD = "std"
+    BOTH = "both"
+
+
 class TargetKind(StrEnum):
     """The density that the flow maps single reals onto."""
 
@@ -125,12 +133,13 @@ class FeatureSpec:
     """Which numbers of an image are modelled.
 
     Attributes:
-        encoder: a row of ENCODERS.
-        layers: names of the encoder's layers to model; empty = all of its row.
+        encoder: a row of ENCODERS, or `timm:NAME` for one of timm's models.
+        layers: names of the encoder's layers to model; empty = the usual ones of its row.
         dimensions: channels per layer after the PCA projection; 0 = all channels, no projection.
-        grid: side of the grid that each map is average-pooled to; 0 = the map's own size.
+        grid: side of the grid of cells that each map is pooled to; 0 = the map's own size.
         normalisation: `statistics` = fixed mean and deviation of the training reals per channel;
-            `layernorm` = over (C, H, W) of each map, no affine parameters.
+            `layernorm` = over (C, H, W) of each map, no affine parameters, before the cells are summarised.
+        statistics: what is modelled of each channel and cell; `both` doubles the channels before the projection.
     """
 
     encoder: str = "resnet50"
@@ -138,12 +147,20 @@ class FeatureSpec:
     dimensions: int = 64
     grid: int = 4
     normalisation: Normalisation = Normalisation.STATISTICS
+    statistics: Statistics = field(default=Statistics.MEAN, metadata=ADDED)
 
     def __post_init__(self) -> None:
         between(self, 0, 65536, "dimensions")
         between(self, 0, 256, "grid")
+        if self.grid == 0 and self.statistics is not Statistics.MEAN:
+            raise BadSpec("statistics", self.statistics.value, "mean with grid 0, where a cell is a single position")
         if self.dimensions == 1:
             raise BadSpec("dimensions", 1, "0 (all channels) or at least 2, since a coupling splits the channels")
+
+    @property
+    def per_channel(self) -> int:
+        """Numbers that are modelled of each channel and cell."""
+        return 2 if self.statistics is Statistics.BOTH else 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

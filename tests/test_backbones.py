@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from muflow_cli.engine.backbones import build_features, import_torchvision
+from muflow_cli.engine.encoder_row import Library
 from muflow_cli.engine.encoders import ENCODERS
 
 
@@ -63,12 +64,12 @@ def test_a_compiler_that_is_loaded_already_stays() -> None:
     assert printed(code) == ["True"]
 
 
-@pytest.mark.parametrize("name", [name for name, row in ENCODERS.items() if row.model is not None])
+@pytest.mark.parametrize("name", [name for name, row in ENCODERS.items() if row.library is Library.TORCHVISION])
 def test_networks_are_torchvisions_but_for_their_values(name: str) -> None:
     row = ENCODERS[name]
     with torch.device("meta"):
-        whole: nn.Module = getattr(import_torchvision().models, str(row.model))(weights=None)
-    features = build_features(str(row.model), [layer.name for layer in row.layers])
+        whole: nn.Module = getattr(import_torchvision().models, name)(weights=None)
+    features = build_features(name, [layer.name for layer in row.layers])
     assert not features.training
     expected, found = whole.state_dict(), features.state_dict()
     assert found

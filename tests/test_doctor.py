@@ -36,7 +36,20 @@ def test_a_working_installation_has_no_problem_and_names_its_detector(muflow: Mu
     found = examined(muflow, 0, MUFLOW_DETECTOR=str(tiny_bundle))
     for finding in found.values():
         assert (finding["remedy"] == "") == (finding["state"] == "ok")
-    needed = {"packages", "torch", "device", "precision", "torchvision", "JPEG", "PNG", "WebP", "AVIF", "HEIC", "cache"}
+    needed = {
+        "packages",
+        "torch",
+        "device",
+        "precision",
+        "torchvision",
+        "JPEG",
+        "PNG",
+        "WebP",
+        "AVIF",
+        "HEIC",
+        "timm",
+        "cache",
+    }
     assert found.keys() == needed | {"detector"}
     detector = load(tiny_bundle)
     for fact in (str(tiny_bundle), detector.fingerprint, "resnet18", f"{len(detector.calibration)} real images"):

@@ -10,11 +10,12 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
+from muflow_cli.engine.encoder_row import Library
 from muflow_cli.engine.encoders import ENCODERS, build_backbone, chosen_layers, load_backbone
 from muflow_cli.engine.weights import find_weights, read_weights
 from muflow_cli.errors import BadSpec, BadWeights
 
-LEARNED = [name for name, row in ENCODERS.items() if row.model is not None]
+LEARNED = [name for name, row in ENCODERS.items() if row.library is Library.TORCHVISION]
 
 
 def whole_network(name: str) -> torch.nn.Module:

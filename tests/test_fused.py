@@ -10,6 +10,7 @@ from muflow_cli.engine.branch import Encoder
 from muflow_cli.engine.cpu import fused
 from muflow_cli.engine.cpu.fused import FusedConvolution, available, fuse_convolutions
 from muflow_cli.engine.devices import place
+from muflow_cli.engine.encoder_row import Library
 from muflow_cli.engine.encoders import ENCODERS
 from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.half import halve, natural_images
@@ -148,12 +149,12 @@ def test_operations_that_give_something_else_are_not_used(monkeypatch: pytest.Mo
 
 
 @needs_operations
-@pytest.mark.parametrize("name", [name for name, row in ENCODERS.items() if row.model is not None])
+@pytest.mark.parametrize("name", [name for name, row in ENCODERS.items() if row.library is Library.TORCHVISION])
 def test_every_encoder_is_as_near_to_float32_fused_as_plain(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 
     torch.manual_seed(0)
-    weights = getattr(torchvision.models, str(ENCODERS[name].model))(weights=None).state_dict()
+    weights = getattr(torchvision.models, name)(weights=None).state_dict()
     images = natural_images()[:1].flip(3).transpose(2, 3).to(torch.uint8)  # like those that weights are chosen by
 
     def pooled(precision: Precision) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -38,7 +38,12 @@ def fit_command(
     ] = "light",
     encoder: Annotated[
         str | None,
-        typer.Option("--encoder", metavar="NAME", help="Frozen network that gives features.", rich_help_panel=_MODEL),
+        typer.Option(
+            "--encoder",
+            metavar="NAME",
+            help="Frozen network that gives features; timm:MODEL is one of timm's.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     branches: Annotated[
         list[str] | None,
@@ -225,7 +230,8 @@ def fit_command(
     summary = _fit(request, console)
     if as_json:
         typer.echo(json.dumps(to_json(summary)))
-    for name, text in _rows(summary):
+    encoders = {branch.name: branch.feature.encoder for branch in spec.branches}
+    for name, text in _rows(summary, encoders):
         console.print(f"{name:14} {text}")
 
 
@@ -266,8 +272,8 @@ def _components(text: str | None) -> int | None:
     return int(text)
 
 
-def _rows(summary: FitSummary) -> Iterator[tuple[str, str]]:
-    """The summary, for people."""
+def _rows(summary: FitSummary, encoders: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The summary, for people; `encoders` are those of the branches by name."""
     skipped = ", ".join(f"{count} {code}" for code, count in sorted(summary.skipped.items())) or "none"
     yield (
         "images",
@@ -281,7 +287,7 @@ def _rows(summary: FitSummary) -> Iterator[tuple[str, str]]:
             f"{layer} {components} (regularisation {added:g})"
             for layer, components, added in zip(layers, origin.components, origin.reg_covar, strict=True)
         )
-        yield "branch", f"{name}, encoder weights {origin.weights_origin}"
+        yield "branch", f"{name}, encoder {encoders[name]}, weights {origin.weights_origin}"
         yield "  averages", f"overlap {origin.overlap:.3f}, effective sample size {origin.effective_sample_size:.1f}"
         yield "  components", per_layer
         yield (

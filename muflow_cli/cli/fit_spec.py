@@ -57,7 +57,7 @@ def _assigned(spec: DetectorSpec, values: Sequence[str]) -> Iterator[tuple[str, 
     from muflow_cli.engine.encoders import encoder_row
 
     encoders = {branch.name: branch.feature.encoder for branch in spec.branches}
-    learning = [name for name, encoder in encoders.items() if encoder_row(encoder).weights is not None]
+    learning = [name for name, encoder in encoders.items() if encoder_row(encoder).learned]
     for value in values:
         branch, equals, file = value.partition("=")
         if not equals or (branch not in encoders and Path(value).exists()):

@@ -18,6 +18,7 @@ from muflow_cli.specs import View
 if TYPE_CHECKING:
     from muflow_cli.calibration.coverage import Description
     from muflow_cli.detector import BundleFile, Detector
+    from muflow_cli.specs import FeatureSpec
 
 _SEEN: Final = {View.RESIZE: "the whole image", View.FACE: "the aligned face"}
 
@@ -69,6 +70,14 @@ def _bytes(detector: Detector) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in detector.tensors().values())
 
 
+def _modelled(feature: FeatureSpec) -> str:
+    """The numbers of each layer that a branch models."""
+    what = {"mean": "mean", "std": "deviation", "both": "mean and deviation"}[feature.statistics]
+    where = f"in {feature.grid} x {feature.grid} cells" if feature.grid else "at each position"
+    size = f"projected to at most {feature.dimensions} dimensions" if feature.dimensions else "not projected"
+    return f"{what} of each channel {where}, {size}"
+
+
 def _rows(path: Path, detector: Detector, file: BundleFile, description: Description) -> Iterator[tuple[str, str]]:
     origin, spec = detector.provenance, detector.spec
     yield "bundle", f"{path}, format {file.format}, {_bytes(detector) / 1024:.0f} KiB of tensors"
@@ -105,6 +114,7 @@ def _branch_rows(detector: Detector) -> Iterator[tuple[str, str]]:
         count = f"{view.count} native crops" if view.kind == "crops" else _SEEN[view.kind]
         yield "branch", f"{branch.name}, encoder {branch.feature.encoder}, {count} at {view.size} px"
         yield "  columns", ", ".join(columns)
+        yield "  modelled", _modelled(branch.feature)
         yield "  weights", f"{made.weights_origin}, SHA-256 {made.weights_sha256}"
         yield (
             "  target",

@@ -60,15 +60,15 @@ def build_features(model: str, layers: Sequence[str]) -> nn.Module:
         In evaluation mode, from normalised images to a dict of each layer's output by its name.
     """
     vision = import_torchvision()
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"), Unfilled():
         network = getattr(vision.models, model)(weights=None).eval()
     extract = importlib.import_module("torchvision.models.feature_extraction").create_feature_extractor
     features: nn.Module = extract(network, {layer: layer for layer in layers})
     return features.eval()
 
 
-class _Unfilled(TorchFunctionMode):
-    """Skips the initialisation of tensors."""
+class Unfilled(TorchFunctionMode):
+    """While it is active, the initialisation of tensors is skipped."""
 
     def __torch_function__(
         self,

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from muflow_cli.engine.encoder_row import Library
 from muflow_cli.engine.encoders import build_backbone, chosen_layers, encoder_row, layers_of, load_backbone
 from muflow_cli.engine.flow import PlainFlow
 from muflow_cli.engine.likelihood import mahalanobis, nll
@@ -22,7 +23,7 @@ class Encoder(nn.Module):
     """Normalisation, frozen backbone and pooling: images -> one pooled map per layer.
 
     Args:
-        feature: which encoder, layers, grid.
+        feature: which encoder, layers, grid and statistics.
         backbone: maps normalised images to a dict of one map per layer, in order.
     """
 
@@ -30,17 +31,18 @@ class Encoder(nn.Module):
         super().__init__()
         row = encoder_row(feature.encoder)
         self.feature = feature
-        self.normalise = Normalise(row.mean, row.std)
+        # Another version of timm could give other constants for the same name, so a bundle holds those.
+        self.normalise = Normalise(row.mean, row.std, stored=row.library is Library.TIMM)
         self.backbone = backbone
 
     @classmethod
     def load(cls, feature: FeatureSpec, weights: Mapping[str, Tensor]) -> Encoder:
-        """The encoder with `weights` by torchvision's names; BadWeights where they do not fit."""
+        """The encoder with `weights` by its library's names; BadWeights where they do not fit."""
         layers = chosen_layers(feature.encoder, feature.layers)
         return cls(feature, load_backbone(feature.encoder, layers, weights))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Pooled maps, float32, one (B, C, g, g) per layer.
+        """Pooled maps, float32, one (B, C, g, g) per layer, or (B, 2C, g, g) of means and deviations.
 
         Args:
             images: (B, 3, H, W) grey levels 0..255, uint8, or float32 for averages.
@@ -108,8 +110,8 @@ class Branch(nn.Module):
         layers = layers_of(feature, spec.view.size)
         heads = []
         for layer, count in zip(layers, components, strict=True):
-            dimensions = min(feature.dimensions, layer.channels)
-            projection = Projection.empty(layer.channels, dimensions)
+            channels = layer.channels * feature.per_channel
+            projection = Projection.empty(channels, min(feature.dimensions, channels))
             flow = PlainFlow.empty(projection.dimensions, spec.flow)
             density = Mixture.empty(count, projection.dimensions)
             heads.append(Head(projection, flow, density, spec.target.score_kind))

@@ -134,6 +134,21 @@ class _Narrowed(nn.Module):
         return cast("Tensor", self.step(maps)).to(torch.bfloat16)
 
 
+class Halved(nn.Module):
+    """A network that was not traced, in bfloat16 but for its batch normalisations; images come in float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.to(torch.bfloat16)
+        for module in self.network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.float()
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps in bfloat16 by the layers' names, of normalised images (B, 3, H, W)."""
+        return cast("dict[str, Tensor]", self.network(images.to(torch.bfloat16)))
+
+
 def halve(trunk: fx.GraphModule) -> fx.GraphModule:
     """The network in bfloat16 for images in float32: the first convolution, and those that read it, stay in float32.
 

@@ -11,10 +11,11 @@ from torch.fx.experimental.optimization import fuse
 
 from muflow_cli.engine.branch import Branch, Encoder, Head
 from muflow_cli.engine.devices import Placement
+from muflow_cli.engine.encoder_row import Library
 from muflow_cli.engine.encoders import encoder_row
 from muflow_cli.engine.executor import one_thread
 from muflow_cli.engine.flow import PlainFlow
-from muflow_cli.engine.half import halve, natural_images, round_weights
+from muflow_cli.engine.half import Halved, halve, natural_images, round_weights
 from muflow_cli.engine.mixture import Mixture
 from muflow_cli.run_specs import Precision
 
@@ -47,9 +48,9 @@ def for_inference(branch: Branch, placement: Placement) -> Branch:
 
 def encoder_for_inference(encoder: Encoder, placement: Placement) -> Encoder:
     """A copy of `encoder` on a device; `encoder` does not change."""
-    backbone = copy.deepcopy(encoder.backbone).eval()
+    backbone, library = copy.deepcopy(encoder.backbone).eval(), encoder_row(encoder.feature.encoder).library
     # Fixed filters measure differences of single grey levels, which bfloat16 cannot represent; float32 is cheap here.
-    if encoder_row(encoder.feature.encoder).model is not None:
+    if library is Library.TORCHVISION:
         # Traced again: torchvision's own modules, which were left whole, contain batch normalisations.
         traced = cast("fx.GraphModule", fuse(backbone, inplace=True).eval())
         if placement.precision is Precision.BF16:
@@ -58,5 +59,8 @@ def encoder_for_inference(encoder: Encoder, placement: Placement) -> Encoder:
                 backbone = halve(cast("fx.GraphModule", accelerate(rounded, placement)))
         else:
             backbone = accelerate(traced, placement)
+    elif library is Library.TIMM and placement.precision is Precision.BF16:
+        backbone = Halved(backbone)
     prepared = Encoder(encoder.feature, backbone.to(memory_format=torch.channels_last))
+    prepared.normalise.load_state_dict(encoder.normalise.state_dict())
     return prepared.to(placement.device).eval()

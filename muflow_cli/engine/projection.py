@@ -12,20 +12,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from muflow_cli.engine.statistics import cell_statistics
 from muflow_cli.errors import NotFinite, TooFewImages
-from muflow_cli.specs import FeatureSpec, Normalisation
+from muflow_cli.specs import FeatureSpec, Normalisation, Statistics
 
 # Standard deviation of a channel that never varies among the training reals, in place of 0.
 _LEAST_STD = 1e-6
+# A deviation below this share of the cell's mean comes from rounding in float32.
+_ROUNDING = 1e-5
 
 
 def pool(map_: Tensor, spec: FeatureSpec) -> Tensor:
     """Pooled map (B, C, g, g) in float32 of an encoder map (B, C, H, W); the map's own grid if `spec.grid` is 0.
 
-    Averaging commutes with the affine maps that follow, so it comes first, where it saves the most work.
+    Averaging commutes with the affine maps that follow, so it comes first, where it saves the most work. With the
+    statistics `std` a cell holds the deviations of the channels in place of their means, with `both` (B, 2C, g, g) the
+    means and then the deviations. A channel that is constant in a cell has the deviation 0.
     """
     if spec.normalisation is Normalisation.LAYERNORM:
         map_ = functional.layer_norm(map_.float(), map_.shape[1:])
+    if spec.statistics is not Statistics.MEAN:
+        mean, std = cell_statistics(map_, spec.grid)
+        std = std.masked_fill(std < _ROUNDING * mean.abs(), 0)
+        return std if spec.statistics is Statistics.STD else torch.cat([mean, std], dim=1)
     if spec.grid == 0:
         return map_.float()
     if map_.shape[-2] % spec.grid == 0 and map_.shape[-1] % spec.grid == 0:

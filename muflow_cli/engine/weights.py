@@ -1,4 +1,4 @@
-"""Encoder weights from a local file or from torchvision's own download; both as tensors and the file's SHA-256."""
+"""Encoder weights from a local file or from the library's own download; both as tensors and the file's SHA-256."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from muflow_cli.engine.backbones import import_torchvision
+from muflow_cli.engine.encoder_row import Library
 from muflow_cli.engine.encoders import encoder_row
 from muflow_cli.errors import BadWeights
 from muflow_cli.files import NotAFile, open_regular
@@ -22,7 +23,7 @@ from muflow_cli.files import NotAFile, open_regular
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Tensors by torchvision's names, the SHA-256 of the file they came from, and that file's name or enum."""
+    """Tensors by their library's names, the SHA-256 of their file, and its name, torchvision's enum or a repository."""
 
     tensors: Mapping[str, Tensor]
     sha256: str
@@ -30,17 +31,24 @@ class Weights:
 
 
 def find_weights(encoder: str, path: Path | None) -> Weights:
-    """Weights of `encoder`: from `path`, else from torchvision's download; none for an encoder without weights.
+    """Weights of `encoder`: from `path`, else from its library's download; none for an encoder without weights.
 
     Raises:
         BadWeights: where the file cannot be read, or the download fails.
+        MuflowError: as `encoder_row`.
     """
-    enum = encoder_row(encoder).weights
-    if enum is None:
+    row = encoder_row(encoder)
+    if not row.learned:
         return Weights({}, hashlib.sha256(b"").hexdigest(), "none: fixed filters")
     if path is not None:
         return read_weights(path)
-    # The pinned weights, from torchvision's cache or server, checked against the hash in their name.
+    if row.weights is None:
+        raise BadWeights(f"nobody offers weights of {encoder} for download", "give a file with --encoder-weights")
+    return _from_hub(row.weights) if row.library is Library.TIMM else _from_torchvision(row.weights)
+
+
+def _from_torchvision(enum: str) -> Weights:
+    """The pinned weights, from torchvision's cache or server, checked against the hash in their name."""
     weight = import_torchvision().models.get_weight(enum)
     file = str(weight.url).rsplit("/", 1)[-1]
     if not Path(torch.hub.get_dir()).is_absolute():  # torch would make a folder named "~" here
@@ -57,6 +65,22 @@ def find_weights(encoder: str, path: Path | None) -> Weights:
         ) from None
     cached = read_weights(Path(torch.hub.get_dir()) / "checkpoints" / file)
     return Weights(cached.tensors, cached.sha256, enum)
+
+
+def _from_hub(repository: str) -> Weights:
+    """The weights in one of timm's repositories, from the cache or server that timm uses; nobody is logged in."""
+    from huggingface_hub import hf_hub_download
+
+    file = "model.safetensors"
+    try:
+        path = hf_hub_download(repository, file, token=False)
+    except Exception:  # noqa: BLE001  the client and what it calls end in a dozen exceptions without a common base
+        raise BadWeights(
+            f"cannot download the encoder weights {repository}",
+            f"fetch {file} of {repository} on a connected machine and give it as --encoder-weights {file}",
+        ) from None
+    cached = read_weights(Path(path))
+    return Weights(cached.tensors, cached.sha256, repository)
 
 
 def read_weights(path: Path) -> Weights:

@@ -34,10 +34,10 @@ _BUNDLE_ROW = 256
 
 
 def map_shapes(feature: FeatureSpec, view_size: int) -> list[tuple[int, int, int]]:
-    """(C, g, g) of each layer's pooled map, for square views of `view_size` pixels."""
+    """(C, g, g) of each layer's pooled map, for square views of `view_size` pixels; 2C where both statistics are."""
     layers = chosen_layers(feature.encoder, feature.layers)
     sides = [feature.grid or view_size // layer.stride for layer in layers]
-    return [(layer.channels, side, side) for layer, side in zip(layers, sides, strict=True)]
+    return [(layer.channels * feature.per_channel, side, side) for layer, side in zip(layers, sides, strict=True)]
 
 
 def cache_dtype(feature: FeatureSpec) -> np.dtype[np.generic]:
@@ -70,8 +70,9 @@ def _branch_bytes(branch: BranchSpec, images: int, calibration_share: float) -> 
     trained = sum(count_parameters(min(feature.dimensions or c, c), branch.flow) for c, _, _ in shapes)
     checkpoint = 2 * 4 * 4 * trained  # float32: the flows now, at their best, and two moments of each parameter
     components = [branch.target.components or max(BIC_COMPONENTS)] * len(shapes)
-    fitted: int = sum(t.numel() * t.itemsize for t in Branch.empty(branch, components).state_dict().values())
-    compared = math.ceil(images * calibration_share) * 2 * 2 * sum(c for c, _, _ in shapes)
+    empty = Branch.empty(branch, components)
+    fitted: int = sum(t.numel() * t.itemsize for t in empty.state_dict().values())
+    compared = math.ceil(images * calibration_share) * 2 * empty.feature_count
     return views * view.size**2 * 3 + vectors + checkpoint + fitted + compared
 
 

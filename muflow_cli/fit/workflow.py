@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from muflow_cli.canonical import to_json
 from muflow_cli.detector import Detector, Provenance, columns_of
 from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place
-from muflow_cli.engine.encoders import layers_of
+from muflow_cli.engine.encoder_row import Library
+from muflow_cli.engine.encoders import encoder_row, layers_of
 from muflow_cli.engine.scoring import Extras, ScoredUnit, Scorer, score_stream
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
@@ -49,7 +51,7 @@ class FitRequest:
         reals: files, folders, globs, archives of real face images.
         output: the bundle to write.
         spec: the detector to fit.
-        weights: branch name -> local weights of its encoder; torchvision's download for the others.
+        weights: branch name -> local weights of its encoder; its library's download for the others.
         inputs: which files are read.
         runtime: device, precision, workers.
         allow_declared: also fit to images that declare themselves synthetic.
@@ -111,7 +113,7 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
             "allow_declared": request.allow_declared,
             "weights": {name: weight.sha256 for name, weight in weights.items()},
             "placement": [str(placement.device), placement.precision.value],
-            "versions": versions(),
+            "versions": _versions(request.spec),
         }
         with open_work(request.output, key, resume=request.resume, force=request.force) as work:
             try:
@@ -130,6 +132,12 @@ def _weights(request: FitRequest) -> dict[str, Weights]:
     for branch in branches.values():
         layers_of(branch.feature, branch.view.size)
     return {name: find_weights(branch.feature.encoder, request.weights.get(name)) for name, branch in branches.items()}
+
+
+def _versions(spec: DetectorSpec) -> dict[str, str]:
+    """Versions of the libraries that compute, with timm's where an encoder is its own."""
+    of_timm = any(encoder_row(branch.feature.encoder).library is Library.TIMM for branch in spec.branches)
+    return versions() | ({"timm": version("timm")} if of_timm else {})
 
 
 def images_needed(spec: DetectorSpec) -> tuple[int, str]:
@@ -271,7 +279,7 @@ class _Fit:
         hashes = np.frombuffer(bytes.fromhex("".join(used)), dtype=np.uint8).reshape(-1, 32)
         provenance = Provenance(
             created=utc_now(),
-            versions=versions(),
+            versions=_versions(self.spec),
             device=str(self.placement.device),
             precision=self.placement.precision.value,
             train=len(parts.train),
