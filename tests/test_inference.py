@@ -31,7 +31,7 @@ columns = {}
 for path in sys.argv[1:]:
     detector = load(path)
     (name, view), = detector.views.items()
-    shape = (6, 1, view.size, view.size, 3)
+    shape = (3, 1, view.size, view.size, 3)
     slope = np.arange(view.size, dtype=np.uint8)[:, None]
     coarse = np.random.default_rng(4).integers(0, 256, shape, np.uint8) // 8 + slope
     images = [{name: views} for views in coarse]

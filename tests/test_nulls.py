@@ -8,6 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, QuantileTransformer, SplineTransformer
 
 from muflow_cli.bench.metrics import signed_auc
 from muflow_cli.bench.nulls import (
@@ -92,6 +97,26 @@ def test_labels_at_random_stay_at_chance(baseline):
         shuffled = rng.permutation(np.arange(150) >= 90)
         figures.append(null_auc(NULL_BASELINES[baseline]([Observed(image) for image in images]), shuffled))
     assert abs(np.mean(figures) - 0.5) < 0.04
+
+
+def test_a_pipeline_of_scikit_learn_gives_the_same_scores(fake, rng):
+    formats = rng.choice(["JPEG", "PNG", "WEBP"], len(fake), p=[0.9, 0.09, 0.01])
+    images = [
+        facts(i, bytes=int(rng.normal(20_000, 900)), format=str(name), jpeg_quality=int(rng.choice([70, 75])))
+        for i, name in enumerate(formats)
+    ]
+    features = metadata_features(images)
+    ranked = QuantileTransformer(n_quantiles=100, subsample=None)
+    splines = make_pipeline(
+        ranked, SplineTransformer(knots=np.tile(np.linspace(0, 1, 6)[:, None], 4), include_bias=False)
+    )
+    names = OneHotEncoder(min_frequency=3, handle_unknown="infrequent_if_exist")
+    columns = ColumnTransformer([("numbers", splines, slice(0, 4)), ("names", names, slice(4, 7))])
+    model = make_pipeline(columns, LogisticRegression(class_weight="balanced", max_iter=1000))
+    both = np.column_stack([features.numbers.astype(object), features.categories.astype(object)])
+    folds = StratifiedKFold(5, shuffle=True, random_state=3)
+    expected = cross_val_predict(model, both, fake, cv=folds, method="decision_function")
+    np.testing.assert_allclose(null_scores(features, fake, seed=3), expected, rtol=1e-9)
 
 
 def test_images_that_are_all_alike_give_nothing_away_and_raise_no_warning(fake):
