@@ -16,8 +16,8 @@ from muflow_cli.run_specs import InputSpec, Precision
 
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _PACKAGES: Final = ("torch", "torchvision", "FrEIA", "scikit-learn", "numpy", "safetensors", "pillow", "simplejpeg")
-# Without them HEIC files are unsupported and credentials are not verified, which results say.
-_EXTRAS: Final = ("pillow-heif", "c2pa-python")
+# Without them HEIC files are unsupported, credentials are not verified and no faces are found, which results say.
+_EXTRAS: Final = ("pillow-heif", "c2pa-python", "opencv-python-headless")
 
 
 def versions() -> dict[str, str]:

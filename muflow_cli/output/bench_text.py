@@ -66,7 +66,10 @@ def data_text(report: Report) -> str:
     near = data["near_copies"]
     parts += [f"{near} near {'copy' if near == 1 else 'copies'} of other images left out"] if near else []
     parts += [f"limited to {data['limit']} per group, {data['beyond_limit']} left out"] if data["limit"] else []
-    parts += [f"{len(data['unreadable'])} unreadable"] if data["unreadable"] else []
+    without_face = sum(item["code"] == "no_face" for item in data["unreadable"])
+    broken = len(data["unreadable"]) - without_face
+    parts += [f"{broken} unreadable"] if broken else []
+    parts += [f"{without_face} without a face"] if without_face else []
     for group in data["groups"]:
         if group["declared"]:
             counts = ", ".join(f"{count} declared {origin}" for origin, count in group["declared"].items())
