@@ -281,6 +281,11 @@ class NoFace:
     declared: Declared = Declared()
     duplicate_of: str | None = None
 
+    @property
+    def flagged(self) -> bool:
+        """False: there is nothing that a rule could flag."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unreadable:

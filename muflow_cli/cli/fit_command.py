@@ -80,7 +80,7 @@ def fit_command(
             min=8,
             metavar="PIXELS",
             help="With --faces, leave out faces whose box is smaller.",
-            show_default=str(FaceSpec().min_side),
+            show_default=f"{FaceSpec().min_side}",
             rich_help_panel=_MODEL,
         ),
     ] = None,

@@ -206,6 +206,9 @@ def scan_command(
     A file may say itself that it is synthetic (content credentials, a generator's settings). This is reported beside
     the verdict, and no score depends on it.
 
+    A detector of faces (muflow fit --faces) has options of its own: --max-faces N, --on-no-face whole or skip, --per
+    face for a CSV with one row for each face, --face-model FILE.
+
     **Exit status**: 0 nothing to report; 1 an image was flagged or declares itself synthetic (--fail-on says what
     counts; with error, an unreadable input counts too); 2 wrong usage, an unreadable detector, or an output that
     cannot be written; 3 nothing of that, but some inputs unreadable; 130 interrupted, finished work is kept.
@@ -258,25 +261,24 @@ def scan_command(
     with quick_start():
         from muflow_cli.bundle import load
         from muflow_cli.images.metadata.signatures import read_anchors
-        from muflow_cli.scan.outputs import Destination
         from muflow_cli.scan.run import Job
 
         loaded = load(bundle)
-    limits = options.input_spec(
-        exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
+    inputs = replace(
+        options.input_spec(
+            exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
+        ),
+        c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust),
+        max_faces=max_faces,
+        on_no_face=on_no_face,
     )
-    stdout = [] if outputs.stdout is None else [Destination(outputs.stdout, None)]
+    outputs.check_faces(inputs, per, looks_for_faces=loaded.spec.faces is not None)
     job = Job(
         detector=loaded,
         detector_path=str(bundle),
         arguments=arguments,
-        destinations=[*stdout, *(Destination(kind, file, resumed=file == resumed) for file, kind in outputs.files)],
-        inputs=replace(
-            limits,
-            c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust),
-            max_faces=max_faces,
-            on_no_face=on_no_face,
-        ),
+        destinations=outputs.destinations(resumed),
+        inputs=inputs,
         runtime=options.runtime(device, precision, workers, batch_size),
         fields=names,
         per_face=per is Per.FACE,

@@ -6,11 +6,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from muflow_cli.errors import IncompatibleOptions
-from muflow_cli.output.writers import OutputFormat, format_of
+from muflow_cli.output.writers import OutputFormat, Per, format_of
+from muflow_cli.run_specs import InputSpec
 from muflow_cli.scan.settings import Comparison
+
+if TYPE_CHECKING:
+    from muflow_cli.scan.outputs import Destination
 
 STDOUT: Final = Path("-")
 
@@ -38,6 +42,28 @@ class ChosenOutputs:
         if len(lines) != 1:
             raise IncompatibleOptions("--resume", "one -o FILE.jsonl", "that is the report it continues", needs=True)
         return lines[0]
+
+    def destinations(self, resumed: Path | None) -> list[Destination]:
+        """All of them, stdout first; `resumed` is the report that is continued."""
+        from muflow_cli.scan.outputs import Destination
+
+        files = [Destination(format_, path, resumed=path == resumed) for path, format_ in self.files]
+        return files if self.stdout is None else [Destination(self.stdout, None), *files]
+
+    def check_faces(self, inputs: InputSpec, per: Per, *, looks_for_faces: bool) -> None:
+        """Refuse options on faces that would do nothing; IncompatibleOptions."""
+        default = InputSpec()
+        given = {
+            "--max-faces": inputs.max_faces != default.max_faces,
+            "--on-no-face": inputs.on_no_face is not default.on_no_face,
+            "--face-model": inputs.face_model is not None,
+            "--per face": per is Per.FACE,
+        }
+        for option in (name for name, is_given in given.items() if is_given and not looks_for_faces):
+            why = "this one scores whole images; muflow fit --faces makes one that looks for faces"
+            raise IncompatibleOptions(option, "a detector of faces", why, needs=True)
+        if per is Per.FACE and OutputFormat.CSV not in (self.stdout, *(format_ for _, format_ in self.files)):
+            raise IncompatibleOptions("--per face", "-o FILE.csv", "only a CSV has such rows", needs=True)
 
     def check_groups(self, comparison: Comparison) -> None:
         """Refuse a table of groups in a run without groups; IncompatibleOptions."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muflow_cli.errors import BadFaceModel, BadSpec, MissingExtra
+from muflow_cli.files import NotAFile, open_regular
 from muflow_cli.records import Face, Point
 from muflow_cli.specs import FaceSpec
 
@@ -35,6 +36,7 @@ _SMALLEST_COPY: Final = 320
 _LARGEST_COPY: Final = 1280
 # Faces that fill a larger copy are larger than any that YuNet was trained on, so a second, small copy is looked at.
 _SEES_ALL: Final = 640
+_LARGEST_MODEL: Final = 64 * 2**20
 _CELL: Final = 32
 _LEAST_CELLS: Final = 3
 # A box that is many times as large as the image is none.
@@ -165,6 +167,8 @@ def face_finder(spec: FaceSpec, model: Path | None = None) -> FaceFinder:
         what = f"{'needs a' if row.needs_model else 'takes no'} model file"
         remedy = "name it with --face-model" if row.needs_model else "leave out --face-model, or use yunet-file"
         raise BadFaceModel(f"the face detector {spec.detector}", what, remedy)
+    if row.sha256 and spec.model_sha256 not in ("", row.sha256):
+        raise BadFaceModel(f"the face detector {spec.detector}", "has another model file than the one that is named")
     path = _packaged(row) if model is None else model
     return _loaded(spec.detector, path, row.sha256 or spec.model_sha256)
 
@@ -180,9 +184,14 @@ def _packaged(row: FaceDetector) -> Path:
 @lru_cache(maxsize=4)
 def _loaded(detector: str, path: Path, sha256: str) -> FaceFinder:
     try:
-        model = path.read_bytes()
+        with open_regular(path) as file:
+            model = file.read(_LARGEST_MODEL + 1) or b""
+    except NotAFile:
+        raise BadFaceModel(f"the face model {path}", "is not a file") from None
     except OSError as error:
         raise BadFaceModel(f"the face model {path}", f"cannot be read ({error.strerror})") from error
+    if len(model) > _LARGEST_MODEL:
+        raise BadFaceModel(f"the face model {path}", f"has more than {_LARGEST_MODEL >> 20} MiB, as no such model has")
     if sha256 and hashlib.sha256(model).hexdigest() != sha256:
         raise BadFaceModel(
             f"the face model {path}",

@@ -158,7 +158,8 @@ def _groups(
     groups = []
     for name, own in sorted(members.items()):
         q_value = float(q_values[name]) if name in q_values else None
-        score = np.mean([result.score for result in own.values()])
+        # Of the largest faces, whose features were compared.
+        score = np.mean([(result.faces or (result,))[0].score for result in own.values()])
         groups.append(
             ImageGroup(
                 name=name,
