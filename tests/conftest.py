@@ -7,6 +7,11 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+# Before NumPy and torch look: as many workers as cores, each with as many threads as cores, wait for each other. Tests
+# that are about threads set their number.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from fork_server import executable
@@ -38,6 +43,23 @@ TINY_SETTINGS = (
     "train.calibration_share=0.4",
     "rule.alpha=0.1",
 )
+
+
+# They begin first, so that no worker is left alone with one of them at the end.
+LONGEST = (
+    "test_readme.py",
+    "test_fit.py",
+    "test_fit_work.py",
+    "test_api_docs.py",
+    "test_bench_kept.py",
+    "test_running.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files, not what is in them."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -98,15 +98,7 @@ def test_the_library_example_of_the_readme_is_three_lines() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [
-        "README.md",
-        "docs/api.md",
-        "docs/batch.md",
-        "docs/calibration.md",
-        "docs/forensics.md",
-        "docs/bench.md",
-        "docs/encoders.md",
-    ],
+    ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))],
 )
 def test_links_lead_to_what_is_there(page: str) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
