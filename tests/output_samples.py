@@ -161,7 +161,13 @@ def face(left: float, *, p_value: float = 0.4, verdict: Verdict = Verdict.NOT_FL
     """A face of 100 x 120 pixels whose box begins at `left`."""
     return FaceScore(
         box=(left, 50.0, left + 100, 170.5),
-        landmarks=((left + 30, 95), (left + 70, 95), (left + 50, 120), (left + 34, 143), (left + 66, 143)),
+        landmarks=(
+            (left + 30, 95.0),
+            (left + 70, 95.0),
+            (left + 50, 120.0),
+            (left + 34, 143.0),
+            (left + 66, 143.0),
+        ),
         confidence=0.75,
         tilt=0.0,
         sharpness=12.5,
@@ -183,7 +189,7 @@ RESULTS: list[Result] = [
            calibration=CalibrationMatch.EXTRAPOLATED, atypical_input=("format", "width")),
     scored("=faces/copy.jpg", duplicate_of="faces/a.jpg"),
     scored("faces/group.jpg", number=3, p_value=0.02, verdict=Verdict.FLAGGED, faces_left_out=1,
-           faces=(face(10.5), face(400, p_value=0.01, verdict=Verdict.FLAGGED))),
+           faces=(face(10.5), face(400.0, p_value=0.01, verdict=Verdict.FLAGGED))),
     NoFace(path="faces/wall.jpg", facts=dataclasses.replace(scored(number=4).facts, sharpness=None), faces_left_out=2),
 ]  # fmt: skip  # one result a line reads as a table
 

@@ -165,7 +165,7 @@ class Collector:
     def wants(self, result: Scored) -> bool:  # noqa: ARG002 - the scan's protocol
         return True
 
-    def add(self, result: Scored, thumbnail: bytes | None, heatmap: np.ndarray | None) -> None:  # noqa: ARG002
+    def add(self, result: Scored, thumbnail: bytes | None, heatmap: np.ndarray | None, faces: object) -> None:  # noqa: ARG002
         assert heatmap is not None
         self.maps[result.path] = heatmap
 

@@ -283,7 +283,7 @@ def test_a_csv_per_face_has_a_row_for_each_face_and_one_for_each_other_input() -
     rows = read_csv(stream.getvalue())
     first, second = (row for row in rows if row["path"] == "faces/group.jpg")
     assert (first["face"], first["left"], first["p_value"], first["flagged"]) == ("1", "10.5", "0.4", "false")
-    assert (second["face"], second["right"], second["p_value"], second["verdict"]) == ("2", "500", "0.01", "flagged")
+    assert (second["face"], second["right"], second["p_value"], second["verdict"]) == ("2", "500.0", "0.01", "flagged")
     assert len(rows) == len(RESULTS) + 1
     assert {row["face"] for row in rows if row["path"] != "faces/group.jpg"} == {""}
 

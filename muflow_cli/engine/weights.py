@@ -69,11 +69,17 @@ def _from_torchvision(enum: str) -> Weights:
 
 def _from_hub(repository: str) -> Weights:
     """The weights in one of timm's repositories, from the cache or server that timm uses; nobody is logged in."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import disable_progress_bars
 
     file = "model.safetensors"
+    disable_progress_bars()
     try:
-        path = hf_hub_download(repository, file, token=False)
+        path = try_to_load_from_cache(repository, file)
+        if not isinstance(path, str):
+            # This fails at once without a network, where the download would try again for half a minute.
+            get_hf_file_metadata(hf_hub_url(repository, file), token=False)
+            path = hf_hub_download(repository, file, token=False)
     except Exception:  # noqa: BLE001  the client and what it calls end in a dozen exceptions without a common base
         raise BadWeights(
             f"cannot download the encoder weights {repository}",
