@@ -70,7 +70,7 @@ def _from_torchvision(enum: str) -> Weights:
 def _from_hub(repository: str) -> Weights:
     """The weights in one of timm's repositories, from the cache or server that timm uses; nobody is logged in."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     file = "model.safetensors"
     disable_progress_bars()
