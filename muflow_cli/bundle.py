@@ -27,6 +27,7 @@ from muflow_cli.engine.encoders import layers_of
 from muflow_cli.engine.flow import PlainFlow
 from muflow_cli.errors import BadBundle, MissingExtra, MuflowError
 from muflow_cli.files import NotAFile, open_regular, replacing
+from muflow_cli.images.faces import detector_row
 from muflow_cli.output.inert import inert
 from muflow_cli.specs import BranchSpec, DetectorSpec
 from muflow_cli.tensor_file import BadTensorFile, Entry, read_header, write
@@ -175,6 +176,8 @@ def _outline(stored: Mapping[str, Any], entries: Mapping[str, Entry]) -> _Outlin
     head, names = upgraded(stored, entries) if stored["format"] == 1 else (stored, {name: name for name in entries})
     # The rule is stored once, with the calibration.
     spec = from_json(DetectorSpec, {**head["spec"], "rule": head["calibration"]["rule"]})
+    if spec.faces is not None:
+        detector_row(spec.faces.detector)
     renamed = {names[name]: entry for name, entry in entries.items()}
     known = {_FITTED_ON, _FITTED_NEAR, *(name for name in renamed if name.startswith(_CALIBRATION))}
     branches = {}

@@ -157,8 +157,8 @@ class Detector:
         """How an image becomes the views of each branch."""
         return {branch.name: branch.view for branch in self.spec.branches}
 
-    def load_spec(self, inputs: InputSpec, *, workers: int, ahead: int) -> LoadSpec:
-        """How this detector looks at images; the other arguments are those of LoadSpec.
+    def load_spec(self, inputs: InputSpec, runtime: Runtime, placement: Placement) -> LoadSpec:
+        """How this detector looks at images; enough of them are held that neither device nor threads wait.
 
         Raises:
             MuflowError: where the detector looks for faces and what finds them is not installed.
@@ -166,8 +166,8 @@ class Detector:
         return LoadSpec(
             views=self.views,
             inputs=inputs,
-            workers=workers,
-            ahead=ahead,
+            workers=runtime.threads,
+            ahead=look_ahead(placement.batch_size, runtime.threads),
             faces=face_search(self.spec.faces, inputs),
         )
 
@@ -199,13 +199,19 @@ class Detector:
             object.__setattr__(self, "_fingerprint", fingerprint(self.tensors(), self.spec))
         return self._fingerprint
 
-    def score(self, images: Iterable[Pixels | str | os.PathLike[str]], runtime: Runtime | None = None) -> list[Result]:
+    def score(
+        self,
+        images: Iterable[Pixels | str | os.PathLike[str]],
+        runtime: Runtime | None = None,
+        inputs: InputSpec | None = None,
+    ) -> list[Result]:
         """One result per image, in their order; each image is scored by itself, copies included.
 
         Args:
             images: paths, PIL images, or RGB arrays (H, W, 3) uint8. What is not a path is reported as `[0]`, `[1]`
                 and so on, by its position, with the SHA-256 and size of its pixels.
             runtime: device, precision, batch size, workers.
+            inputs: limits on what is read, and what becomes of faces.
 
         Raises:
             BadSpec: for an array of another shape or type, or for one image in place of several.
@@ -215,8 +221,7 @@ class Detector:
             raise BadSpec("images", f"a single {type(images).__name__}", "a list, as in score([image])")
         runtime = runtime or Runtime()
         placement = place(runtime)
-        ahead = look_ahead(placement.batch_size, runtime.threads)
-        spec = self.load_spec(InputSpec(), workers=runtime.threads, ahead=ahead)
+        spec = self.load_spec(inputs or InputSpec(), runtime, placement)
         judge = Judge(self.calibration)
         stream = by_image(score_stream(_units(images, spec), self.scorer(placement)))
         return [

@@ -1,21 +1,19 @@
-"""The pass of `muflow faces`: inputs -> decoded as a scan decodes them -> the faces of each, in input order."""
+"""The pass of `muflow faces`: inputs -> loaded as for a detector of faces -> the faces of each, in input order."""
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
-from PIL import Image
-
-from muflow_cli.images.faces import FaceFinder, find_faces
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import Loaded, LoadSpec, load
+from muflow_cli.images.loader import Loaded, LoadSpec, face_search, load, look_ahead
 from muflow_cli.records import Face, Facts, Unreadable
-from muflow_cli.run_specs import InputSpec
-from muflow_cli.specs import ViewSpec
+from muflow_cli.run_specs import InputSpec, OnNoFace, Runtime
+from muflow_cli.specs import FaceSpec, ViewSpec
+
+# As many as anybody shows; a detector scores fewer.
+_MOST: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,18 +23,18 @@ class FacesFound:
     Attributes:
         path: as found.
         facts: of the file.
-        width: of the upright image, in whose pixels the faces are given.
-        height: the same.
+        size: width and height of the upright image, in whose pixels the faces are given.
         faces: the largest first.
+        left_out: number of faces that are too small.
         thumbnail: a small JPEG of the upright image, where one was asked for.
     """
 
     path: str
     facts: Facts
-    width: int
-    height: int
+    size: tuple[int, int]
     faces: tuple[Face, ...]
-    thumbnail: bytes | None = None
+    left_out: int
+    thumbnail: bytes | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,63 +42,52 @@ class FacesRequest:
     """What to look for.
 
     Attributes:
-        finder: finds the faces.
-        min_side: pixels; smaller faces are left out.
+        faces: what finds the faces, and how small they may be.
         inputs: limits on what is read.
-        workers: threads; 0 = one per core.
+        runtime: number of threads.
         thumbnail: longer side of the thumbnails, pixels; 0 = none.
     """
 
-    finder: FaceFinder
-    min_side: int
+    faces: FaceSpec
     inputs: InputSpec
-    workers: int = 0
+    runtime: Runtime
     thumbnail: int = 0
 
+    @property
+    def load_spec(self) -> LoadSpec:
+        """How the images are read: as for a detector of faces, with views as small as they may be.
 
-def faces_of(inputs: Iterable[Input | Unreadable], request: FacesRequest) -> Iterator[FacesFound | Unreadable]:
-    """The faces of each input, in the order of the inputs; whatever is wrong with one is a record."""
-    workers = request.workers or os.cpu_count() or 1
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="faces")
-    pending: deque[Future[FacesFound | Unreadable]] = deque()
-    try:
-        for input_ in inputs:
-            pending.append(pool.submit(_faces_in, input_, request))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        Raises:
+            MuflowError: where what finds faces is not installed, or its model is missing.
+        """
+        inputs = replace(self.inputs, max_faces=_MOST, on_no_face=OnNoFace.WHOLE)
+        return LoadSpec(
+            views={"image": ViewSpec(size=16)},
+            inputs=inputs,
+            workers=self.runtime.threads,
+            ahead=look_ahead(1, self.runtime.threads),
+            thumbnail=self.thumbnail,
+            faces=face_search(self.faces, inputs),
+        )
 
 
-def _faces_in(input_: Input | Unreadable, request: FacesRequest) -> FacesFound | Unreadable:
-    size: tuple[int, int] = (0, 0)
-    faces: tuple[Face, ...] = ()
+def faces_of(inputs: Iterable[Input | Unreadable], spec: LoadSpec) -> Iterator[FacesFound | Unreadable]:
+    """The faces of each input, in the order of the inputs; whatever is wrong with one is a record.
 
-    def look(image: Image.Image) -> Image.Image:
-        nonlocal size, faces
-        size, faces = image.size, find_faces(image, request.finder)
-        return image
-
-    # A scan's own way through damaged, hostile and huge files; its views are made as small as they may be.
-    spec = LoadSpec(
-        views={"image": ViewSpec(size=16)},
-        inputs=request.inputs,
-        workers=1,
-        ahead=1,
-        thumbnail=request.thumbnail,
-        transform=look,
-    )
-    (loaded,) = load([input_], spec)
-    if not isinstance(loaded, Loaded):
-        return loaded
-    large = tuple(face for face in faces if face.side >= request.min_side)
-    return FacesFound(
-        path=loaded.path,
-        facts=loaded.facts,
-        width=size[0],
-        height=size[1],
-        faces=large,
-        thumbnail=loaded.thumbnail,
-    )
+    Args:
+        inputs: to look at.
+        spec: of a request.
+    """
+    for item in load(inputs, spec):
+        if isinstance(item, Loaded) and item.size is not None:
+            faces = tuple(face.face for face in item.faces)
+            yield FacesFound(
+                path=item.path,
+                facts=item.facts,
+                size=item.size,
+                faces=faces,
+                left_out=item.faces_left_out,
+                thumbnail=item.thumbnail,
+            )
+        elif isinstance(item, Unreadable):
+            yield item

@@ -13,11 +13,11 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from muflow_cli.errors import BadSpec, CannotResume, CannotWrite, OutputExists, OutputIsInput
+from muflow_cli.errors import CannotWrite, OutputExists
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -70,7 +70,7 @@ class OutputFile(io.FileIO):
         start = self.tell() if self.seekable() else None
         rest = memoryview(data).cast("B")
         size = len(rest)
-        with _naming(self._label):
+        with naming(self._label):
             try:
                 while rest:
                     rest = rest[super().write(rest) or 0 :]
@@ -128,7 +128,7 @@ def locked(path: Path) -> Iterator[None]:
         raise _being_written(path)
     _locks[lock] = None
     try:
-        with _naming(str(path)):
+        with naming(str(path)):
             acquired = _acquire(lock)
         if not acquired:
             raise _being_written(path)
@@ -180,7 +180,7 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[OutputFile]:
     if path.is_file() and not force:
         raise OutputExists(str(path))
     if path.exists() and not path.is_file() and not path.is_dir():
-        with _naming(str(path)):
+        with naming(str(path)):
             stream = OutputFile(path, "wb")
         with stream:
             yield stream
@@ -190,14 +190,14 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[OutputFile]:
     temporary = target.with_name(f".{start}.{secrets.token_hex(8)}.part")
     _temporary.add(temporary)
     try:
-        with _naming(str(path)):
+        with naming(str(path)):
             # Nobody can foresee the name; were it there all the same, O_EXCL follows no link and opens no file.
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with OutputFile(descriptor, "wb", str(path)) as stream:
             yield stream
-            with _naming(str(path)):
+            with naming(str(path)):
                 os.fsync(descriptor)
-        with _naming(str(path)):
+        with naming(str(path)):
             # The only way to read the umask is to set it.
             mask = os.umask(0)
             os.umask(mask)
@@ -216,7 +216,7 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
     folder = Path(tempfile.gettempdir()) / f"{prefix}{secrets.token_hex(8)}"
     _folders.add(folder)
     try:
-        with _naming(str(folder)):
+        with naming(str(folder)):
             folder.mkdir(mode=0o700)
         yield folder
     finally:
@@ -243,7 +243,7 @@ def growing(path: Path) -> Iterator[OutputFile]:
     if created:
         _empty.add(path)
     try:
-        with _naming(str(path)):
+        with naming(str(path)):
             stream = OutputFile(path.resolve(), "x+b" if created else "r+b", str(path))
         with stream:
             try:
@@ -251,7 +251,7 @@ def growing(path: Path) -> Iterator[OutputFile]:
             finally:
                 if created and os.fstat(stream.fileno()).st_size == 0:
                     path.resolve().unlink(missing_ok=True)
-            with _naming(str(path)):
+            with naming(str(path)):
                 os.fsync(stream.fileno())
     finally:
         _empty.discard(path)
@@ -262,7 +262,7 @@ def nameless() -> Iterator[OutputFile]:
     """An empty file without a name, for what is too large for memory; gone with the process, however that ends."""
     label = f"a temporary file in {tempfile.gettempdir()}"
     with contextlib.ExitStack() as stack:
-        with _naming(label):
+        with naming(label):
             file = stack.enter_context(tempfile.TemporaryFile())
         yield stack.enter_context(OutputFile(os.dup(file.fileno()), "r+b", label))
 
@@ -274,7 +274,7 @@ def standard_output() -> OutputFile:
 
 
 @contextlib.contextmanager
-def _naming(label: str) -> Iterator[None]:
+def naming(label: str) -> Iterator[None]:
     """Turn an OSError into a CannotWrite that names the output; a BrokenPipeError passes through."""
     try:
         yield
@@ -282,95 +282,3 @@ def _naming(label: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise CannotWrite(label, error.strerror or str(error)) from None
-
-
-@contextlib.contextmanager
-def claimed(
-    paths: Sequence[Path],
-    *,
-    force: bool,
-    resumed: Path | None = None,
-    earlier: Collection[Path] = (),
-    inputs: Iterable[str | Path] = (),
-) -> Iterator[None]:
-    """Hold all outputs of a run from before its work to its end; arguments and errors as `check_outputs`.
-
-    Raises:
-        CannotWrite: also because another run is writing an output.
-    """
-    given = [*inputs]
-    check_outputs(paths, force=force, resumed=resumed, earlier=earlier, inputs=given)
-    with contextlib.ExitStack() as stack:
-        for path in paths:
-            stack.enter_context(locked(path))
-        # Another run may have ended in between.
-        check_outputs(paths, force=force, resumed=resumed, earlier=earlier, inputs=given)
-        yield
-
-
-def check_outputs(
-    paths: Sequence[Path],
-    *,
-    force: bool,
-    resumed: Path | None = None,
-    earlier: Collection[Path] = (),
-    inputs: Iterable[str | Path] = (),
-) -> None:
-    """Refuse unusable outputs before hours of work, not after them.
-
-    Args:
-        paths: of all outputs.
-        force: existing files may be replaced.
-        resumed: an output that may exist in any case.
-        earlier: other outputs of the run that is resumed, which may be replaced.
-        inputs: what the run reads; no output may be one of them, under whatever name.
-
-    Raises:
-        BadSpec: if two outputs are the same file.
-        CannotWrite: for a folder, or if the folder of an output is missing or cannot be written.
-        OutputIsInput: if the run reads an output.
-        OutputExists: for an existing file.
-        CannotResume: for a pipe or a device to resume.
-    """
-    guard = InputGuard(paths)
-    for name in inputs:
-        guard.check(name)
-    taken: set[Path] = set()
-    for path in paths:
-        if path.resolve() in taken:
-            raise BadSpec("-o", f"{path} twice", "a file of its own for each output")
-        taken.add(path.resolve())
-        if path.is_dir():
-            raise CannotWrite(str(path), "it is a folder")
-        if path == resumed and path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            raise CannotResume(str(path), "it is not a file")
-        if path.is_file() and not force and path != resumed and path not in earlier:
-            raise OutputExists(str(path))
-        if not path.exists() or path.is_file():
-            with _naming(str(path)), tempfile.TemporaryFile(dir=path.resolve().parent):
-                pass
-
-
-class InputGuard:
-    """Finds inputs that an output would replace: the same device and inode, whatever the names and links.
-
-    Args:
-        outputs: of the run; those that do not exist yet replace nothing.
-    """
-
-    def __init__(self, outputs: Iterable[Path]) -> None:
-        self._outputs = {identity: path for path in outputs if (identity := _identity(path))}
-
-    def check(self, name: str | Path) -> None:
-        """Raise OutputIsInput if the file `name` is one of the outputs."""
-        if self._outputs and (path := self._outputs.get(_identity(name) or (0, 0))):
-            raise OutputIsInput(str(path), str(name))
-
-
-def _identity(path: str | Path) -> tuple[int, int] | None:
-    """Device and inode of a regular file; None for anything else."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - a path is reported as it was given
-    except (OSError, ValueError):
-        return None
-    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None

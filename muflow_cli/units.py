@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def by_image(stream: Iterable[ScoredUnit[Item] | Item]) -> Iterator[ScoredImage 
     held: list[ScoredUnit[Unit]] = []
     for item in stream:
         if isinstance(item, ScoredUnit) and isinstance(item.unit, Unit):
-            held.append(ScoredUnit(item.unit, item.columns, item.maps, item.features))
+            held.append(cast("ScoredUnit[Unit]", item))
             if item.unit.is_last:
                 yield ScoredImage(item.unit.image, held)
                 held = []

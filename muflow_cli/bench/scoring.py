@@ -19,7 +19,7 @@ from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream
 from muflow_cli.environment import deciding, versions
-from muflow_cli.images.loader import Loaded, LoadSpec, load, look_ahead
+from muflow_cli.images.loader import Loaded, LoadSpec, load
 from muflow_cli.images.near import near_hash
 from muflow_cli.images.perturb import Perturbation
 from muflow_cli.progress import ProgressListener
@@ -92,10 +92,8 @@ class Scoring:
 
     def load_spec(self, perturbation: Perturbation | None = None, *, thumbnail: int = 0) -> LoadSpec:
         """How images become views."""
-        workers = self.runtime.threads
-        ahead = look_ahead(self.placement.batch_size, workers)
         return replace(
-            self.detector.load_spec(self.inputs, workers=workers, ahead=ahead),
+            self.detector.load_spec(self.inputs, self.runtime, self.placement),
             thumbnail=thumbnail,
             transform=None if perturbation is None else partial(perturbation.apply, seed=self.seed),
         )

@@ -32,10 +32,10 @@ from muflow_cli.bench.speed import measure_speed
 from muflow_cli.bundle import load
 from muflow_cli.detector import Detector
 from muflow_cli.environment import utc_now, versions
-from muflow_cli.errors import NothingToDo
+from muflow_cli.errors import BadData, NothingToDo
 from muflow_cli.images.perturb import Perturbation
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
-from muflow_cli.records import Origin
+from muflow_cli.records import Origin, Unreadable
 from muflow_cli.run_specs import InputSpec, Runtime
 from muflow_cli.scan.comparison import calibration_sample, check_comparison
 from muflow_cli.scan.settings import Comparison as BatchComparison
@@ -187,6 +187,7 @@ class _Job:
         )
         self.timer.stage("score", len(selection.images))
         scored, failed = scoring.rows(selection.images, self.timer)
+        _check_faces(scored, failed)
         selection, rows = without_near_copies(selection, scored, known, request.overlap)
         if request.exhibits:
             self.exhibits = self.shown(scoring, selection, chosen(rows, request.exhibits, centre))
@@ -314,3 +315,14 @@ class _Job:
             missing = len(rows) - len(theirs)
             comparisons.append(Comparison(name=path.name, scored=len(theirs), missing=missing, evaluation=evaluation))
         return comparisons
+
+
+def _check_faces(rows: Sequence[Row], failed: Sequence[Unreadable]) -> None:
+    """Refuse images of which all real or all fake ones show no face; BadData."""
+    without = sum(record.code == "no_face" for record in failed)
+    if without and len({row.fake for row in rows}) < 2:
+        images = "1 image shows" if without == 1 else f"{without} images show"
+        raise BadData(
+            f"no image of one kind is left, since {images} no face that is large enough",
+            "give photographs of faces, or a detector that scores whole images",
+        )

@@ -16,14 +16,14 @@ from muflow_cli.calibration.coverage import Description
 from muflow_cli.calibration.features import FeatureInfo, Features
 from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.rules import rule_class
+from muflow_cli.claims import InputGuard, claimed
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream
 from muflow_cli.environment import utc_now
 from muflow_cli.errors import NothingToDo
-from muflow_cli.files import InputGuard, claimed
 from muflow_cli.images.find import find
-from muflow_cli.images.loader import Loaded, LoadSpec, look_ahead
+from muflow_cli.images.loader import Loaded, LoadSpec
 from muflow_cli.images.loader import load as load_images
 from muflow_cli.images.near import distinct, near_duplicate_groups, near_hash, packed, unpacked
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
@@ -147,10 +147,9 @@ def _measured(request: CalibrateRequest, detector: Detector, intake: Intake, tim
     if inputs:
         # Refuse now, not after hours of scoring, if there are too few files.
         rule_class(rule.method).require_images(rule, inputs + (len(earlier) if earlier else 0))
-    placement, workers = place(request.runtime), request.runtime.threads
+    placement = place(request.runtime)
     timer.stage("score", inputs)
-    ahead = look_ahead(placement.batch_size, workers)
-    spec = detector.load_spec(request.inputs, workers=workers, ahead=ahead)
+    spec = detector.load_spec(request.inputs, request.runtime, placement)
     rows, features, facts, hashes = [], [], [], []
     extras = Extras(features=request.features)
     for scored in score_stream(intake.usable(_loaded(request, spec, timer)), detector.scorer(placement), extras):

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
+from muflow_cli.claims import claimed
 from muflow_cli.cli import bench_command as shared
 from muflow_cli.cli import options
 from muflow_cli.cli.bench_outputs import table_console
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import NothingToDo
-from muflow_cli.files import claimed, write_whole
+from muflow_cli.files import write_whole
 from muflow_cli.run_specs import InputSpec, Precision, Runtime
 
 

@@ -144,6 +144,7 @@ def bench_command(
     damaged: Annotated[Damaged, typer.Option("--damaged", hidden=True)] = Damaged.REFUSE,
     max_seconds: options.MaxSeconds = options.MAX_SECONDS,
     no_archives: options.NoArchives = False,
+    face_model: options.FaceModel = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", hidden=True)] = False,
     adaptive: Annotated[bool, typer.Option("--adaptive", hidden=True)] = False,
     groups: Annotated[bool, typer.Option("--groups", hidden=True)] = False,
@@ -237,7 +238,7 @@ def bench_command(
         compare=tuple(compare or ()),
         families=FAMILIES if families is None else read_families(str(families)),
         inputs=options.input_spec(
-            exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives
+            exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
         ),
         runtime=Runtime(device=device, precision=precision, batch_size=batch_size, workers=workers),
         overlap=overlap_policy(overlap),

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
+from muflow_cli.claims import InputGuard, claimed
 from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import CannotWrite, IncompatibleOptions, MuflowError
-from muflow_cli.files import InputGuard, claimed, write_whole
+from muflow_cli.files import write_whole
 
 if TYPE_CHECKING:
     from muflow_cli.bench import BenchRequest, BenchResult
@@ -86,7 +87,7 @@ def measure(request: BenchRequest, outputs: BenchOutputs, inputs: Sequence[str |
 
     Raises:
         IncompatibleOptions: for `resume` without an output.
-        MuflowError: where kept scores would be lost; otherwise as `files.claimed` and `bench`.
+        MuflowError: where kept scores would be lost; otherwise as `claims.claimed` and `bench`.
     """
     from muflow_cli.bench.kept import Kept, is_kept, kept_path
 

@@ -78,6 +78,7 @@ def calibrate_command(
     damaged: options.DamagedOption = Damaged.REFUSE,
     max_seconds: options.MaxSeconds = options.MAX_SECONDS,
     no_archives: options.NoArchives = False,
+    face_model: options.FaceModel = None,
     force: options.Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     quiet: options.Quiet = False,
@@ -101,7 +102,9 @@ def calibrate_command(
         given["band"] = _band(band)
     if by is not None:
         given["by"] = () if by == "none" else tuple(dict.fromkeys(by.split(",")))
-    inputs = options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives)
+    inputs = options.input_spec(
+        exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
+    )
     console = stderr_console(quiet)
     from muflow_cli.calibrate.workflow import CalibrateRequest, calibrate
     from muflow_cli.canonical import to_json

@@ -14,7 +14,7 @@ from muflow_cli.cli.progress import stderr_console
 from muflow_cli.errors import BadSpec, NothingToDo
 from muflow_cli.output.inert import inert
 from muflow_cli.records import Unreadable
-from muflow_cli.run_specs import Damaged
+from muflow_cli.run_specs import Damaged, Runtime
 from muflow_cli.specs import FaceSpec
 
 if TYPE_CHECKING:
@@ -36,11 +36,12 @@ def faces_command(
         int, typer.Option("--min-face", min=8, metavar="PIXELS", help="Leave out faces with a shorter side.")
     ] = _DEFAULT.min_side,
     detector: Annotated[
-        str, typer.Option("--detector", metavar="NAME", help="Face detector; an unknown name lists all.")
+        str,
+        typer.Option("--face-detector", metavar="NAME", help="What finds the faces; an unknown name lists all."),
     ] = _DEFAULT.detector,
     face_model: Annotated[
         Path | None,
-        typer.Option("--face-model", metavar="FILE", help="Model file, for --detector yunet-file."),
+        typer.Option("--face-model", metavar="FILE", help="Model file, for --face-detector yunet-file."),
     ] = None,
     workers: options.Workers = 0,
     exclude: options.Exclude = None,
@@ -65,25 +66,24 @@ def faces_command(
     muflow faces ./photos --sheet faces.jpg --json > faces.jsonl
     ```
     """
-    inputs = options.input_spec(exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives)
-    spec = FaceSpec(detector=detector, min_side=min_face)
+    inputs = options.input_spec(
+        exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
+    )
     from muflow_cli.faces import FacesRequest, faces_of
-    from muflow_cli.images.faces import face_finder
     from muflow_cli.images.find import find
     from muflow_cli.output.contact_sheet import CELL, MOST_CELLS
 
     if sheet is not None:
         _check_sheet(sheet, paths, force=force)
     request = FacesRequest(
-        finder=face_finder(spec, face_model),
-        min_side=min_face,
+        faces=FaceSpec(detector=detector, min_side=min_face),
         inputs=inputs,
-        workers=workers,
+        runtime=Runtime(workers=workers),
         thumbnail=0 if sheet is None else CELL,
     )
     counts: Counter[str] = Counter()
     cells: list[Cell] = []
-    for result in faces_of(find(paths, inputs), request):
+    for result in faces_of(find(paths, inputs), request.load_spec):
         counts[_kind(result)] += 1
         typer.echo(json.dumps(_to_json(result)) if as_json else inert(_text(result)))
         if len(cells) < MOST_CELLS and (cell := _cell(result)):
@@ -92,7 +92,9 @@ def faces_command(
         raise NothingToDo(f"no image in {', '.join(paths)}", "give images, or folders that hold some")
     console = stderr_console(quiet)
     console.print(", ".join(f"{counts[kind]} {kind}" for kind in _KINDS))
-    if sheet is not None and cells:
+    if sheet is not None and not cells:
+        console.print("no sheet was written, since no image can be read")
+    elif sheet is not None:
         _write_sheet(sheet, cells, force=force)
         if counts.total() - counts["unreadable"] > len(cells):
             console.print(f"the sheet shows the first {MOST_CELLS} images")
@@ -100,7 +102,7 @@ def faces_command(
 
 
 def _check_sheet(sheet: Path, paths: list[str], *, force: bool) -> None:
-    from muflow_cli.files import check_outputs
+    from muflow_cli.claims import check_outputs
     from muflow_cli.output.contact_sheet import SUFFIXES
 
     if sheet.suffix.lower() not in SUFFIXES:
@@ -137,9 +139,10 @@ def _to_json(result: FacesFound | Unreadable) -> dict[str, Any]:
     return {
         "path": result.path,
         "sha256": result.facts.sha256,
-        "width": result.width,
-        "height": result.height,
+        "width": result.size[0],
+        "height": result.size[1],
         "faces": faces,
+        "faces_left_out": result.left_out,
     }
 
 
@@ -147,7 +150,9 @@ def _text(result: FacesFound | Unreadable) -> str:
     if isinstance(result, Unreadable):
         return f"unreadable  {result.path} ({result.code}, {result.message})"
     sizes = ", ".join(f"{face.side:.0f} px at {face.box[0]:.0f},{face.box[1]:.0f}" for face in result.faces)
-    return f"{len(result.faces):>10}  {result.path} ({result.width}x{result.height}){f'  {sizes}' if sizes else ''}"
+    width, height = result.size
+    smaller = f"  ({result.left_out} smaller left out)" if result.left_out else ""
+    return f"{len(result.faces):>10}  {result.path} ({width}x{height}){f'  {sizes}' if sizes else ''}{smaller}"
 
 
 def _cell(result: FacesFound | Unreadable) -> Cell | None:
@@ -155,4 +160,4 @@ def _cell(result: FacesFound | Unreadable) -> Cell | None:
 
     if isinstance(result, Unreadable) or result.thumbnail is None:
         return None
-    return Cell(path=result.path, thumbnail=result.thumbnail, width=result.width, faces=result.faces)
+    return Cell(path=result.path, thumbnail=result.thumbnail, width=result.size[0], faces=result.faces)

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
 
+from muflow_cli.claims import check_outputs, claimed
 from muflow_cli.cli import options
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
+from muflow_cli.cli.scan_inputs import scan_arguments
 from muflow_cli.cli.scan_outputs import ChosenOutputs, choose_outputs
 from muflow_cli.cli.scan_status import FailOn, fail_on_of, status_of
 from muflow_cli.cli.scan_text import interrupted_text, summary_lines
+from muflow_cli.cli.scan_verify import verify_report
 from muflow_cli.cli.signing import Signing, prepare_signing
 from muflow_cli.cli.startup import quick_start
 from muflow_cli.default_detector import find_detector
-from muflow_cli.errors import IncompatibleOptions, NothingToDo
-from muflow_cli.files import check_outputs, claimed
+from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.encode import check_fields
-from muflow_cli.output.inert import escape, inert
 from muflow_cli.output.writers import OutputFormat, Per
 from muflow_cli.run_specs import Damaged, OnNoFace, Precision
 from muflow_cli.scan.resume import written_before
@@ -244,7 +243,7 @@ def scan_command(
     console = stderr_console(quiet)
     aliases = dict(zip(_ALIASES, (json_output, jsonl_output, csv_output, sarif_output, report), strict=True))
     if verify is not None or signers is not None:
-        raise typer.Exit(_verify(verify, signers, paths, output or sign or any(aliases.values()), console))
+        raise typer.Exit(verify_report(verify, signers, paths, output or sign or any(aliases.values()), console))
     outputs = choose_outputs(output, aliases, format_, as_json=as_json)
     failing = fail_on_of(fail_on)
     names = None if fields is None else tuple(fields.split(","))
@@ -252,7 +251,7 @@ def scan_command(
     resumed = _resumed(outputs, names) if resume else None
     comparison = _comparison(fdr, adaptive, groups, group_by, listed=files_from and not null and not paths)
     outputs.check_groups(comparison)
-    arguments, read = _arguments(paths or [], files_from, outputs, lambda file: _listed(file, null, group_by))
+    arguments, read = scan_arguments(paths or [], files_from, outputs.paths, null=null, group_by=group_by)
     signing = prepare_signing(sign, outputs, console)
     own = read if sign is None else [*read, sign]
     earlier = [] if resumed is None else written_before(resumed, outputs.paths)
@@ -314,38 +313,6 @@ _ALIASES: Final = (
 )
 
 
-def _arguments(
-    paths: Sequence[str], files_from: Path | None, outputs: ChosenOutputs, listed: Callable[[Path], Iterator[str]]
-) -> tuple[Iterable[str], Sequence[str | Path]]:
-    """What to scan, and those files of it that are known before the scan, none of which may be an output."""
-    if not paths and files_from is None:
-        raise NothingToDo("there is nothing to scan", "give files or folders, or a list with --files-from")
-    if files_from is None:
-        return paths, paths
-    arguments = chain(paths, listed(files_from))
-    if not any(path.is_file() for path in outputs.paths):
-        return arguments, [*paths, files_from]
-    whole = list(arguments)  # an output exists, and a list can be read only once
-    return whole, [*whole, files_from]
-
-
-def _listed(files_from: Path, null: bool, group_by: str | None) -> Iterator[str]:
-    from muflow_cli.images.lists import read_grouped_list, read_list
-
-    def paths(stream: BinaryIO) -> Iterator[str]:
-        return read_list(stream, null) if group_by is None else read_grouped_list(stream, group_by)
-
-    if str(files_from) == "-":
-        yield from paths(sys.stdin.buffer)
-        return
-    try:
-        stream: BinaryIO = files_from.open("rb")
-    except OSError as error:
-        raise NothingToDo(f"cannot read the list {files_from} ({error.strerror})", "check --files-from") from None
-    with stream:
-        yield from paths(stream)
-
-
 def _run(
     job: Job, signing: Signing, console: Console, *, verbose: bool, failing: frozenset[FailOn], exit_zero: bool
 ) -> int:
@@ -368,28 +335,3 @@ def _run(
         sys.stderr.write(f"muflow: interrupted; {said}\n")  # said with --quiet too
     signing.sign()
     return INTERRUPTED if stopped else status_of(summary, failing, exit_zero=exit_zero)
-
-
-def _verify(
-    report: Path | None, signers: Path | None, paths: Sequence[str] | None, outputs: object, console: Console
-) -> int:
-    """Exit status of --verify, which goes with no PATH and no outputs."""
-    if report is None:
-        raise IncompatibleOptions("--signers", "--verify REPORT", "it says whose signature counts there", needs=True)
-    if paths:
-        raise IncompatibleOptions("--verify", "PATH", "the report names its files")
-    if outputs:
-        raise IncompatibleOptions("--verify", "-o", "it writes no results")
-    from muflow_cli.verify import verify
-
-    verification = verify(report, signers)
-    count = 0
-    for count, difference in enumerate(verification.differences, start=1):  # noqa: B007 - the count is printed afterwards
-        typer.echo(f"{escape(difference.path)}: {inert(difference.message)}")
-    for note in verification.notes:
-        console.print(note)
-    results = verification.report.contents.counts["inputs"]
-    console.print(
-        f"{results} result{'' if results == 1 else 's'}, {count or 'no'} difference{'' if count == 1 else 's'}"
-    )
-    return 1 if count else 0

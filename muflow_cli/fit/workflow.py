@@ -16,6 +16,7 @@ from muflow_cli.calibration.calibration import Calibration, source_digest
 from muflow_cli.calibration.features import Features
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.canonical import to_json
+from muflow_cli.claims import InputGuard, claimed
 from muflow_cli.detector import Detector, Provenance, columns_of
 from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place
@@ -25,7 +26,6 @@ from muflow_cli.engine.scoring import Extras, ScoredUnit, Scorer, score_stream
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
 from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo, TooFewImages
-from muflow_cli.files import InputGuard, claimed
 from muflow_cli.fit.branch import BranchFit, FittedBranch, fit_branch
 from muflow_cli.fit.features import work_bytes
 from muflow_cli.fit.split import Split, split

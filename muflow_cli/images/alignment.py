@@ -24,9 +24,6 @@ _BY_MOUTH: Final = 1.8
 _BELOW: Final = 0.1
 # Pixels of the image for one of the square, along a side, that a bicubic filter bridges without visible aliasing.
 _UNFILTERED: Final = 1.25
-# Landmarks that lie on one spot, as of a false face, would ask for an enlargement without bounds; a frame is never
-# smaller than the face.
-_LEAST_OF_BOX: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,8 @@ def frame_of(face: Face) -> Frame:
     unit = (float(axis[0]) / length, float(axis[1]) / length) if length > 0 else (1.0, 0.0)
     half = max(_BY_EYES * float(np.hypot(*across)), _BY_MOUTH * float(np.hypot(*down)))
     centre = eyes + _BELOW * down
-    return Frame(float(centre[0]), float(centre[1]), max(half, _LEAST_OF_BOX * face.side / 2), unit)
+    # Landmarks that lie on one spot, as of a false face, would ask for an enlargement without bounds.
+    return Frame(float(centre[0]), float(centre[1]), max(half, face.side / 2), unit)
 
 
 def aligned(image: Image.Image, face: Face, size: int) -> Image.Image:

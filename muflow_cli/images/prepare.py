@@ -6,7 +6,6 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,6 @@ from muflow_cli.records import Declared, Face, Facts, NoFace
 from muflow_cli.run_specs import InputSpec, OnNoFace
 from muflow_cli.specs import View, ViewSpec
 
-_MORE_WITH_BOXES: Final = 3
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrepareSpec:
@@ -32,7 +29,8 @@ class PrepareSpec:
         inputs: limits on pixels and time, and what becomes of damaged images.
         draft_side: as for `decode`.
         crops_seed: as in LoadSpec.
-        thumbnail: longer side of a JPEG thumbnail, pixels; 0 = none.
+        thumbnail: longer side of a JPEG thumbnail of the image, pixels; 0 = none.
+        face_thumbnail: the same of each face, aligned.
     """
 
     views: Mapping[str, ViewSpec]
@@ -40,6 +38,7 @@ class PrepareSpec:
     draft_side: int = 0
     crops_seed: int | None = None
     thumbnail: int = 0
+    face_thumbnail: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +66,7 @@ class LoadedFace:
         face: where it lies.
         facts: of its image, with the sharpness, size and tilt of this face.
         views: branch name -> (V, size, size, 3).
-        thumbnail: a small JPEG of the first view, if the specification asks for thumbnails.
+        thumbnail: a small JPEG of the first view, if the specification asks for one.
     """
 
     face: Face
@@ -89,6 +88,7 @@ class Loaded:
         faces: that are scored, the largest first, whose views `views` holds; empty for a detector of whole images, and
             for an image that is scored as a whole.
         faces_left_out: number of faces that are too small to be scored, or too many.
+        size: width and height of the upright image, where faces were looked for.
     """
 
     path: str
@@ -98,6 +98,7 @@ class Loaded:
     declared: Declared = field(default_factory=Declared)
     faces: tuple[LoadedFace, ...] = ()
     faces_left_out: int = 0
+    size: tuple[int, int] | None = None
 
 
 def decoded(data: bytes, spec: PrepareSpec, sha256: str) -> DecodedImage:
@@ -126,7 +127,7 @@ def with_views(path: str, facts: Facts, image: Image.Image, spec: PrepareSpec) -
     """Views and thumbnail of an image that was decoded and perhaps transformed."""
     views = _views(facts, image, spec)
     facts = replace(facts, sharpness=sharpness(next(iter(views.values()))[0]))
-    return Loaded(path, facts, views, _thumbnail(image, spec.thumbnail) if spec.thumbnail else None)
+    return Loaded(path, facts, views, _thumbnail(image, spec.thumbnail))
 
 
 def with_faces(path: str, facts: Facts, image: Image.Image, spec: PrepareSpec, search: FaceSearch) -> Loaded | NoFace:
@@ -134,22 +135,27 @@ def with_faces(path: str, facts: Facts, image: Image.Image, spec: PrepareSpec, s
     found = search.find(image)
     scored = [face for face in found if face.side >= search.min_side][: search.most]
     left_out = len(found) - len(scored)
-    if not scored and search.on_no_face is OnNoFace.WHOLE:
-        return replace(with_views(path, facts, image, spec), faces_left_out=left_out)
-    if not scored:
+    if not scored and search.on_no_face is not OnNoFace.WHOLE:
         return NoFace(path=path, facts=facts, faces_left_out=left_out)
-    loaded = [_face(facts, image, spec, face) for face in scored]
-    # Boxes are drawn on it.
-    thumbnail = _thumbnail(image, _MORE_WITH_BOXES * spec.thumbnail) if spec.thumbnail else None
-    largest = loaded[0]
-    return Loaded(path, largest.facts, largest.views, thumbnail, faces=tuple(loaded), faces_left_out=left_out)
+    if not scored:
+        return replace(with_views(path, facts, image, spec), faces_left_out=left_out, size=image.size)
+    faces = tuple(_face(facts, image, spec, face) for face in scored)
+    return Loaded(
+        path,
+        faces[0].facts,
+        faces[0].views,
+        _thumbnail(image, spec.thumbnail),
+        faces=faces,
+        faces_left_out=left_out,
+        size=image.size,
+    )
 
 
 def _face(facts: Facts, image: Image.Image, spec: PrepareSpec, face: Face) -> LoadedFace:
     views = _views(facts, image, spec, face)
     first = next(iter(views.values()))[0]
     facts = replace(facts, sharpness=sharpness(first), face_side=face.side, face_tilt=face.tilt)
-    thumbnail = _thumbnail(Image.fromarray(first), spec.thumbnail) if spec.thumbnail else None
+    thumbnail = _thumbnail(Image.fromarray(first), spec.face_thumbnail)
     return LoadedFace(face=face, facts=facts, views=views, thumbnail=thumbnail)
 
 
@@ -172,7 +178,10 @@ def _views(
     return views
 
 
-def _thumbnail(image: Image.Image, side: int) -> bytes:
+def _thumbnail(image: Image.Image, side: int) -> bytes | None:
+    """A JPEG whose longer side is at most `side` pixels; None if that is 0."""
+    if not side:
+        return None
     scale = min(1.0, side / max(image.size))
     width, height = (max(1, round(length * scale)) for length in image.size)
     buffer = io.BytesIO()

@@ -23,10 +23,12 @@ class Exhibits:
     """The images of a report: at most `shown` different ones, the flagged ones first, then by p-value.
 
     Attributes:
-        thumbnail: longer side in pixels of the thumbnails that it wants.
+        thumbnail: longer side in pixels of the thumbnails that it wants, of images or of faces.
+        with_boxes: the same of images on which faces are marked.
     """
 
     thumbnail: Final = THUMBNAIL
+    with_boxes: Final = 3 * THUMBNAIL
 
     def __init__(self, shown: int = SHOWN) -> None:
         self._shown = shown

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from muflow_cli.claims import InputGuard
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.environment import begin_run, deciding, utc_now
 from muflow_cli.errors import NothingToDo, OutputIsInput
-from muflow_cli.files import InputGuard
 from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
 from muflow_cli.output.digests import ResultsDigest, sealed
@@ -125,12 +125,10 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         calibration_scores=job.detector.calibration.mean_scores.tolist(),
         exhibits=exhibits,
     )
-    request = ScanRequest(
-        detector=job.detector,
-        runtime=job.runtime,
-        inputs=job.inputs,
-        thumbnail=0 if exhibits is None else exhibits.thumbnail,
-    )
+    request = ScanRequest(detector=job.detector, runtime=job.runtime, inputs=job.inputs)
+    if exhibits is not None:
+        side = exhibits.with_boxes if job.detector.spec.faces else exhibits.thumbnail
+        request = replace(request, thumbnail=side, face_thumbnail=exhibits.thumbnail)
     placement = place(job.runtime)
     check_comparison(job.comparison, job.detector.calibration, placement)
     options = deciding(job.inputs) | job.comparison.options

@@ -16,7 +16,7 @@ from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, score_stream
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import Loaded, Seen, load_unknown, look_ahead
+from muflow_cli.images.loader import Loaded, Seen, load_unknown
 from muflow_cli.records import NoFace, Result, Scored, Unreadable
 from muflow_cli.run_specs import InputSpec, OnNoFace, Runtime
 from muflow_cli.scan.evidence import Evidence
@@ -34,13 +34,15 @@ class ScanRequest:
         detector: decides the verdicts.
         runtime: device, precision, batch size, workers.
         inputs: limits on what is read.
-        thumbnail: longer side in pixels of the thumbnails for a gallery; 0 = none.
+        thumbnail: longer side in pixels of the thumbnails of images for a gallery; 0 = none.
+        face_thumbnail: the same of their faces.
     """
 
     detector: Detector
     runtime: Runtime = field(default_factory=Runtime)
     inputs: InputSpec = field(default_factory=InputSpec)
     thumbnail: int = 0
+    face_thumbnail: int = 0
 
 
 class Gallery(Protocol):
@@ -111,10 +113,9 @@ class Scan:
 
     def results(self, inputs: Iterable[Input | Unreadable]) -> Iterator[Result]:
         """One result per input, in their order; each distinct content is decoded and scored once."""
-        workers = self._request.runtime.threads
-        ahead = look_ahead(self.placement.batch_size, workers)
-        spec = self._request.detector.load_spec(self._request.inputs, workers=workers, ahead=ahead)
-        spec = replace(spec, thumbnail=self._request.thumbnail)
+        request = self._request
+        spec = request.detector.load_spec(request.inputs, request.runtime, self.placement)
+        spec = replace(spec, thumbnail=request.thumbnail, face_thumbnail=request.face_thumbnail)
         wants_features = self._evidence is not None and self._evidence.count > 0
         extras = Extras(maps=self._gallery is not None, features=wants_features)
         with contextlib.closing(load_unknown(inputs, spec, self._is_known)) as items:
