@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,20 +149,26 @@ def _digit(data: bytes, generator: np.random.Generator) -> bytes:
     return data[:at] + b"%d" % generator.integers(0, 10) + data[at + 1 :]
 
 
+def _any_leaf(documents: Sequence[Any], generator: np.random.Generator) -> tuple[Any, Any]:
+    """What holds a value somewhere in one of the documents, and its key or index there."""
+    document = documents[int(generator.integers(0, len(documents)))]
+    paths = list(leaves(document))
+    *above, key = paths[int(generator.integers(0, len(paths)))]
+    at: Any = document
+    for step in above:
+        at = at[step]
+    return at, key
+
+
 def _value(data: bytes, generator: np.random.Generator) -> bytes:
     """One value replaced, removed or added."""
     documents = _documents(data)
-    document = documents[int(generator.integers(0, len(documents)))]
-    paths = list(leaves(document))
-    path = paths[int(generator.integers(0, len(paths)))]
-    at: Any = document
-    for key in path[:-1]:
-        at = at[key]
+    at, key = _any_leaf(documents, generator)
     action = generator.random()
     if action < 0.75:
-        at[path[-1]] = hostile(generator)
+        at[key] = hostile(generator)
     elif action < 0.9:
-        del at[path[-1]]
+        del at[key]
     elif isinstance(at, dict):
         at["colour"] = hostile(generator)
     return _joined(documents)
@@ -171,25 +177,20 @@ def _value(data: bytes, generator: np.random.Generator) -> bytes:
 def _close_value(data: bytes, generator: np.random.Generator) -> bytes:
     """One value replaced by one that is close to it: the next number, another type, a neighbour's value."""
     documents = _documents(data)
-    document = documents[int(generator.integers(0, len(documents)))]
-    paths = list(leaves(document))
-    path = paths[int(generator.integers(0, len(paths)))]
-    at: Any = document
-    for key in path[:-1]:
-        at = at[key]
-    value = at[path[-1]]
+    at, key = _any_leaf(documents, generator)
+    value = at[key]
     if isinstance(value, bool):
-        at[path[-1]] = (not value, int(value))[int(generator.integers(0, 2))]
+        at[key] = (not value, int(value))[int(generator.integers(0, 2))]
     elif isinstance(value, int):
-        at[path[-1]] = (value + 1, float(value), -value, bool(value))[int(generator.integers(0, 4))]
+        at[key] = (value + 1, float(value), -value, bool(value))[int(generator.integers(0, 4))]
     elif isinstance(value, float):
-        at[path[-1]] = (float(np.nextafter(value, 9e9)), round(value), -value, value * 2)[int(generator.integers(0, 4))]
+        at[key] = (float(np.nextafter(value, 9e9)), round(value), -value, value * 2)[int(generator.integers(0, 4))]
     elif isinstance(value, str):
-        at[path[-1]] = (value + " ", value.upper(), value[:-1], "")[int(generator.integers(0, 4))]
+        at[key] = (value + " ", value.upper(), value[:-1], "")[int(generator.integers(0, 4))]
     elif value is None:
-        at[path[-1]] = (False, 0, "", [])[int(generator.integers(0, 4))]
+        at[key] = (False, 0, "", [])[int(generator.integers(0, 4))]
     else:
-        at[path[-1]] = [] if isinstance(value, list) else {}
+        at[key] = [] if isinstance(value, list) else {}
     return _joined(documents)
 
 

@@ -135,6 +135,13 @@ def tiny_bundle(
 
 
 @pytest.fixture(scope="session")
+def portrait() -> Image.Image:
+    """A photograph of one face, in the public domain."""
+    with Image.open(Path(__file__).parent.parent / "examples" / "eileen_collins.jpg") as image:
+        return image.convert("RGB")
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of development data; tests that need it skip where it is absent."""
     if not SHARED.is_dir():

@@ -33,12 +33,6 @@ def finder() -> FaceFinder:
 
 
 @pytest.fixture(scope="module")
-def portrait() -> Image.Image:
-    with Image.open(PORTRAIT) as image:
-        return image.convert("RGB")
-
-
-@pytest.fixture(scope="module")
 def group(portrait: Image.Image) -> Image.Image:
     """Three copies of one face: a large one, and two small ones at the same height."""
     canvas = Image.new("RGB", (900, 500), (90, 110, 100))

