@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from muflow_cli.errors import MuflowError
     from muflow_cli.records import FaceScore, Facts, Judgement, NoFace, Result, Scored, Side, Unreadable, Verdict
     from muflow_cli.run_specs import Damaged, InputSpec, OnNoFace, Precision, Runtime
-    from muflow_cli.specs import FaceSpec
+    from muflow_cli.specs import ContainerSpec, FaceSpec
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "ContainerSpec",
     "Damaged",
     "Detector",
     "FaceScore",
@@ -61,7 +62,7 @@ _HOMES = {
     **dict.fromkeys(("FaceScore", "Facts", "Judgement", "NoFace", "Result"), "records"),
     **dict.fromkeys(("Scored", "Side", "Unreadable", "Verdict"), "records"),
     **dict.fromkeys(("Damaged", "InputSpec", "OnNoFace", "Precision", "Runtime"), "run_specs"),
-    "FaceSpec": "specs",
+    **dict.fromkeys(("ContainerSpec", "FaceSpec"), "specs"),
 }
 
 

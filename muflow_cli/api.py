@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from muflow_cli.scan.resume import resumable
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.workflow import Scan, ScanRequest
 from muflow_cli.settings import override, with_branches, with_faces
-from muflow_cli.specs import FaceSpec
+from muflow_cli.specs import ContainerSpec, FaceSpec
 
 if TYPE_CHECKING:
     from muflow_cli.bench.workflow import BenchResult
@@ -49,6 +50,7 @@ def fit(
     branches: Iterable[str] = (),
     weights: Mapping[str, StrPath] | None = None,
     faces: FaceSpec | None = None,
+    container: ContainerSpec | None = None,
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
     allow_declared: bool = False,
@@ -66,6 +68,7 @@ def fit(
         branches: as `--branch` takes them, such as "traces=forensic,view.kind=crops"; none = one branch, `main`.
         weights: branch name -> local weights of its encoder; torchvision downloads the others.
         faces: find, align and score each face of an image; None = score the image as a whole.
+        container: what every image, or the square of every face, goes through before it is looked at.
         runtime: device, precision, workers.
         inputs: which files are read.
         allow_declared: also use images whose files declare themselves synthetic.
@@ -78,7 +81,7 @@ def fit(
     """
     if preset not in PRESETS:
         raise BadSpec("preset", preset, "one of " + ", ".join(PRESETS))
-    spec = override(with_branches(PRESETS[preset], tuple(branches)), settings)
+    spec = replace(override(with_branches(PRESETS[preset], tuple(branches)), settings), container=container)
     request = FitRequest(
         reals=_texts(reals),
         output=Path(output),
@@ -192,6 +195,7 @@ def bench(
     fake: Iterable[str] = (),
     data: Iterable[str] = (),
     overlap: str = "refuse",
+    container: ContainerSpec | None = None,
     gates: Iterable[str] = (),
     limit: int = 0,
     resamples: int = 1000,
@@ -210,6 +214,7 @@ def bench(
         fake: folders of synthetic images, likewise.
         data: labelled trees or CSV manifests, likewise.
         overlap: what happens to images that the detector knows, "refuse", "drop" or "allow".
+        container: every image is stored in it before anything looks at it; None = measured as found.
         gates: conditions such as "macro_auc>=0.8"; `failed_gates` of the result counts those that do not hold.
         limit: most images per label and group; 0 = all.
         resamples: of the bootstrap.
@@ -239,6 +244,7 @@ def bench(
         inputs=inputs,
         runtime=runtime,
         overlap=OverlapPolicy(overlap),
+        container=container,
         limit=limit,
         bootstrap=BootstrapSpec(resamples=resamples, seed=seed),
         adaptive=adaptive,

@@ -168,6 +168,7 @@ class Detector:
             inputs=inputs,
             workers=runtime.threads,
             ahead=look_ahead(placement.batch_size, runtime.threads),
+            container=self.spec.container,
             faces=face_search(self.spec.faces, inputs),
         )
 

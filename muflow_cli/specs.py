@@ -83,6 +83,32 @@ MOST_BRANCHES: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ContainerSpec:
+    """What is done to every image before it is looked at, in this order, so that container and size tell nothing.
+
+    Attributes:
+        square: cut the centre square.
+        resize: pixels of the shorter side afterwards, enlarged where it is smaller; 0 = the image's own.
+        jpeg: quality of a JPEG (4:2:0, IJG tables) that the image is stored as; 0 = not stored.
+    """
+
+    square: bool = False
+    resize: int = 0
+    jpeg: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resize:
+            between(self, 16, 4096, "resize")
+        between(self, 0, 100, "jpeg")
+
+    def __str__(self) -> str:
+        """The text that `images.container.parse_container` reads, such as `square,resize=256,jpeg=90`."""
+        steps = ["square"] if self.square else []
+        steps += [f"{name}={value}" for name, value in (("resize", self.resize), ("jpeg", self.jpeg)) if value]
+        return ",".join(steps)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ViewSpec:
     """How an image becomes views.
 
@@ -315,6 +341,7 @@ class DetectorSpec:
         rule: how the columns of all branches become one verdict, at fitting time.
         faces: score each face of an image: views of the kind `face` look at the aligned face, the others at the upright
             square around it. None = score the image as a whole.
+        container: what every image goes through before faces are looked for and views are cut; None = as found.
     """
 
     preset: str = "light"
@@ -322,6 +349,7 @@ class DetectorSpec:
     train: TrainSpec = field(default_factory=TrainSpec)
     rule: RuleSpec = field(default_factory=RuleSpec)
     faces: FaceSpec | None = field(default=None, metadata=ADDED)
+    container: ContainerSpec | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.faces is None and any(branch.view.kind is View.FACE for branch in self.branches):

@@ -12,6 +12,7 @@ from typing import Any
 
 from muflow_cli.bench.batches import Batches
 from muflow_cli.bench.data import OverlapPolicy, Selection
+from muflow_cli.bench.detects import make_claims
 from muflow_cli.bench.evaluate import EvaluateSpec, Evaluation
 from muflow_cli.bench.gates import Checked
 from muflow_cli.bench.groups import SourceGroups
@@ -37,6 +38,7 @@ from muflow_cli.bench.scores import Row, data_digest
 from muflow_cli.output.encode import to_object
 from muflow_cli.records import Origin, Unreadable
 from muflow_cli.run_records import DetectorInfo
+from muflow_cli.specs import ContainerSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +91,7 @@ class Settings:
     evaluate: EvaluateSpec
     overlap: OverlapPolicy
     limit: int
+    container: ContainerSpec | None = None
 
 
 def build_document(measured: Measured, settings: Settings, run: BenchRun) -> dict[str, Any]:
@@ -114,6 +117,7 @@ def make_document(measured: Measured, settings: Settings, run: BenchRun) -> Benc
         settings=make_bootstrap(settings.evaluate),
         headline=headline(measured.evaluation),
         results=measured.evaluation,
+        claims=make_claims(measured.evaluation, measured.nulls, settings.container) if measured.nulls else (),
         undeclared=None if measured.undeclared is None else make_undeclared(*measured.undeclared),
         nulls=measured.nulls,
         robustness=Robustness(
@@ -185,7 +189,8 @@ def make_data(
         for (label, group, source), images in counts.items()
     )
     return Data(
-        digest=data_digest(rows),
+        digest=data_digest(rows, settings.container),
+        container=None if settings.container is None else str(settings.container),
         images=len(rows),
         reals=sum(not row.fake for row in rows),
         fakes=sum(row.fake for row in rows),

@@ -147,8 +147,10 @@ class NullAgainst:
     macro: float
 
 
-def null_baselines(rows: Sequence[Row], seed: int) -> dict[str, dict[str, NullAgainst]]:
+def null_baselines(rows: Sequence[Row], seed: int, *, marks: bool = True) -> dict[str, dict[str, NullAgainst]]:
     """Baseline -> real source -> AUC, out of fold for each pair of source and generator.
+
+    Without `marks`, what the files declare is not looked at, since no container keeps it.
 
     Generators and sources with fewer than 2 images have none, since the fit must leave one image out.
     """
@@ -157,7 +159,7 @@ def null_baselines(rows: Sequence[Row], seed: int) -> dict[str, dict[str, NullAg
     for row in rows:
         if row.facts is not None:
             group, members = (row.group, fakes) if row.fake else (row.source, reals)
-            members.setdefault(group, []).append(Observed(row.facts, row.declared))
+            members.setdefault(group, []).append(Observed(row.facts, row.declared if marks else Declared()))
     reals = {name: files for name, files in reals.items() if len(files) > 1}
     fakes = {name: files for name, files in fakes.items() if len(files) > 1}
     if not reals or not fakes:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from muflow_cli.bench.batches import Batches
 from muflow_cli.bench.data import OverlapPolicy
+from muflow_cli.bench.detects import Claim
 from muflow_cli.bench.evaluate import Evaluation
 from muflow_cli.bench.gates import Checked
 from muflow_cli.bench.groups import SourceGroups
@@ -65,7 +66,8 @@ class Data:
     """What was scored and what was left out.
 
     Attributes:
-        digest: SHA-256 that names this labelled set of images.
+        digest: SHA-256 that names this labelled set of images, and its container.
+        container: in which every image was stored first; None = scored as found.
         images: scored.
         reals: number of real images among them.
         fakes: number of synthetic images among them.
@@ -79,6 +81,7 @@ class Data:
     """
 
     digest: str
+    container: str | None
     images: int
     reals: int
     fakes: int
@@ -253,6 +256,7 @@ class BenchDocument:
         settings: behind the intervals.
         headline: one figure for the whole benchmark.
         results: all figures of the clean images.
+        claims: for each generator whether it is shown to be detected; empty where scores were read from a file.
         undeclared: figures without the images that declare themselves synthetic; None where there are none, or where
             no real or no fake would be left.
         nulls: baseline -> real source -> AUC of detectors that see the container, the sharpness or the marks only.
@@ -270,6 +274,7 @@ class BenchDocument:
     settings: Bootstrap
     headline: Headline
     results: Evaluation
+    claims: tuple[Claim, ...]
     undeclared: Undeclared | None
     nulls: Mapping[str, Mapping[str, NullAgainst]]
     robustness: Robustness

@@ -15,6 +15,7 @@ from muflow_cli.bench.manifest import Label, read_table
 from muflow_cli.errors import BadTable
 from muflow_cli.output.inert import cell, uncell
 from muflow_cli.records import Declared, Facts
+from muflow_cli.specs import ContainerSpec
 
 COLUMNS: Final = ("path", "label", "group", "source", "score", "column_scores", "p_value", "flagged", "sha256")
 # The name of `column_scores` in files that were written with reports of schema "muflow.bench/1".
@@ -73,9 +74,13 @@ class Row:
         return self.label is Label.FAKE
 
 
-def data_digest(rows: Iterable[Row]) -> str:
-    """SHA-256 that names a labelled set of images: label, group, source and content (path where unknown) of each."""
-    lines = sorted("\0".join((row.label, row.group, row.source, row.sha256 or row.path)) for row in rows)
+def data_digest(rows: Iterable[Row], container: ContainerSpec | None = None) -> str:
+    """SHA-256 that names a labelled set of images in one container, or as found.
+
+    It covers label, group, source and content (path where unknown) of each.
+    """
+    lines = [] if container is None else [f"container {container}"]
+    lines += sorted("\0".join((row.label, row.group, row.source, row.sha256 or row.path)) for row in rows)
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -26,6 +26,7 @@ from muflow_cli.progress import ProgressListener
 from muflow_cli.records import Unreadable, Verdict
 from muflow_cli.run_specs import InputSpec, Runtime
 from muflow_cli.scan.workflow import part_map
+from muflow_cli.specs import ContainerSpec
 
 THUMBNAIL: Final = 160
 # Images judged at a time: a novelty rule takes longer for one image than for a hundred.
@@ -52,6 +53,7 @@ class Scoring:
         detector: to measure.
         runtime: device, precision, batch size, workers.
         inputs: limits on bytes and pixels.
+        stored_as: every image is first stored in this container; None = scored as found.
         seed: of perturbations that draw.
         kept: takes in every measurement, and gives back those of an earlier run.
         features: also compute the features of clean images.
@@ -69,6 +71,7 @@ class Scoring:
         runtime: Runtime,
         inputs: InputSpec,
         *,
+        stored_as: ContainerSpec | None = None,
         seed: int = 0,
         kept: Kept | None = None,
         features: bool = False,
@@ -76,6 +79,7 @@ class Scoring:
         self.features: dict[str, NDArray[np.float16]] = {}
         self._with_features = features
         self.detector, self.runtime, self.inputs, self.seed, self._kept = detector, runtime, inputs, seed, kept
+        self.stored_as = stored_as
         self.placement = place(runtime)
         self.scorer = detector.scorer(self.placement)
         self._judge = Judge(detector.calibration)
@@ -86,15 +90,20 @@ class Scoring:
                     device=str(self.placement.device),
                     precision=self.placement.precision.value,
                     versions=versions(),
-                    inputs=deciding(inputs),
+                    inputs=deciding(inputs) | {"container": None if stored_as is None else str(stored_as)},
                 )
             )
 
     def load_spec(self, perturbation: Perturbation | None = None, *, thumbnail: int = 0) -> LoadSpec:
         """How images become views."""
+        spec = self.detector.load_spec(self.inputs, self.runtime, self.placement)
+        # What is stored already in the detector's own container is not stored again.
+        stored = spec.container == self.stored_as and perturbation is None and spec.faces is None
         return replace(
-            self.detector.load_spec(self.inputs, self.runtime, self.placement),
+            spec,
             thumbnail=thumbnail,
+            stored_as=self.stored_as,
+            container=None if stored else spec.container,
             transform=None if perturbation is None else partial(perturbation.apply, seed=self.seed),
         )
 

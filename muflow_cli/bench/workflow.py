@@ -39,6 +39,7 @@ from muflow_cli.records import Origin, Unreadable
 from muflow_cli.run_specs import InputSpec, Runtime
 from muflow_cli.scan.comparison import calibration_sample, check_comparison
 from muflow_cli.scan.settings import Comparison as BatchComparison
+from muflow_cli.specs import ContainerSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +53,7 @@ class BenchRequest:
         compare: other detectors' scores of the same images.
         families: generator -> family.
         inputs: limits on what is read.
+        container: every image is stored in it before anything looks at it; None = scored as found.
         runtime: device, precision, batch size, workers.
         overlap: what happens to images that the detector knows.
         limit: most images per label and group; 0 = all.
@@ -73,6 +75,7 @@ class BenchRequest:
     compare: tuple[Path, ...] = ()
     families: Mapping[str, str] = field(default_factory=lambda: FAMILIES)
     inputs: InputSpec = field(default_factory=InputSpec)
+    container: ContainerSpec | None = None
     runtime: Runtime = field(default_factory=Runtime)
     overlap: OverlapPolicy = OverlapPolicy.REFUSE
     limit: int = 0
@@ -122,7 +125,7 @@ def bench(request: BenchRequest, progress: ProgressListener | None = None, kept:
     timer = StageTimer(progress or NoProgress())
     job = _Job(request, timer, kept)
     measured = job.from_scores() if request.scores_from is not None else job.from_images()
-    settings = Settings(evaluate=job.spec, overlap=request.overlap, limit=request.limit)
+    settings = Settings(evaluate=job.spec, overlap=request.overlap, limit=request.limit, container=request.container)
     report = build_document(measured, settings, BenchRun())
     checked = check_gates(request.gates, report)
     if request.baseline is not None:
@@ -202,7 +205,7 @@ class _Job:
             failed=failed,
         )
         self.timer.stage("null baselines", None)
-        nulls = null_baselines(rows, request.bootstrap.seed)
+        nulls = null_baselines(rows, request.bootstrap.seed, marks=request.container is None)
         if request.speed:
             self.run = replace(
                 self.run, throughput=measure_speed(scoring, selection.images, request.detector, self.timer)
@@ -220,6 +223,7 @@ class _Job:
             detector,
             request.runtime,
             request.inputs,
+            stored_as=request.container,
             seed=request.bootstrap.seed,
             kept=self.kept,
             features=comparison.features,

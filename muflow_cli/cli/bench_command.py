@@ -73,6 +73,7 @@ def bench_command(
     ] = None,
     limit: Limit = 0,
     overlap: Overlap = "refuse",
+    container: options.Container = None,
     scores_from: Annotated[
         File,
         typer.Option("--scores-from", metavar="FILE", rich_help_panel=DATA, help="Scores (CSV) instead of DETECTOR."),
@@ -204,6 +205,7 @@ def bench_command(
             "--suite": bool(suite),
             "--limit": bool(limit),
             "--overlap": overlap != "refuse",
+            "--container": container is not None,
             "--speed": speed or throughput,
             "--adaptive": adaptive,
             "--groups": groups,
@@ -229,6 +231,7 @@ def bench_command(
     from muflow_cli.bench.families import FAMILIES, read_families
     from muflow_cli.bench.gates import parse_gate
     from muflow_cli.bench.intervals import BootstrapSpec
+    from muflow_cli.images.container import parse_container
     from muflow_cli.output.bench_writers import BENCH_WRITERS
 
     request = BenchRequest(
@@ -240,6 +243,7 @@ def bench_command(
         inputs=options.input_spec(
             exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
         ),
+        container=None if container is None else parse_container(container),
         runtime=Runtime(device=device, precision=precision, batch_size=batch_size, workers=workers),
         overlap=overlap_policy(overlap),
         limit=limit,

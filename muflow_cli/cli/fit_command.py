@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -95,6 +96,7 @@ def fit_command(
         ),
     ] = None,
     face_model: options.FaceModel = None,
+    container: options.Container = None,
     target: Annotated[
         TargetKind | None,
         typer.Option(
@@ -212,6 +214,10 @@ def fit_command(
         raise IncompatibleOptions(given, "--faces", "only a detector of faces looks for them", needs=True)
     from muflow_cli.canonical import to_json
     from muflow_cli.fit.workflow import FitRequest
+    from muflow_cli.images.container import parse_container
+
+    if container is not None:
+        spec = replace(spec, container=parse_container(container))
 
     request = FitRequest(
         reals=tuple(reals),

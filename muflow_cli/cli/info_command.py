@@ -91,6 +91,9 @@ def _rows(path: Path, detector: Detector, file: BundleFile, description: Descrip
     yield "fitted", f"{origin.created} on {origin.device} in {origin.precision}, preset {spec.preset}"
     yield "images", f"{origin.train} train, {origin.validation} validation, SHA-256 of the set {origin.train_digest}"
     yield "versions", ", ".join(f"{name} {number}" for name, number in origin.versions.items())
+    if spec.container is not None:
+        what = "image" if spec.faces is None else "square of a face"
+        yield "container", f"{spec.container}, which every {what} goes through first"
     if spec.faces is not None:
         yield "faces", f"each by itself, found by {spec.faces.detector}, from {spec.faces.min_side} px on"
     yield from _branch_rows(detector)

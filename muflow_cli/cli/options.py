@@ -63,6 +63,14 @@ FaceModel = Annotated[
     Path | None,
     typer.Option("--face-model", metavar="FILE", help="Model of a face detector that brings none.", hidden=True),
 ]
+Container = Annotated[
+    str | None,
+    typer.Option(
+        "--container",
+        metavar="SPEC",
+        help="Store every image alike before looking at it, such as square,resize=256,jpeg=90.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 AllowDeclared = Annotated[

@@ -209,6 +209,7 @@ class _Fit:
             workers=self.request.runtime.threads,
             ahead=_AHEAD,
             crops_seed=self.spec.train.seed,
+            container=self.spec.container,
             faces=face_search(self.spec.faces, self.request.inputs),
         )
         inputs = list(find(self.request.reals, self.request.inputs))

@@ -18,6 +18,7 @@ from PIL import Image
 
 from muflow_cli.errors import BadSpec
 from muflow_cli.images.budget import Budget
+from muflow_cli.images.container import contained
 from muflow_cli.images.decode import DecodedImage, pixels_of
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import check_name
@@ -30,7 +31,7 @@ from muflow_cli.images.triage import triage
 from muflow_cli.images.worker import Workers
 from muflow_cli.records import Facts, Mark, NoFace, Unreadable
 from muflow_cli.run_specs import InputSpec
-from muflow_cli.specs import FaceSpec, View, ViewSpec
+from muflow_cli.specs import ContainerSpec, FaceSpec, View, ViewSpec
 
 __all__ = ["LoadSpec", "Loaded", "Seen", "face_search", "from_pixels", "load", "load_unknown", "look_ahead"]
 
@@ -65,7 +66,9 @@ class LoadSpec:
             nor workers matter, nor other branches; None = the even grid of a scan.
         thumbnail: longer side of a JPEG thumbnail of the image, pixels; 0 = none.
         face_thumbnail: the same of each face, aligned.
+        stored_as: every image is first stored in this container, and its facts are those of what is stored.
         transform: applied to the image, decoded at full scale, before faces are looked for and views are cut.
+        container: of the detector, as in PrepareSpec.
         faces: look for faces and cut the views of each; None = views of the whole image.
     """
 
@@ -76,7 +79,9 @@ class LoadSpec:
     crops_seed: int | None = None
     thumbnail: int = 0
     face_thumbnail: int = 0
+    stored_as: ContainerSpec | None = None
     transform: Callable[[Image.Image], Image.Image] | None = None
+    container: ContainerSpec | None = None
     faces: FaceSearch | None = None
 
     def __post_init__(self) -> None:
@@ -88,9 +93,14 @@ class LoadSpec:
             raise BadSpec("ahead", self.ahead, "at least 1")
 
     @property
+    def needs_image(self) -> bool:
+        """Whether something here is done to the image itself before views are cut from it."""
+        return any(step is not None for step in (self.stored_as, self.transform, self.faces))
+
+    @property
     def draft_side(self) -> int:
         """Side in pixels that a JPEG of reduced scale must have; 0 where anything needs full scale."""
-        views, at_full_scale = self.views.values(), self.transform is not None or self.faces is not None
+        views, at_full_scale = self.views.values(), self.needs_image or self.container is not None
         if at_full_scale or any(view.kind is not View.RESIZE or not view.draft for view in views):
             return 0
         return max(view.size for view in views)
@@ -105,6 +115,7 @@ class LoadSpec:
             crops_seed=self.crops_seed,
             thumbnail=self.thumbnail,
             face_thumbnail=self.face_thumbnail,
+            container=self.container,
         )
 
 
@@ -228,21 +239,23 @@ class _Crew:
 
     def _isolated(self, path: str, data: bytes, sha256: str) -> tuple[Loaded | NoFace, Mark | None]:
         with self.workers.one() as worker:
-            if self._spec.transform is None and self._spec.faces is None:
+            if not self._spec.needs_image:
                 return worker.load(path, data, self._prepare, sha256)
             image, mark = worker.decode(data, self._prepare, sha256)
         return self._cut(path, image), mark
 
     def _cut(self, path: str, decoded_image: DecodedImage) -> Loaded | NoFace:
-        transform, image = self._spec.transform, decoded_image.image
-        transformed = image if transform is None else transform(image)
-        return _ready(path, decoded_image.facts, transformed, self._spec.faces, self._prepare)
+        return _ready(path, decoded_image.facts, decoded_image.image, self._spec, self._prepare)
 
 
-def _ready(path: str, facts: Facts, image: Image.Image, faces: FaceSearch | None, spec: PrepareSpec) -> Loaded | NoFace:
-    if faces is None:
-        return with_views(path, facts, image, spec)
-    return with_faces(path, facts, image, spec, faces)
+def _ready(path: str, facts: Facts, image: Image.Image, spec: LoadSpec, prepare: PrepareSpec) -> Loaded | NoFace:
+    if spec.stored_as is not None:
+        image, facts = contained(image, facts, spec.stored_as)
+    if spec.transform is not None:
+        image = spec.transform(image)
+    if spec.faces is None:
+        return with_views(path, facts, image, prepare)
+    return with_faces(path, facts, image, prepare, spec.faces)
 
 
 class _Queue:
@@ -318,4 +331,4 @@ def from_pixels(label: str, pixels: Image.Image | NDArray[np.uint8], spec: LoadS
         width=image.width,
         height=image.height,
     )
-    return _ready(label, facts, image, spec.faces, spec.prepare)
+    return _ready(label, facts, image, spec, spec.prepare)

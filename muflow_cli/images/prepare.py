@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muflow_cli.images.alignment import aligned, upright_square
+from muflow_cli.images.container import contained
 from muflow_cli.images.decode import DecodedImage, decode
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.views import cut_views
 from muflow_cli.records import Declared, Face, Facts, NoFace
 from muflow_cli.run_specs import InputSpec, OnNoFace
-from muflow_cli.specs import View, ViewSpec
+from muflow_cli.specs import ContainerSpec, View, ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,7 @@ class PrepareSpec:
         crops_seed: as in LoadSpec.
         thumbnail: longer side of a JPEG thumbnail of the image, pixels; 0 = none.
         face_thumbnail: the same of each face, aligned.
+        container: what a branch looks at - the image, or the square of a face - goes through before; None = nothing.
     """
 
     views: Mapping[str, ViewSpec]
@@ -39,6 +41,7 @@ class PrepareSpec:
     crops_seed: int | None = None
     thumbnail: int = 0
     face_thumbnail: int = 0
+    container: ContainerSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +128,8 @@ def out_of_memory(data: bytes, sha256: str) -> ImageError:
 
 def with_views(path: str, facts: Facts, image: Image.Image, spec: PrepareSpec) -> Loaded:
     """Views and thumbnail of an image that was decoded and perhaps transformed."""
+    if spec.container is not None:
+        image, _ = contained(image, facts, spec.container)
     views = _views(facts, image, spec)
     facts = replace(facts, sharpness=sharpness(next(iter(views.values()))[0]))
     return Loaded(path, facts, views, _thumbnail(image, spec.thumbnail))
@@ -171,10 +176,11 @@ def _views(
             generator = np.random.default_rng([spec.crops_seed, int(facts.sha256, 16)])
         if face is None:
             views[branch] = cut_views(image, view, generator)
-        elif view.kind is View.FACE:
-            views[branch] = np.asarray(aligned(image, face, view.size))[None]
         else:
-            views[branch] = cut_views(upright_square(image, face), view, generator)
+            square = aligned(image, face, view.size) if view.kind is View.FACE else upright_square(image, face)
+            if spec.container is not None:
+                square, _ = contained(square, facts, spec.container)
+            views[branch] = cut_views(square, view, generator)
     return views
 
 

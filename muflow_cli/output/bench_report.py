@@ -98,7 +98,7 @@ def render_bench(page: BenchPage) -> str:
         report=report,
         headline=bench_text.headline_text(report),
         data=bench_text.data_text(report),
-        claims=list(batch_text.claims(report)),
+        claims=[*bench_text.claims_text(report), *batch_text.claims(report)],
         sections=list(bench_text.sections(report)),
         command=escape(shlex.join(report["run"]["argv"])),
         histograms={name: plot for name, plot in drawn.items() if plot is not None},

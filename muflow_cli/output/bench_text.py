@@ -61,7 +61,8 @@ def headline_text(report: Report) -> str:
 def data_text(report: Report) -> str:
     """What was scored and what was left out, as one sentence."""
     data = report["data"]
-    parts = [f"{data['images']} images ({data['reals']} real, {data['fakes']} fake)"]
+    where = "as found" if data["container"] is None else f"in one container ({data['container']})"
+    parts = [f"{data['images']} images ({data['reals']} real, {data['fakes']} fake), {where}"]
     parts += [f"{data['duplicates']} duplicates left out"] if data["duplicates"] else []
     near = data["near_copies"]
     parts += [f"{near} near {'copy' if near == 1 else 'copies'} of other images left out"] if near else []
@@ -80,6 +81,20 @@ def data_text(report: Report) -> str:
         known = " and ".join(f"{_KNOWN[how]} {count}" for how, count in counts.items())
         parts.append(f"{escape(group)}: the detector was {known} of these images, which are {verb}")
     return "; ".join(parts)
+
+
+def claims_text(report: Report) -> Iterator[str]:
+    """Which generators are shown to be detected, and what stands against the others."""
+    shown = [escape(claim["generator"]) for claim in report["claims"] if claim["detects"]]
+    if shown:
+        yield f"It detects {', '.join(shown)}"
+    reasons: dict[str, list[str]] = {}
+    for claim in report["claims"]:
+        if not claim["detects"]:
+            reasons.setdefault(escape(claim["why_not"]), []).append(escape(claim["generator"]))
+    for reason, generators in reasons.items():
+        which = "any generator" if len(generators) == len(report["claims"]) > 1 else ", ".join(generators)
+        yield f"It is not shown to detect {which}: {reason}"
 
 
 def undeclared_rows(report: Report) -> Iterator[list[str]]:
@@ -189,14 +204,19 @@ def sections(report: Report) -> Iterator[Section]:
         yield "Gates", ["", "gate", "where", "value", "needed"], list(gate_rows(report))
 
 
+def sentences(report: Report) -> list[str]:
+    """What stands above the tables, without full stops."""
+    return [headline_text(report), data_text(report), *claims_text(report), *batch_text.claims(report)]
+
+
 def print_tables(report: Report, console: Console) -> None:
     """The report for people, see `sections.print_sections`."""
-    print_sections([headline_text(report), data_text(report), *batch_text.claims(report)], sections(report), console)
+    print_sections(sentences(report), sections(report), console)
 
 
 def markdown(report: Report) -> str:
     """The tables in Markdown, for a README."""
-    return markdown_sections([headline_text(report), data_text(report), *batch_text.claims(report)], sections(report))
+    return markdown_sections(sentences(report), sections(report))
 
 
 def csv_bytes(report: Report) -> bytes:
