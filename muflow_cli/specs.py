@@ -166,6 +166,8 @@ class FeatureSpec:
         normalisation: `statistics` = fixed mean and deviation of the training reals per channel;
             `layernorm` = over (C, H, W) of each map, no affine parameters, before the cells are summarised.
         statistics: what is modelled of each channel and cell; `both` doubles the channels before the projection.
+        joint: model all cells of a layer as one vector, so that it matters what lies where and goes with what; a cell
+            by itself is then no position any more. Meant for faces in the same place of every view.
     """
 
     encoder: str = "resnet50"
@@ -174,19 +176,22 @@ class FeatureSpec:
     grid: int = 4
     normalisation: Normalisation = Normalisation.STATISTICS
     statistics: Statistics = field(default=Statistics.MEAN, metadata=ADDED)
+    joint: bool = field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         between(self, 0, 65536, "dimensions")
         between(self, 0, 256, "grid")
         if self.grid == 0 and self.statistics is not Statistics.MEAN:
             raise BadSpec("statistics", self.statistics.value, "mean with grid 0, where a cell is a single position")
+        if self.joint and self.grid == 0:
+            raise BadSpec("grid", 0, "at least 1 with joint, which needs the same cells in every layer")
         if self.dimensions == 1:
             raise BadSpec("dimensions", 1, "0 (all channels) or at least 2, since a coupling splits the channels")
 
     @property
     def per_channel(self) -> int:
-        """Numbers that are modelled of each channel and cell."""
-        return 2 if self.statistics is Statistics.BOTH else 1
+        """Numbers of each channel in the vector that is modelled: of one cell, or of all of them."""
+        return (2 if self.statistics is Statistics.BOTH else 1) * (self.grid**2 if self.joint else 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
 
 from muflow_cli.engine.projection import Projection, fit_projection, pool
-from muflow_cli.errors import NotFinite, TooFewImages
-from muflow_cli.specs import FeatureSpec, Normalisation
+from muflow_cli.errors import BadSpec, NotFinite, TooFewImages
+from muflow_cli.specs import FeatureSpec, Normalisation, Statistics
 
 
 def maps(count: int = 50, channels: int = 12, side: int = 4, seed: int = 0) -> torch.Tensor:
@@ -110,3 +112,26 @@ def test_its_tensors_give_the_projection_back(dimensions: int) -> None:
     assert again.dimensions == projection.dimensions
     again.load_state_dict(projection.state_dict(), assign=True)
     assert torch.equal(again(maps(seed=3)), projection(maps(seed=3)))
+
+
+@pytest.mark.parametrize("statistics", list(Statistics))
+def test_joint_cells_are_one_vector_of_all_their_numbers(statistics: Statistics) -> None:
+    map_ = maps(side=8)
+    spec = FeatureSpec(grid=4, statistics=statistics)
+    joint = pool(map_, replace(spec, joint=True))
+    assert joint.shape == (50, 12 * replace(spec, joint=True).per_channel, 1, 1)
+    torch.testing.assert_close(joint.flatten(1), pool(map_, spec).flatten(1), rtol=0, atol=0)
+
+
+def test_only_joint_cells_tell_where_something_lies() -> None:
+    map_ = maps(side=4)
+    for joint in (False, True):
+        spec = FeatureSpec(grid=4, dimensions=5, joint=joint)
+        projection = fit_projection([pool(map_, spec)], spec)
+        norms = [projection(pool(m, spec)).square().sum(dim=(1, 2, 3)) for m in (map_, map_.flip(-1))]
+        assert torch.allclose(*norms, rtol=1e-3) is not joint
+
+
+def test_joint_cells_need_a_grid() -> None:
+    with pytest.raises(BadSpec, match="grid"):
+        FeatureSpec(grid=0, joint=True)

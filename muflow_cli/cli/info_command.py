@@ -74,6 +74,7 @@ def _modelled(feature: FeatureSpec) -> str:
     """The numbers of each layer that a branch models."""
     what = {"mean": "mean", "std": "deviation", "both": "mean and deviation"}[feature.statistics]
     where = f"in {feature.grid} x {feature.grid} cells" if feature.grid else "at each position"
+    where += " together" if feature.joint else ""
     size = f"projected to at most {feature.dimensions} dimensions" if feature.dimensions else "not projected"
     return f"{what} of each channel {where}, {size}"
 

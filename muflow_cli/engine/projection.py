@@ -25,12 +25,20 @@ _ROUNDING = 1e-5
 def pool(map_: Tensor, spec: FeatureSpec) -> Tensor:
     """Pooled map (B, C, g, g) in float32 of an encoder map (B, C, H, W); the map's own grid if `spec.grid` is 0.
 
+    Where all cells are one vector (`spec.joint`) it is (B, C g g, 1, 1), channel by channel.
+
     Averaging commutes with the affine maps that follow, so it comes first, where it saves the most work. With the
     statistics `std` a cell holds the deviations of the channels in place of their means, with `both` (B, 2C, g, g) the
     means and then the deviations. A channel that is constant in a cell has the deviation 0.
     """
     if spec.normalisation is Normalisation.LAYERNORM:
         map_ = functional.layer_norm(map_.float(), map_.shape[1:])
+    cells = _cells(map_, spec)
+    return cells.flatten(1)[:, :, None, None] if spec.joint else cells
+
+
+def _cells(map_: Tensor, spec: FeatureSpec) -> Tensor:
+    """(B, C, g, g) of a normalised map."""
     if spec.statistics is not Statistics.MEAN:
         mean, std = cell_statistics(map_, spec.grid)
         std = std.masked_fill(std < _ROUNDING * mean.abs(), 0)

@@ -34,9 +34,9 @@ _BUNDLE_ROW = 256
 
 
 def map_shapes(feature: FeatureSpec, view_size: int) -> list[tuple[int, int, int]]:
-    """(C, g, g) of each layer's pooled map, for square views of `view_size` pixels; 2C where both statistics are."""
+    """(C, g, g) of each layer's pooled map, for square views of `view_size` pixels, as `pool` gives it."""
     layers = chosen_layers(feature.encoder, feature.layers)
-    sides = [feature.grid or view_size // layer.stride for layer in layers]
+    sides = [1 if feature.joint else feature.grid or view_size // layer.stride for layer in layers]
     return [(layer.channels * feature.per_channel, side, side) for layer, side in zip(layers, sides, strict=True)]
 
 
