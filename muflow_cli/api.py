@@ -202,6 +202,9 @@ def bench(
     seed: int = 0,
     adaptive: bool = False,
     groups: bool = False,
+    protocols: Iterable[str] = (),
+    folds: int = 5,
+    fit_on: Iterable[str] = (),
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
     progress: ProgressListener | None = None,
@@ -221,6 +224,10 @@ def bench(
         seed: of the bootstrap, the limit and the folds.
         adaptive: also measure adaptive p-values in batches.
         groups: also measure how often groups are unlike the calibration.
+        protocols: fit the detector's settings again in place of measuring the detector, by "seen", "pooled", "unseen"
+            or several of them.
+        folds: of the protocols.
+        fit_on: folders of further reals that the fits of the protocols may use, each `DIR` or `NAME=DIR`.
         runtime: device, precision, batch size, workers.
         inputs: which files are read.
         progress: told of the stages.
@@ -231,6 +238,7 @@ def bench(
     # SciPy and scikit-learn take seconds to load, and only this function needs them.
     from muflow_cli.bench.data import OverlapPolicy
     from muflow_cli.bench.datasets import data_arguments
+    from muflow_cli.bench.folds import parse_protocols
     from muflow_cli.bench.gates import parse_gate
     from muflow_cli.bench.intervals import BootstrapSpec
     from muflow_cli.bench.workflow import BenchRequest
@@ -249,6 +257,9 @@ def bench(
         bootstrap=BootstrapSpec(resamples=resamples, seed=seed),
         adaptive=adaptive,
         groups=groups,
+        protocols=parse_protocols(protocols),
+        folds=folds,
+        fit_on=data_arguments(fit_on, (), ()),
         gates=tuple(parse_gate(text) for text in gates),
     )
     return run_bench(request, progress)

@@ -26,7 +26,7 @@ from muflow_cli.engine.scoring import ScoredUnit, score_stream
 from muflow_cli.errors import BadSpec, CannotWrite
 from muflow_cli.fit import FitRequest, fit
 from muflow_cli.fit.features import work_bytes
-from muflow_cli.fit.workflow import images_needed
+from muflow_cli.fit.split import images_needed
 from muflow_cli.images.find import find
 from muflow_cli.images.loader import Loaded, LoadSpec
 from muflow_cli.images.loader import load as load_images

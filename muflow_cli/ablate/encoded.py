@@ -19,10 +19,9 @@ from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.projection import Projection, fit_projection
 from muflow_cli.errors import BadSpec, TooFewImages
 from muflow_cli.fit.features import chunks, encode, project
-from muflow_cli.fit.split import split
+from muflow_cli.fit.split import images_needed, split
 from muflow_cli.fit.store import Store, build_store
 from muflow_cli.fit.work import Work
-from muflow_cli.fit.workflow import images_needed
 from muflow_cli.images.find import find
 from muflow_cli.images.loader import Loaded, LoadSpec, load
 from muflow_cli.images.near import near_duplicate_groups

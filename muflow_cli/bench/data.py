@@ -149,6 +149,30 @@ def select(dataset: Dataset, known: Known, spec: SelectSpec) -> Selection:
     )
 
 
+def check_kinds(reals: int, fakes: int, failed: Iterable[Unreadable]) -> None:
+    """Refuse images of which no real or no fake one was decoded.
+
+    Args:
+        reals: number of those that were.
+        fakes: likewise.
+        failed: records of the others.
+
+    Raises:
+        BadData: where such images show no face.
+        BadScores: otherwise.
+    """
+    if reals and fakes:
+        return
+    without = sum(record.code == "no_face" for record in failed)
+    if not without:
+        raise BadScores("a benchmark", reals, fakes)
+    images = "1 image shows" if without == 1 else f"{without} images show"
+    raise BadData(
+        f"no image of one kind is left, since {images} no face that is large enough",
+        "give photographs of faces, or a detector that scores whole images",
+    )
+
+
 def known_images(overlap: Mapping[str, Mapping[str, int]]) -> BadData:
     """The error for data with images that the detector knows."""
     counted = ", ".join(

@@ -13,10 +13,11 @@ from typing import Any
 from muflow_cli.bench.batches import Batches
 from muflow_cli.bench.data import OverlapPolicy, Selection
 from muflow_cli.bench.detects import make_claims
-from muflow_cli.bench.evaluate import EvaluateSpec, Evaluation
+from muflow_cli.bench.evaluate import Against, EvaluateSpec, Evaluation
 from muflow_cli.bench.gates import Checked
 from muflow_cli.bench.groups import SourceGroups
 from muflow_cli.bench.manifest import Label
+from muflow_cli.bench.metrics import worst
 from muflow_cli.bench.nulls import NullAgainst
 from muflow_cli.bench.records import (
     BenchDocument,
@@ -29,6 +30,7 @@ from muflow_cli.bench.records import (
     Headline,
     Overlap,
     Perturbed,
+    Protocols,
     Robustness,
     RuleHeadline,
     Undeclared,
@@ -57,7 +59,8 @@ class Measured:
 
     Attributes:
         rows: clean rows.
-        evaluation: of them.
+        evaluation: of them; None where protocols were measured.
+        protocols: figures of the detector's settings, fitted again; None where the detector itself was measured.
         undeclared: rows without the images that declare themselves synthetic, and their evaluation; None without any.
         selection: what was scored; None where scores were read from a file.
         detector: None where scores were read from a file.
@@ -71,7 +74,8 @@ class Measured:
     """
 
     rows: Sequence[Row]
-    evaluation: Evaluation
+    evaluation: Evaluation | None
+    protocols: Protocols | None = None
     undeclared: tuple[Sequence[Row], Evaluation] | None = None
     selection: Selection | None = None
     detector: DetectorInfo | None = None
@@ -115,9 +119,14 @@ def make_document(measured: Measured, settings: Settings, run: BenchRun) -> Benc
         detector=measured.detector,
         data=make_data(measured.rows, measured.selection, unreadable, settings),
         settings=make_bootstrap(settings.evaluate),
-        headline=headline(measured.evaluation),
+        headline=None if measured.evaluation is None else headline(measured.evaluation),
         results=measured.evaluation,
-        claims=make_claims(measured.evaluation, measured.nulls, settings.container) if measured.nulls else (),
+        claims=(
+            make_claims(measured.evaluation, measured.nulls, settings.container)
+            if measured.evaluation is not None and measured.nulls
+            else ()
+        ),
+        protocols=measured.protocols,
         undeclared=None if measured.undeclared is None else make_undeclared(*measured.undeclared),
         nulls=measured.nulls,
         robustness=Robustness(
@@ -206,13 +215,17 @@ def make_data(
 
 def headline(evaluation: Evaluation) -> Headline:
     """Macro AUC at the worst real source, and that of the rule's ranking at its own worst source."""
-    by_rule = {
-        name: against.macro["rule_auc"] for name, against in evaluation.sources.items() if "rule_auc" in against.macro
-    }
+    return headline_of(evaluation.sources)
+
+
+def headline_of(sources: Mapping[str, Against]) -> Headline:
+    """The same of real source -> figures, at least one."""
+    by_rule = {name: against.macro["rule_auc"] for name, against in sources.items() if "rule_auc" in against.macro}
     rule = None
     if by_rule:
-        worst = min(by_rule, key=lambda name: by_rule[name].value)
-        figure = by_rule[worst]
-        rule = RuleHeadline(source=worst, value=figure.value, low=figure.low, high=figure.high)
-    figure = evaluation.headline
-    return Headline(source=evaluation.worst_source, value=figure.value, low=figure.low, high=figure.high, rule=rule)
+        source, _ = worst({name: figure.value for name, figure in by_rule.items()})
+        figure = by_rule[source]
+        rule = RuleHeadline(source=source, value=figure.value, low=figure.low, high=figure.high)
+    source, _ = worst({name: against.macro["auc"].value for name, against in sources.items()})
+    figure = sources[source].macro["auc"]
+    return Headline(source=source, value=figure.value, low=figure.low, high=figure.high, rule=rule)

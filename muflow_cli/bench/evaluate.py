@@ -119,11 +119,6 @@ class Evaluation:
     all_reals: Against
     worst_source: str
 
-    @property
-    def headline(self) -> Figure:
-        """Macro AUC at the worst real source."""
-        return self.sources[self.worst_source].macro["auc"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateSpec:

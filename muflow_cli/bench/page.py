@@ -13,14 +13,15 @@ def page_of(result: BenchResult) -> BenchPage:
     settings = result.document["settings"]
     bootstrap = BootstrapSpec(resamples=settings["resamples"], seed=settings["seed"], level=settings["level"])
     scores: dict[str, list[float]] = {}
-    for row in result.rows:
+    by_protocol = result.document["protocols"] is not None
+    for row in () if by_protocol else result.rows:
         name = row.group if row.fake else row.source
         scores.setdefault(f"{row.label.value} {name}", []).append(row.score)
     return BenchPage(
         report=result.document,
         calibration_scores=result.calibration_scores,
         scores=scores,
-        rocs=roc_bands(result.rows, result.document["results"]["worst_source"], bootstrap),
+        rocs={} if by_protocol else roc_bands(result.rows, result.document["results"]["worst_source"], bootstrap),
         exhibits={
             title: [
                 Card(

@@ -9,7 +9,8 @@ from typing import Literal
 from muflow_cli.bench.batches import Batches
 from muflow_cli.bench.data import OverlapPolicy
 from muflow_cli.bench.detects import Claim
-from muflow_cli.bench.evaluate import Evaluation
+from muflow_cli.bench.evaluate import Against, Evaluation
+from muflow_cli.bench.folds import Protocol
 from muflow_cli.bench.gates import Checked
 from muflow_cli.bench.groups import SourceGroups
 from muflow_cli.bench.manifest import Label
@@ -247,6 +248,80 @@ class BenchRun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProtocolFit:
+    """One fit of a detector's settings.
+
+    Attributes:
+        images: real source -> images that it was trained on, stopped by or calibrated on.
+        train: number of images that the flows were trained on.
+        validation: that decided when to stop.
+        calibration: that the rule was fitted to.
+        digest: SHA-256 over the sorted content hashes of all of them.
+        epochs: branch -> epochs that its flows were trained for.
+    """
+
+    images: Mapping[str, int]
+    train: int
+    validation: int
+    calibration: int
+    digest: str
+    epochs: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProtocolSource:
+    """One real source under a protocol.
+
+    Attributes:
+        reals: number of its images that are measured.
+        fits: positions, in the list of all fits, of those that scored it; one for each fold.
+        figures: every generator against it, each fake scored by one of these fits; None where they were not possible.
+        note: why there are no figures.
+    """
+
+    reals: int
+    fits: tuple[int, ...]
+    figures: Against | None
+    note: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProtocolFigures:
+    """What one protocol measured.
+
+    Attributes:
+        protocol: which reals the fits could use.
+        headline: one figure for the whole protocol; None without figures.
+        sources: real source -> its figures.
+    """
+
+    protocol: Protocol
+    headline: Headline | None
+    sources: Mapping[str, ProtocolSource]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Protocols:
+    """Figures of the detector's settings, fitted again to reals that do not hold what is measured.
+
+    Scores are (score - median) / median absolute deviation of the calibration of the fit that gave them.
+
+    Attributes:
+        folds: that the images of a source are dealt into.
+        fit_only: real source -> images that fits may use and that are not measured.
+        left_out: reason -> number of real images that no fit may use.
+        fits: in the order in which they were made; protocols share those to the same images.
+        figures: one entry for each protocol.
+    """
+
+    folds: int
+    fit_only: Mapping[str, int]
+    left_out: Mapping[str, int]
+    fits: tuple[ProtocolFit, ...]
+    figures: tuple[ProtocolFigures, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BenchDocument:
     """The whole report.
 
@@ -254,9 +329,11 @@ class BenchDocument:
         detector: None where scores were read from a file.
         data: what was scored and what was left out.
         settings: behind the intervals.
-        headline: one figure for the whole benchmark.
-        results: all figures of the clean images.
-        claims: for each generator whether it is shown to be detected; empty where scores were read from a file.
+        headline: one figure for the whole benchmark; None where protocols were measured.
+        results: all figures of the clean images; None where protocols were measured.
+        claims: for each generator whether it is shown to be detected; empty where scores were read from a file, or
+            protocols were measured.
+        protocols: figures of the detector's settings, fitted again; None where the detector itself was measured.
         undeclared: figures without the images that declare themselves synthetic; None where there are none, or where
             no real or no fake would be left.
         nulls: baseline -> real source -> AUC of detectors that see the container, the sharpness or the marks only.
@@ -272,9 +349,10 @@ class BenchDocument:
     detector: DetectorInfo | None
     data: Data
     settings: Bootstrap
-    headline: Headline
-    results: Evaluation
+    headline: Headline | None
+    results: Evaluation | None
     claims: tuple[Claim, ...]
+    protocols: Protocols | None
     undeclared: Undeclared | None
     nulls: Mapping[str, Mapping[str, NullAgainst]]
     robustness: Robustness

@@ -10,12 +10,13 @@ from typing import Any
 
 from muflow_cli import __version__
 from muflow_cli.bench.batches import LEARNED_AT, by_source, measure_batches
-from muflow_cli.bench.data import Known, OverlapPolicy, Selection, SelectSpec, known_to, select
+from muflow_cli.bench.data import Known, OverlapPolicy, Selection, SelectSpec, check_kinds, known_to, select
 from muflow_cli.bench.datasets import DataArgument, Sample, read_datasets
 from muflow_cli.bench.document import Comparison, Measured, Settings, build_document
 from muflow_cli.bench.evaluate import EvaluateSpec, Evaluation, evaluate
 from muflow_cli.bench.exhibits import Exhibit, chosen
 from muflow_cli.bench.families import FAMILIES, family
+from muflow_cli.bench.folds import Protocol
 from muflow_cli.bench.gates import Gate, check_drop, check_gates, check_names, read_baseline
 from muflow_cli.bench.groups import measure_groups
 from muflow_cli.bench.intervals import BootstrapSpec
@@ -24,6 +25,8 @@ from muflow_cli.bench.manifest import Label
 from muflow_cli.bench.metrics import auc
 from muflow_cli.bench.near import without_near_copies
 from muflow_cli.bench.nulls import null_baselines
+from muflow_cli.bench.protocol_images import in_order
+from muflow_cli.bench.protocols import ProtocolsSpec, measure_protocols
 from muflow_cli.bench.records import BenchRun
 from muflow_cli.bench.robustness import Condition, On, mixed
 from muflow_cli.bench.scores import Row, compare_scores, read_scores
@@ -32,14 +35,14 @@ from muflow_cli.bench.speed import measure_speed
 from muflow_cli.bundle import load
 from muflow_cli.detector import Detector
 from muflow_cli.environment import utc_now, versions
-from muflow_cli.errors import BadData, NothingToDo
+from muflow_cli.errors import IncompatibleOptions, NothingToDo
 from muflow_cli.images.perturb import Perturbation
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
-from muflow_cli.records import Origin, Unreadable
+from muflow_cli.records import Origin
 from muflow_cli.run_specs import InputSpec, Runtime
 from muflow_cli.scan.comparison import calibration_sample, check_comparison
 from muflow_cli.scan.settings import Comparison as BatchComparison
-from muflow_cli.specs import ContainerSpec
+from muflow_cli.specs import ContainerSpec, between
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +68,9 @@ class BenchRequest:
         speed: also measure speed, memory and size.
         adaptive: also measure adaptive p-values in batches.
         groups: also test groups of every source.
+        protocols: fit the detector's settings again by these, in place of measuring the detector.
+        folds: of the protocols, at least 2.
+        fit_on: further reals that the fits of the protocols may use.
         exhibits: images in each list of a report; 0 = none, and no heat maps.
         argv: the command line, for the report.
     """
@@ -87,8 +93,29 @@ class BenchRequest:
     speed: bool = False
     adaptive: bool = False
     groups: bool = False
+    protocols: tuple[Protocol, ...] = ()
+    folds: int = 5
+    fit_on: tuple[DataArgument, ...] = ()
     exhibits: int = 0
     argv: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        between(self, 2, 1000, "folds")
+        if not self.protocols:
+            return
+        why = "protocols measure fits of the detector's settings, not the detector"
+        for option, given in {
+            "--scores-from": self.scores_from,
+            "--compare": self.compare,
+            "--gate": self.gates,
+            "--baseline": self.baseline,
+            "--adaptive": self.adaptive,
+            "--groups": self.groups,
+            "--perturb": self.conditions,
+            "--speed": self.speed,
+        }.items():
+            if given:
+                raise IncompatibleOptions(option, "--protocol", why)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +151,7 @@ def bench(request: BenchRequest, progress: ProgressListener | None = None, kept:
     started = utc_now()
     timer = StageTimer(progress or NoProgress())
     job = _Job(request, timer, kept)
-    measured = job.from_scores() if request.scores_from is not None else job.from_images()
+    measured = job.measured()
     settings = Settings(evaluate=job.spec, overlap=request.overlap, limit=request.limit, container=request.container)
     report = build_document(measured, settings, BenchRun())
     checked = check_gates(request.gates, report)
@@ -163,6 +190,15 @@ class _Job:
         self.exhibits: Mapping[str, Sequence[Exhibit]] = {}
         self.run = BenchRun()
 
+    def measured(self) -> Measured:
+        """The figures that are asked for."""
+        if self.request.scores_from is not None:
+            return self.from_scores()
+        path = self.request.detector
+        if path is None:
+            raise NothingToDo("there is no detector to measure", "give a bundle, or scores with --scores-from")
+        return self.from_protocols(path) if self.request.protocols else self.from_images(path)
+
     def from_scores(self) -> Measured:
         """Figures of scores that another run, or another detector, wrote."""
         self.timer.stage("read scores", None)
@@ -171,12 +207,33 @@ class _Job:
         self.timer.stage("evaluate", None)
         return Measured(rows=rows, evaluation=evaluate(rows, self.spec), comparisons=self.comparisons(rows))
 
-    def from_images(self) -> Measured:
+    def from_protocols(self, path: Path) -> Measured:
+        """Figures of a detector's settings, fitted again; what it was fitted and calibrated on does not matter."""
+        request, detector = self.request, load(path)
+        self.spec = replace(self.spec, centre=0.0)
+        spec = ProtocolsSpec(
+            protocols=request.protocols,
+            folds=request.folds,
+            fit_on=read_datasets(request.fit_on, request.inputs),
+            evaluate=self.spec,
+        )
+        scoring = self.scoring(detector)
+        self.timer.stage("hash images", None)
+        found = measure_protocols(spec, self.select(Known()), scoring, self.timer)
+        self.timer.stage("null baselines", None)
+        return Measured(
+            rows=found.rows,
+            evaluation=None,
+            protocols=found.protocols,
+            selection=found.selection,
+            detector=detector.info(str(path)),
+            nulls=null_baselines(found.rows, request.bootstrap.seed),
+            failed=found.failed,
+        )
+
+    def from_images(self, path: Path) -> Measured:
         """Figures of a detector on images."""
-        request = self.request
-        if request.detector is None:
-            raise NothingToDo("there is no detector to measure", "give a bundle, or scores with --scores-from")
-        detector = load(request.detector)
+        request, detector = self.request, load(path)
         centre = detector.calibration.median_score
         self.calibration_scores = detector.calibration.mean_scores.tolist()
         self.spec = replace(self.spec, centre=centre)
@@ -184,13 +241,10 @@ class _Job:
         self.timer.stage("hash images", None)
         known = known_to(detector)
         selection = self.select(known)
-        self.run = BenchRun(
-            device=str(scoring.placement.device),
-            precision=scoring.placement.precision.value,
-        )
         self.timer.stage("score", len(selection.images))
         scored, failed = scoring.rows(selection.images, self.timer)
-        _check_faces(scored, failed)
+        fakes = sum(row.fake for row in scored)
+        check_kinds(len(scored) - fakes, fakes, failed)
         selection, rows = without_near_copies(selection, scored, known, request.overlap)
         if request.exhibits:
             self.exhibits = self.shown(scoring, selection, chosen(rows, request.exhibits, centre))
@@ -200,16 +254,14 @@ class _Job:
             evaluation=evaluate(rows, self.spec),
             undeclared=self.undeclared(rows),
             selection=selection,
-            detector=detector.info(str(request.detector)),
+            detector=detector.info(str(path)),
             conditions=self.conditions(scoring, selection, rows),
             failed=failed,
         )
         self.timer.stage("null baselines", None)
         nulls = null_baselines(rows, request.bootstrap.seed, marks=request.container is None)
         if request.speed:
-            self.run = replace(
-                self.run, throughput=measure_speed(scoring, selection.images, request.detector, self.timer)
-            )
+            self.run = replace(self.run, throughput=measure_speed(scoring, selection.images, path, self.timer))
         measured = replace(measured, nulls=nulls, comparisons=self.comparisons(rows))
         return self.batchwise(measured, scoring)
 
@@ -229,6 +281,8 @@ class _Job:
             features=comparison.features,
         )
         check_comparison(comparison, detector.calibration, scoring.placement)
+        placement = scoring.placement
+        self.run = BenchRun(device=str(placement.device), precision=placement.precision.value)
         return scoring
 
     def batchwise(self, measured: Measured, scoring: Scoring) -> Measured:
@@ -259,6 +313,8 @@ class _Job:
         """The images to score; `known` to the detector."""
         request = self.request
         dataset = read_datasets(request.data, request.inputs)
+        if request.protocols:
+            dataset = in_order(dataset)
         self.refuse_early(dataset.samples)
         choice = SelectSpec(
             overlap=request.overlap,
@@ -319,14 +375,3 @@ class _Job:
             missing = len(rows) - len(theirs)
             comparisons.append(Comparison(name=path.name, scored=len(theirs), missing=missing, evaluation=evaluation))
         return comparisons
-
-
-def _check_faces(rows: Sequence[Row], failed: Sequence[Unreadable]) -> None:
-    """Refuse images of which all real or all fake ones show no face; BadData."""
-    without = sum(record.code == "no_face" for record in failed)
-    if without and len({row.fake for row in rows}) < 2:
-        images = "1 image shows" if without == 1 else f"{without} images show"
-        raise BadData(
-            f"no image of one kind is left, since {images} no face that is large enough",
-            "give photographs of faces, or a detector that scores whole images",
-        )

@@ -17,10 +17,12 @@ from muflow_cli.run_specs import Damaged, Precision, Runtime
 if TYPE_CHECKING:
     from muflow_cli.bench.data import OverlapPolicy
     from muflow_cli.bench.robustness import Condition
+    from muflow_cli.output.bench_writers import BenchFormat
 
 DATA: Final = "Data"
 OUTPUTS: Final = "Outputs"
 _ROBUSTNESS: Final = "Robustness"
+_PROTOCOLS: Final = "Fitting again"
 _GATES: Final = "Gates"
 _EXHIBITS: Final = 6  # images in each list of a page
 
@@ -103,6 +105,29 @@ def bench_command(
             "--on", metavar="SIDE", rich_help_panel=_ROBUSTNESS, help="Perturb both, reals or fakes (repeatable)."
         ),
     ] = None,
+    protocol: Annotated[
+        Texts,
+        typer.Option(
+            "--protocol",
+            metavar="seen|pooled|unseen",
+            rich_help_panel=_PROTOCOLS,
+            help="Fit the settings of DETECTOR to other folds of a source, to those of all sources, or to the other "
+            "sources, and measure these fits (repeatable).",
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", min=2, max=1000, rich_help_panel=_PROTOCOLS, help="Folds of a source; 5 by default."),
+    ] = None,
+    fit_on: Annotated[
+        Texts,
+        typer.Option(
+            "--fit-on",
+            metavar="[NAME=]DIR",
+            rich_help_panel=_PROTOCOLS,
+            help="REAL faces to fit to that are not measured (repeatable).",
+        ),
+    ] = None,
     gate: Annotated[
         Texts,
         typer.Option("--gate", metavar="EXPR", rich_help_panel=_GATES, help="Such as macro_auc>=0.80 (repeatable)."),
@@ -154,7 +179,6 @@ def bench_command(
     allow_overlap: Annotated[bool, typer.Option("--allow-overlap", hidden=True)] = False,
     drop_overlap: Annotated[bool, typer.Option("--drop-overlap", hidden=True)] = False,
     ablation: Annotated[str | None, typer.Option("--ablation", hidden=True)] = None,
-    fit_on: Annotated[Texts, typer.Option("--fit-on", hidden=True)] = None,
     throughput: Annotated[bool, typer.Option("--throughput", hidden=True)] = False,
     json_output: Annotated[File, typer.Option("--json-output", hidden=True)] = None,
     csv_output: Annotated[File, typer.Option("--csv-output", hidden=True)] = None,
@@ -184,14 +208,14 @@ def bench_command(
     muflow bench faces.safetensors --data bench.csv --gate "macro_auc>=0.8" --gate "fpr<=0.07" -o gates.xml
     ```
     """
-    if ablation is not None or fit_on:
+    if ablation is not None:
         raise MuflowError("ablations have a command of their own", "see `muflow ablate --help`")
-    # An option that would do nothing is refused.
-    if on and not (perturb or suite):
-        why = "it chooses which images are perturbed"
-        raise IncompatibleOptions("--on", "--perturb or --suite", why, needs=True)
-    if max_drop is not None and baseline is None:
-        raise IncompatibleOptions("--max-drop", "--baseline", "it limits the drop below that report", needs=True)
+    _check_needs(
+        ("--on", bool(on), "--perturb or --suite", bool(perturb or suite), "it chooses which images are perturbed"),
+        ("--max-drop", max_drop is not None, "--baseline", bool(baseline), "it limits the drop below that report"),
+        ("--folds", folds is not None, "--protocol", bool(protocol), "nothing is fitted otherwise"),
+        ("--fit-on", bool(fit_on), "--protocol", bool(protocol), "nothing is fitted otherwise"),
+    )
     images = [*(real or []), *(fake or []), *(data or [])]
     if allow_overlap and drop_overlap:
         raise IncompatibleOptions("--allow-overlap", "--drop-overlap", "an image is either kept or left out")
@@ -226,9 +250,12 @@ def bench_command(
             "scores": scores,
         },
     )
+    if protocol:
+        _check_protocols(files, {"--overlap": overlap != "refuse", "--resume": resume})
     from muflow_cli.bench import BenchRequest
     from muflow_cli.bench.datasets import data_arguments
     from muflow_cli.bench.families import FAMILIES, read_families
+    from muflow_cli.bench.folds import parse_protocols
     from muflow_cli.bench.gates import parse_gate
     from muflow_cli.bench.intervals import BootstrapSpec
     from muflow_cli.images.container import parse_container
@@ -255,14 +282,24 @@ def bench_command(
         speed=speed or throughput,
         adaptive=adaptive,
         groups=groups,
+        protocols=parse_protocols(protocol or ()),
+        folds=5 if folds is None else folds,
+        fit_on=data_arguments(fit_on or (), (), ()),
         exhibits=_EXHIBITS if any(BENCH_WRITERS[kind].shows_images for _, kind in files) else 0,
         argv=tuple(sys.argv),
     )
     read = [path for path in (detector, scores_from, families, baseline, *(compare or ())) if path is not None]
-    inputs = [*read, *(text.split("=", 1)[-1] for text in images)]
+    inputs = [*read, *(text.split("=", 1)[-1] for text in [*images, *(fit_on or [])])]
     outputs = BenchOutputs(files, as_json=as_json, force=force, quiet=quiet)
     failed_gates = measure(request, outputs, inputs, resume=resume)
     raise typer.Exit(1 if failed_gates else 0)
+
+
+def _check_needs(*pairs: tuple[str, bool, str, bool, str]) -> None:
+    """Refuse options that would do nothing: each is given or not, needs another that is given or not, and says why."""
+    for option, given, needed, there, why in pairs:
+        if given and not there:
+            raise IncompatibleOptions(option, needed, why, needs=True)
 
 
 def _check_source(detector: Path | None, scores_from: Path | None, of_images: Mapping[str, bool]) -> None:
@@ -276,6 +313,19 @@ def _check_source(detector: Path | None, scores_from: Path | None, of_images: Ma
     given = (["DETECTOR"] if detector is not None else []) + [name for name, value in of_images.items() if value]
     if given:
         raise IncompatibleOptions("--scores-from", given[0], "it replaces the detector and the images")
+
+
+def _check_protocols(files: Sequence[tuple[Path, BenchFormat]], given: Mapping[str, bool]) -> None:
+    """Refuse what has no meaning where the detector's settings are fitted again."""
+    reasons = {
+        "--overlap": "nothing that the detector was fitted or calibrated on is used",
+        "--resume": "fits are not kept",
+        "-o FILE.scores.csv": "an image has another score in every protocol",
+    }
+    of_scores = any(kind.value == "scores" for _, kind in files)
+    for option, value in {**given, "-o FILE.scores.csv": of_scores}.items():
+        if value:
+            raise IncompatibleOptions(option, "--protocol", reasons[option])
 
 
 def overlap_policy(text: OverlapWord) -> OverlapPolicy:

@@ -94,7 +94,7 @@ def measure(request: BenchRequest, outputs: BenchOutputs, inputs: Sequence[str |
     paths, force = outputs.paths, outputs.force
     if resume and not paths:
         raise IncompatibleOptions("--resume", "-o FILE", "scores are kept beside the first output", needs=True)
-    if not paths or request.detector is None:
+    if not paths or request.detector is None or request.protocols:
         with claimed(paths, force=force, inputs=inputs):
             return _measure(request, outputs, None)
     beside = kept_path(paths[0])

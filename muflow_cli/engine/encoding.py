@@ -20,12 +20,17 @@ class PlacedEncoder:
     Args:
         encoder: with its weights.
         placement: where and how to compute.
+
+    Attributes:
+        encoder: as given, of which a copy computes.
+        placement: likewise.
+        feature: of the encoder.
     """
 
     def __init__(self, encoder: Encoder, placement: Placement) -> None:
-        self.placement = placement
+        self.encoder, self.placement = encoder, placement
         self.feature = encoder.feature
-        self._encoder = encoder_for_inference(encoder, placement)
+        self._placed = encoder_for_inference(encoder, placement)
         self._executor = PieceExecutor(placement)
         self._splitter = self._executor.splitter()
 
@@ -41,6 +46,6 @@ class PlacedEncoder:
 
         @torch.inference_mode()
         def pooled(piece: Tensor) -> list[Tensor]:
-            return after(self._encoder(piece.to(self.placement.device, non_blocking=True)))
+            return after(self._placed(piece.to(self.placement.device, non_blocking=True)))
 
         return self._executor.submit(lambda piece: self._splitter.run(pooled, piece), images)

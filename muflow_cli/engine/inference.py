@@ -32,6 +32,12 @@ except ModuleNotFoundError as error:  # the folder of faster kernels may be left
 
 def for_inference(branch: Branch, placement: Placement) -> Branch:
     """A copy of `branch` on a device with the same scores up to rounding; `branch` does not change."""
+    heads = heads_for_inference(branch, placement)
+    return Branch(branch.spec, encoder_for_inference(branch.encoder, placement), heads).to(placement.device).eval()
+
+
+def heads_for_inference(branch: Branch, placement: Placement) -> list[Head]:
+    """Copies of the branch's heads on a device, which score pooled maps as `for_inference` does."""
     heads = []
     for head in branch.layer_heads():
         density = Mixture(*(buffer.float() for buffer in head.density.buffers()))
@@ -42,8 +48,9 @@ def for_inference(branch: Branch, placement: Placement) -> Branch:
             flow = plain.with_nets(torch.bfloat16)
         if placement.device.type != "cpu":  # a GPU needs its own tensors, a processor reads those of the branch
             projection, flow = copy.deepcopy(projection), copy.deepcopy(flow)
-        heads.append(Head(projection, flow, density, branch.spec.target.score_kind))
-    return Branch(branch.spec, encoder_for_inference(branch.encoder, placement), heads).to(placement.device).eval()
+        own = Head(projection, flow, density, branch.spec.target.score_kind)
+        heads.append(own.to(placement.device).eval())
+    return heads
 
 
 def encoder_for_inference(encoder: Encoder, placement: Placement) -> Encoder:

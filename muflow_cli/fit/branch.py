@@ -6,17 +6,17 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from muflow_cli.detector import BranchProvenance
-from muflow_cli.engine.branch import Branch, Encoder, Head
-from muflow_cli.engine.devices import Placement
+from muflow_cli.engine.branch import Branch, Head
 from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.projection import Projection, fit_projection
 from muflow_cli.engine.train_state import Progress, TrainHooks
 from muflow_cli.engine.training import Trained, train
-from muflow_cli.engine.weights import Weights
-from muflow_cli.fit.features import chunks, encode, project
+from muflow_cli.fit.features import chunks, encode, project, take
 from muflow_cli.fit.split import Split
 from muflow_cli.fit.store import Store
 from muflow_cli.fit.targets import Averaging, Targets, mu_targets, normal_targets
@@ -41,27 +41,34 @@ class BranchFit:
     Attributes:
         spec: of the branch.
         train: seed, epochs, patience.
-        weights: of its encoder.
-        placement: where to compute.
+        encoder: on its device.
+        weights_origin: as BranchProvenance has it.
+        weights_sha256: likewise.
         work: the branch's folder.
         progress: told of the stages.
+        pooled: per layer the pooled maps (n, C, g, g) of all views in the store, where several fits share them; None =
+            the views that the fit needs are encoded.
     """
 
     spec: BranchSpec
     train: TrainSpec
-    weights: Weights
-    placement: Placement
+    encoder: PlacedEncoder
+    weights_origin: str
+    weights_sha256: str
     work: Work
     progress: ProgressListener
+    pooled: Sequence[NDArray[np.generic]] | None = None
 
 
 def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
     """Fit projection, target and flow of every layer to the training reals; held-out reals decide when to stop."""
     spec, work = fit.spec, fit.work
-    encoder = Encoder.load(spec.feature, fit.weights.tensors)
-    placed = PlacedEncoder(encoder, fit.placement)
     train_rows, held_out_rows = store.rows(spec.name, parts.train), store.rows(spec.name, parts.validation)
-    pooled = encode(placed, store.views[spec.name], train_rows + held_out_rows, work, fit.progress)
+    rows = train_rows + held_out_rows
+    if fit.pooled is None:
+        pooled = encode(fit.encoder, store.views[spec.name], rows, work, fit.progress)
+    else:
+        pooled = [take(map_, rows, work.file(f"pooled.{index}")) for index, map_ in enumerate(fit.pooled)]
     trained_on = len(train_rows)
     fit.progress.stage(work.stage("statistics"), len(pooled))
     projections = [fit_projection(chunks(map_[:trained_on]), spec.feature) for map_ in pooled]
@@ -69,16 +76,16 @@ def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
         project(map_, projection, spec.feature, work.file(f"vectors.{index}"))
         for index, (map_, projection) in enumerate(zip(pooled, projections, strict=True))
     ]
-    targets = _targets(fit, store, parts, placed, projections)
+    targets = _targets(fit, store, parts, projections)
     trained = _train(fit, [f[:trained_on] for f in features], [f[trained_on:] for f in features], targets)
     heads = [
         Head(projection, flow.cpu(), mixture, spec.target.score_kind)
         for projection, flow, mixture in zip(projections, trained.flows, targets.mixtures, strict=True)
     ]
-    branch = Branch(spec, encoder, heads).requires_grad_(False)
+    branch = Branch(spec, fit.encoder.encoder, heads).requires_grad_(False)
     provenance = BranchProvenance(
-        weights_origin=fit.weights.origin,
-        weights_sha256=fit.weights.sha256,
+        weights_origin=fit.weights_origin,
+        weights_sha256=fit.weights_sha256,
         overlap=targets.overlap.shared,
         effective_sample_size=targets.overlap.effective_sample_size,
         components=tuple(fitted.components for fitted in targets.fits),
@@ -92,9 +99,7 @@ def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
     return FittedBranch(branch, provenance, tuple(raised))
 
 
-def _targets(
-    fit: BranchFit, store: Store, parts: Split, encoder: PlacedEncoder, projections: Sequence[Projection]
-) -> Targets:
+def _targets(fit: BranchFit, store: Store, parts: Split, projections: Sequence[Projection]) -> Targets:
     """The densities that the flow maps reals onto."""
     if fit.spec.target.kind is TargetKind.NORMAL:
         return normal_targets(projections)
@@ -104,7 +109,7 @@ def _targets(
         target=fit.spec.target,
         seed=fit.train.seed,
     )
-    return mu_targets(averaging, encoder, projections, fit.progress)
+    return mu_targets(averaging, fit.encoder, projections, fit.progress)
 
 
 def _train(fit: BranchFit, features: list[Tensor], held_out: list[Tensor], targets: Targets) -> Trained:
@@ -115,5 +120,5 @@ def _train(fit: BranchFit, features: list[Tensor], held_out: list[Tensor], targe
         fit.progress.advance()
 
     hooks = TrainHooks(on_epoch=on_epoch, save=fit.work.save_checkpoint, resume=fit.work.load_checkpoint())
-    mixtures = [copy.deepcopy(mixture).to(fit.placement.device) for mixture in targets.mixtures]
+    mixtures = [copy.deepcopy(mixture).to(fit.encoder.placement.device) for mixture in targets.mixtures]
     return train(features, held_out, mixtures, fit.spec.flow, fit.train, hooks=hooks)

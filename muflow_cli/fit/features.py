@@ -104,6 +104,15 @@ def encode(
     return [np.memmap(p, dtype, "c", shape=s) for p, s in zip(paths, full, strict=True)]
 
 
+def take(pooled: NDArray[np.generic], rows: Sequence[int], path: Path) -> NDArray[np.generic]:
+    """The maps (n, C, g, g) at `rows`, memory-mapped at `path`."""
+    shape = (len(rows), *pooled.shape[1:])
+    with closing(Part(path, math.prod(shape) * pooled.dtype.itemsize)) as part:
+        for start in range(0, len(rows), _CHUNK):
+            part.write(pooled[list(rows[start : start + _CHUNK])])
+    return np.memmap(path, pooled.dtype, "c", shape=shape)
+
+
 def view_chunks(views: NDArray[np.uint8], rows: Sequence[int]) -> Iterator[Tensor]:
     """The views (n, H, W, 3) at `rows` as uint8 images (b, 3, H, W), a few at a time."""
     for start in range(0, len(rows), _VIEWS):

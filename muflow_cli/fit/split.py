@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muflow_cli.specs import TrainSpec
+from muflow_cli.calibration.rules import rule_class
+from muflow_cli.errors import TooFewImages
+from muflow_cli.images.near import distinct
+from muflow_cli.specs import DetectorSpec, TargetKind, TrainSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +45,44 @@ def split(digests: Sequence[str], groups: NDArray[np.int64], spec: TrainSpec) ->
         by_rank = int(rank >= bounds[0]) + int(rank >= bounds[1])
         parts[part_of.setdefault(int(groups[index]), by_rank)].append(index)
     return Split(*(tuple(part) for part in parts))
+
+
+def images_needed(spec: DetectorSpec) -> tuple[int, str]:
+    """Smallest number of distinct images to fit `spec` to, and the reason."""
+    train, rule = spec.train, spec.rule
+    for_rule = rule_class(rule.method).minimum_images(rule)
+    needs = {
+        f"{train.calibration_share:.0%} of them calibrate, and method {rule.method} at alpha {rule.alpha:g} "
+        f"needs {for_rule}": math.ceil(for_rule / train.calibration_share),
+        "training, validation and calibration each need some": 10,
+    }
+    sizes = [branch.target.images_per_average for branch in spec.branches if branch.target.kind is TargetKind.MU]
+    if sizes:
+        share = 1 - train.validation_share - train.calibration_share
+        why = f"{share:.0%} of them train, and an average is over {max(sizes)}"
+        needs[why] = math.ceil(max(sizes) / share)
+    why = max(needs, key=lambda reason: needs[reason])
+    return needs[why], why
+
+
+def deal(digests: Sequence[str], groups: NDArray[np.int64], spec: DetectorSpec) -> Split:
+    """The split of a fit's images; of near copies in the calibration, the one with the smallest content hash stays.
+
+    Args:
+        digests: (n,) content hashes, all different.
+        groups: (n,) of near copies.
+        spec: of the detector.
+
+    Raises:
+        TooFewImages: where training, an average or the calibration needs more of them.
+        TooFewScores: where the rule needs more calibration images.
+    """
+    needed, why = images_needed(spec)
+    if len(digests) < needed:
+        raise TooFewImages("fit", len(digests), needed, why)
+    parts = split(digests, groups, spec.train)
+    held_out = list(parts.calibration)
+    once = distinct([digests[i] for i in held_out], groups[held_out])
+    parts = replace(parts, calibration=tuple(held_out[position] for position in once))
+    rule_class(spec.rule.method).require_images(spec.rule, len(parts.calibration))
+    return parts

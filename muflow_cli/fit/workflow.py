@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,27 +18,28 @@ from muflow_cli.calibration.rules import rule_class
 from muflow_cli.canonical import to_json
 from muflow_cli.claims import InputGuard, claimed
 from muflow_cli.detector import Detector, Provenance, columns_of
-from muflow_cli.engine.branch import Branch
+from muflow_cli.engine.branch import Branch, Encoder
 from muflow_cli.engine.devices import Placement, place
 from muflow_cli.engine.encoder_row import Library
 from muflow_cli.engine.encoders import encoder_row, layers_of
+from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.scoring import Extras, ScoredUnit, Scorer, score_stream
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
-from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo, TooFewImages
+from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo
 from muflow_cli.fit.branch import BranchFit, FittedBranch, fit_branch
 from muflow_cli.fit.features import work_bytes
-from muflow_cli.fit.split import Split, split
+from muflow_cli.fit.split import Split, deal
 from muflow_cli.fit.store import Store, build_store, has_store, open_store
 from muflow_cli.fit.work import Work, open_work
 from muflow_cli.images.find import find
 from muflow_cli.images.loader import Loaded, LoadSpec, face_search, load
-from muflow_cli.images.near import distinct, near_duplicate_groups, packed
+from muflow_cli.images.near import near_duplicate_groups, packed
 from muflow_cli.presets import LIGHT
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec, Runtime
-from muflow_cli.specs import DetectorSpec, TargetKind
+from muflow_cli.specs import DetectorSpec
 
 _AHEAD = 64
 
@@ -140,24 +141,6 @@ def _versions(spec: DetectorSpec) -> dict[str, str]:
     return versions() | ({"timm": version("timm")} if of_timm else {})
 
 
-def images_needed(spec: DetectorSpec) -> tuple[int, str]:
-    """Smallest number of distinct images to fit `spec` to, and the reason."""
-    train, rule = spec.train, spec.rule
-    for_rule = rule_class(rule.method).minimum_images(rule)
-    needs = {
-        f"{train.calibration_share:.0%} of them calibrate, and method {rule.method} at alpha {rule.alpha:g} "
-        f"needs {for_rule}": math.ceil(for_rule / train.calibration_share),
-        "training, validation and calibration each need some": 10,
-    }
-    sizes = [branch.target.images_per_average for branch in spec.branches if branch.target.kind is TargetKind.MU]
-    if sizes:
-        share = 1 - train.validation_share - train.calibration_share
-        why = f"{share:.0%} of them train, and an average is over {max(sizes)}"
-        needs[why] = math.ceil(max(sizes) / share)
-    why = max(needs, key=lambda reason: needs[reason])
-    return needs[why], why
-
-
 class _Fit:
     """One run: the parts that its stages share."""
 
@@ -245,26 +228,19 @@ class _Fit:
                 f"no usable image in {', '.join(self.request.reals)} ({reasons or 'no file'})",
                 "give files or folders of real face images",
             )
-        needed, why = images_needed(self.spec)
-        if len(store.entries) < needed:
-            raise TooFewImages("fit", len(store.entries), needed, why)
         groups = near_duplicate_groups([entry.near_hash for entry in store.entries])
-        digests = [entry.facts.sha256 for entry in store.entries]
-        parts = split(digests, groups, self.spec.train)
-        # Near copies of one photograph are one calibration image.
-        held_out = list(parts.calibration)
-        once = distinct([digests[i] for i in held_out], groups[held_out])
-        parts = replace(parts, calibration=tuple(held_out[position] for position in once))
-        rule_class(self.spec.rule.method).require_images(self.spec.rule, len(parts.calibration))
+        parts = deal([entry.facts.sha256 for entry in store.entries], groups, self.spec)
         return parts, len(groups) - len(set(groups.tolist()))
 
     def branch(self, name: str, store: Store, parts: Split) -> FittedBranch:
         """Fit one branch."""
+        spec, weights = next(branch for branch in self.spec.branches if branch.name == name), self.weights[name]
         fit = BranchFit(
-            spec=next(branch for branch in self.spec.branches if branch.name == name),
+            spec=spec,
             train=self.spec.train,
-            weights=self.weights[name],
-            placement=self.placement,
+            encoder=PlacedEncoder(Encoder.load(spec.feature, weights.tensors), self.placement),
+            weights_origin=weights.origin,
+            weights_sha256=weights.sha256,
             work=self.work.branch(name, labelled=len(self.spec.branches) > 1),
             progress=self.timer,
         )

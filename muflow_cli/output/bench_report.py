@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muflow_cli.errors import NotFinite
-from muflow_cli.output import batch_text, bench_text
+from muflow_cli.output import bench_text
 from muflow_cli.output.histogram import histogram
 from muflow_cli.output.inert import escape
 
@@ -96,9 +96,7 @@ def render_bench(page: BenchPage) -> str:
         policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         style=Markup(style),  # noqa: S704 - files of this package
         report=report,
-        headline=bench_text.headline_text(report),
-        data=bench_text.data_text(report),
-        claims=[*bench_text.claims_text(report), *batch_text.claims(report)],
+        sentences=bench_text.sentences(report),
         sections=list(bench_text.sections(report)),
         command=escape(shlex.join(report["run"]["argv"])),
         histograms={name: plot for name, plot in drawn.items() if plot is not None},

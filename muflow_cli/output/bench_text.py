@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from muflow_cli.output import batch_text
+from muflow_cli.output import batch_text, detects_text, protocol_text
 from muflow_cli.output.aliases import ALIASES
-from muflow_cli.output.figures import ends, figure_text, rate_text
+from muflow_cli.output.figures import figure_text, rate_text, source_figures
 from muflow_cli.output.inert import cell, escape
 from muflow_cli.output.sections import Section, markdown_sections, print_sections
 
@@ -50,6 +50,8 @@ def to_bytes(report: Report) -> bytes:
 
 def headline_text(report: Report) -> str:
     """The headline as one sentence."""
+    if report["protocols"]:
+        return next(protocol_text.claims(report))
     headline = report["headline"]
     text = f"macro AUC at the worst real source ({escape(headline['source'])}) is {figure_text(headline)}"
     if headline["rule"]:
@@ -81,20 +83,6 @@ def data_text(report: Report) -> str:
         known = " and ".join(f"{_KNOWN[how]} {count}" for how, count in counts.items())
         parts.append(f"{escape(group)}: the detector was {known} of these images, which are {verb}")
     return "; ".join(parts)
-
-
-def claims_text(report: Report) -> Iterator[str]:
-    """Which generators are shown to be detected, and what stands against the others."""
-    shown = [escape(claim["generator"]) for claim in report["claims"] if claim["detects"]]
-    if shown:
-        yield f"It detects {', '.join(shown)}"
-    reasons: dict[str, list[str]] = {}
-    for claim in report["claims"]:
-        if not claim["detects"]:
-            reasons.setdefault(escape(claim["why_not"]), []).append(escape(claim["generator"]))
-    for reason, generators in reasons.items():
-        which = "any generator" if len(generators) == len(report["claims"]) > 1 else ", ".join(generators)
-        yield f"It is not shown to detect {which}: {reason}"
 
 
 def undeclared_rows(report: Report) -> Iterator[list[str]]:
@@ -174,6 +162,9 @@ def gate_rows(report: Report) -> Iterator[list[str]]:
 
 def sections(report: Report) -> Iterator[Section]:
     """Title, headings and rows of every table that the report has."""
+    if report["protocols"]:
+        yield from protocol_text.sections(report)
+        return
     metrics = [heading for heading, _, _ in _SHOWN]
     yield "Mean over generators for each real source", ["reals", "n", "FPR", *metrics], list(source_rows(report))
     worst = escape(report["results"]["worst_source"])
@@ -206,7 +197,11 @@ def sections(report: Report) -> Iterator[Section]:
 
 def sentences(report: Report) -> list[str]:
     """What stands above the tables, without full stops."""
-    return [headline_text(report), data_text(report), *claims_text(report), *batch_text.claims(report)]
+    if report["protocols"]:
+        first, *others = protocol_text.claims(report)
+        return [first, data_text(report), *others]
+    claims = [*detects_text.claims(report["claims"], "It"), *batch_text.claims(report)]
+    return [headline_text(report), data_text(report), *claims]
 
 
 def print_tables(report: Report, console: Console) -> None:
@@ -229,7 +224,9 @@ def csv_bytes(report: Report) -> bytes:
 
 
 def _figures(report: Report) -> Iterator[list[Any]]:
-    yield from _result_figures(["detector", "", ""], report["results"])
+    yield from protocol_text.figures(report)
+    if report["results"]:
+        yield from _result_figures(["detector", "", ""], report["results"])
     if report["undeclared"]:
         yield from _result_figures(["detector, undeclared images", "", ""], report["undeclared"]["results"])
     for condition in report["robustness"]["conditions"]:
@@ -246,17 +243,4 @@ def _figures(report: Report) -> Iterator[list[Any]]:
 
 def _result_figures(head: list[Any], results: Report) -> Iterator[list[Any]]:
     for source, against in [*results["sources"].items(), ("all reals", results["all_reals"])]:
-        reals = against["reals"]
-        if against["flagged"]:
-            yield [*head, source, "reals", "", "", reals, "", "fpr", *ends(against["flagged"])]
-        for name, generator in against["generators"].items():
-            cells = [*head, source, "generator", name, generator["family"], reals, generator["fakes"]]
-            yield [*cells, "prevalence", generator["prevalence"], "", ""]
-            if generator["caught"]:
-                yield [*cells, "tpr", *ends(generator["caught"])]
-            yield from ([*cells, metric, *ends(figure)] for metric, figure in generator["figures"].items())
-        means = [*(("family", name, figures) for name, figures in against["families"].items())]
-        means += [("macro", "", against["macro"]), ("pooled", "", against["pooled"])]
-        for level, name, figures in means:
-            cells = [*head, source, level, name, name if level == "family" else "", reals, ""]
-            yield from ([*cells, metric, *ends(figure)] for metric, figure in figures.items())
+        yield from source_figures(head, source, against)
