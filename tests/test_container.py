@@ -225,5 +225,5 @@ def test_detects_needs_one_container_nulls_at_chance_and_every_source(
     low: float, null: float, container: ContainerSpec | None, why_not: str
 ) -> None:
     nulls = {"sharpness only": {"a": NullAgainst({"g": 0.5}, 0.5), "b": NullAgainst({"g": null}, null)}}
-    (claim,) = make_claims(evaluation(low), nulls, container)
+    (claim,) = make_claims(evaluation(low).sources, nulls, container)
     assert (claim.detects, claim.why_not) == (not why_not, why_not)

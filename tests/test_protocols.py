@@ -27,7 +27,6 @@ from muflow_cli.bench.document import Measured, Settings, build_document
 from muflow_cli.bench.folds import Pool, Protocol, parse_protocols, tasks_of
 from muflow_cli.bench.gates import parse_gate
 from muflow_cli.bench.intervals import BootstrapSpec
-from muflow_cli.bench.nulls import null_baselines
 from muflow_cli.bench.page import page_of
 from muflow_cli.bench.protocol_images import in_order
 from muflow_cli.bench.protocols import Measurement, ProtocolsSpec, measure_protocols
@@ -130,7 +129,7 @@ def report(measurement: Measurement) -> dict[str, Any]:
         evaluation=None,
         protocols=measurement.protocols,
         selection=measurement.selection,
-        nulls=null_baselines(measurement.rows, 0),
+        nulls=measurement.nulls,
     )
     return build_document(measured, Settings(evaluate=EVALUATE, overlap=OverlapPolicy.REFUSE, limit=0), RUN)
 

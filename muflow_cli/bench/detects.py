@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from muflow_cli.bench.evaluate import Evaluation
+from muflow_cli.bench.evaluate import Against
 from muflow_cli.bench.nulls import NullAgainst
 from muflow_cli.specs import ContainerSpec
 
@@ -30,43 +30,43 @@ class Claim:
 
 
 def make_claims(
-    evaluation: Evaluation, nulls: Mapping[str, Mapping[str, NullAgainst]], container: ContainerSpec | None
+    sources: Mapping[str, Against], nulls: Mapping[str, Mapping[str, NullAgainst]], container: ContainerSpec | None
 ) -> tuple[Claim, ...]:
-    """One claim per generator, in the order of the evaluation.
+    """One claim per generator against real source -> figures, at least one, in the order of the first.
 
     A detector detects a generator where all images went through one container, every null baseline is within
     ABOUT_CHANCE of 0.5 at every real source, and the interval of the AUC (as the rule ranks, if there is a rule) lies
     above 0.5 at every real source.
     """
-    generators = next(iter(evaluation.sources.values())).generators
-    reasons = {name: _against(name, evaluation, nulls, container) for name in generators}
+    generators = next(iter(sources.values())).generators
+    reasons = {name: _against(name, sources, nulls, container) for name in generators}
     return tuple(Claim(generator=name, detects=not why, why_not=why) for name, why in reasons.items())
 
 
 def _against(
     generator: str,
-    evaluation: Evaluation,
+    measured: Mapping[str, Against],
     nulls: Mapping[str, Mapping[str, NullAgainst]],
     container: ContainerSpec | None,
 ) -> str:
     if container is None:
         return "the images are measured as found, so their containers may differ"
     lows = {}
-    for source, against in evaluation.sources.items():
+    for source, against in measured.items():
         figures = against.generators[generator].figures
         lows[source] = figures.get("rule_auc", figures["auc"]).low
     worst = min(lows, key=lambda source: lows[source])
     if lows[worst] <= 0.5:
         return f"against {worst} its interval reaches down to {lows[worst]:.2f}"
-    measured = [
+    reached = [
         (against.generators[generator], baseline, source)
         for baseline, sources in nulls.items()
         for source, against in sources.items()
         if generator in against.generators
     ]
-    if not measured:
+    if not reached:
         return "no null baseline could be measured"
-    auc, baseline, source = max(measured, key=lambda one: abs(one[0] - 0.5))
+    auc, baseline, source = max(reached, key=lambda one: abs(one[0] - 0.5))
     if abs(auc - 0.5) > ABOUT_CHANCE:
         return f"{baseline} reaches {auc:.2f} against {source}"
     return ""

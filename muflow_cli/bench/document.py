@@ -122,7 +122,7 @@ def make_document(measured: Measured, settings: Settings, run: BenchRun) -> Benc
         headline=None if measured.evaluation is None else headline(measured.evaluation),
         results=measured.evaluation,
         claims=(
-            make_claims(measured.evaluation, measured.nulls, settings.container)
+            make_claims(measured.evaluation.sources, measured.nulls, settings.container)
             if measured.evaluation is not None and measured.nulls
             else ()
         ),

@@ -13,7 +13,7 @@ from muflow_cli.bench.data import HashedSample, Selection, check_kinds
 from muflow_cli.bench.datasets import Dataset, Sample
 from muflow_cli.bench.folds import Pool
 from muflow_cli.bench.manifest import Label
-from muflow_cli.bench.refit import Encoded, Template, encode_images
+from muflow_cli.bench.refit import Encoded, Template, store_images
 from muflow_cli.bench.scores import Row
 from muflow_cli.bench.scoring import Scoring
 from muflow_cli.errors import BadData
@@ -26,12 +26,12 @@ from muflow_cli.records import Origin, Unreadable
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProtocolImages:
-    """All images, read and encoded once.
+    """All images, read once and, in time, encoded once.
 
     Attributes:
         reals: with the views of a fit.
         scanned: reals with the views of a scan.
-        encoded_fakes: fakes with the views of a scan.
+        stored_fakes: fakes with the views of a scan.
         pool: all reals, by content hash.
         fakes: content hashes of the fakes that count, ascending.
         samples: content hash -> real or fake that can be measured.
@@ -41,7 +41,7 @@ class ProtocolImages:
 
     reals: Encoded
     scanned: Encoded
-    encoded_fakes: Encoded
+    stored_fakes: Encoded
     pool: Pool
     fakes: Sequence[str]
     samples: Mapping[str, Sample]
@@ -61,7 +61,13 @@ class ProtocolImages:
     @property
     def failed(self) -> list[Unreadable]:
         """Images that could not be decoded."""
-        return [*self.reals.unreadable, *self.encoded_fakes.unreadable]
+        return [*self.reals.unreadable, *self.stored_fakes.unreadable]
+
+    def encode(self, template: Template, progress: ProgressListener) -> ProtocolImages:
+        """The same images, encoded once."""
+        reals = self.reals.encode(template, progress)
+        scanned = self.scanned.encode(template, progress) if template.sees_crops else reals
+        return replace(self, reals=reals, scanned=scanned, stored_fakes=self.stored_fakes.encode(template, progress))
 
     def fit_only(self) -> dict[str, int]:
         """Real source -> usable images that are given for fits alone."""
@@ -93,13 +99,13 @@ def read_images(
     folder: Path,
     progress: ProgressListener,
 ) -> ProtocolImages:
-    """Read and encode everything once.
+    """Read everything once.
 
     Args:
         selection: the images to measure, each content once.
         fit_on: further reals, which are never measured.
         scoring: how images are read for the detector.
-        template: the detector's encoders.
+        template: the detector's settings.
         folder: for what is too large for memory.
         progress: told of the stages.
 
@@ -119,16 +125,16 @@ def read_images(
     further = [sample.input for sample in in_order(fit_on).samples]
     progress.stage("read real images", len(reals) + len(further))
     fit_views = replace(scan, crops_seed=scoring.detector.spec.train.seed) if template.sees_crops else scan
-    encoded = encode_images([*reals, *further], template, fit_views, folder / "reals", progress, is_no_fake)
+    encoded = store_images([*reals, *further], fit_views, folder / "reals", progress, is_no_fake)
     scanned = encoded
     if template.sees_crops:
         progress.stage("read real images again", len(reals))
-        scanned = encode_images(reals, template, scan, folder / "scanned", progress)
+        scanned = store_images(reals, scan, folder / "scanned", progress)
     progress.stage("read fakes", len(fakes))
-    encoded_fakes = encode_images(fakes, template, scan, folder / "fakes", progress)
+    stored_fakes = store_images(fakes, scan, folder / "fakes", progress)
     sources = {sample.path: sample.source for sample in fit_on.samples}
     sources |= {sample.path: sample.source for sample in samples.values()}
-    return _counted(selection, _pool(encoded, sources, samples), (encoded, scanned, encoded_fakes))
+    return _counted(selection, _pool(encoded, sources, samples), (encoded, scanned, stored_fakes))
 
 
 def _inputs(images: Sequence[HashedSample], label: Label) -> list[Input]:
@@ -148,7 +154,7 @@ def _counted(selection: Selection, pool: Pool, encoded: tuple[Encoded, Encoded, 
     return ProtocolImages(
         reals=reals,
         scanned=scanned,
-        encoded_fakes=fakes,
+        stored_fakes=fakes,
         pool=pool,
         fakes=counted,
         samples=samples,

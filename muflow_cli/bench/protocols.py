@@ -15,10 +15,12 @@ from typing import Final
 
 from muflow_cli.bench.data import Selection
 from muflow_cli.bench.datasets import Dataset, Sample
+from muflow_cli.bench.detects import make_claims
 from muflow_cli.bench.document import headline_of
 from muflow_cli.bench.evaluate import Against, EvaluateSpec, evaluate
 from muflow_cli.bench.folds import Protocol, Task, tasks_of, turns
 from muflow_cli.bench.manifest import Label
+from muflow_cli.bench.nulls import NullAgainst, null_baselines
 from muflow_cli.bench.protocol_images import ProtocolImages, read_images, unscored
 from muflow_cli.bench.records import ProtocolFigures, ProtocolFit, Protocols, ProtocolSource
 from muflow_cli.bench.refit import Encoded, Refitted, Template, refit
@@ -30,10 +32,13 @@ from muflow_cli.files import temporary_folder
 from muflow_cli.fit.split import Split, deal
 from muflow_cli.progress import ProgressListener
 from muflow_cli.records import Unreadable, Verdict
-from muflow_cli.specs import TargetKind
+from muflow_cli.specs import ContainerSpec, TargetKind
 
 # Errors that leave a source without figures and do not end the run.
 _IMPOSSIBLE: Final = (TooFewImages, TooFewScores, BadCalibration, NotFinite)
+
+
+Nulls = Mapping[str, Mapping[str, NullAgainst]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +67,7 @@ class Measurement:
         rows: of the images that are measured, without scores.
         selection: of these images.
         failed: images that could not be decoded.
+        nulls: baseline -> real source -> figures, the same for every protocol.
         fitted: for each fit, the content hashes of the images that it used.
         scored: for each fit, those of the images that it scored.
     """
@@ -70,6 +76,7 @@ class Measurement:
     rows: Sequence[Row]
     selection: Selection
     failed: Sequence[Unreadable]
+    nulls: Nulls
     fitted: Sequence[frozenset[str]]
     scored: Sequence[frozenset[str]]
 
@@ -103,17 +110,22 @@ def measure_protocols(
         }
         run = _Run(images, template, folder)
         run.make(plan, progress)
+    progress.stage("null baselines", None)
+    container = scoring.stored_as
+    nulls = null_baselines(images.rows, spec.evaluate.bootstrap.seed, marks=container is None)
+    figures = (run.figures(protocol, tasks, spec.evaluate, nulls, container) for protocol, tasks in plan.items())
     return Measurement(
         protocols=Protocols(
             folds=spec.folds,
             fit_only=images.fit_only(),
             left_out=images.left_out(),
             fits=tuple(run.fits),
-            figures=tuple(run.figures(protocol, tasks, spec.evaluate) for protocol, tasks in plan.items()),
+            figures=tuple(figures),
         ),
         rows=images.rows,
         selection=images.selection,
         failed=images.failed,
+        nulls=nulls,
         fitted=run.fitted,
         scored=run.scored,
     )
@@ -150,7 +162,9 @@ class _Run:
             except _IMPOSSIBLE as error:
                 self._at[fit_to] = error.problem
         progress.note(self._announcement(plan, dealt))
-        progress.stage("fit and score", len(dealt))
+        if dealt:
+            self.images = self.images.encode(self.template, progress)
+            progress.stage("fit and score", len(dealt))
         for fit_to, parts in dealt.items():
             try:
                 self._make(parts, tasks[fit_to])
@@ -173,14 +187,16 @@ class _Run:
 
     def _announcement(self, plan: Mapping[Protocol, Sequence[Task]], dealt: Mapping[tuple[int, ...], Split]) -> str:
         """How much there is to do, as a sentence."""
+        if not dealt:
+            return "no fit is possible, since every one would have too few images"
         counts = ", ".join(
             f"{protocol} {len({task.fit_to for task in tasks} & dealt.keys())}" for protocol, tasks in plan.items()
         )
         targets = [branch.target for branch in self.template.detector.spec.branches]
         averages = sum(target.n_averages for target in targets if target.kind is TargetKind.MU)
         encoded = f", and {averages:,} averages are encoded for each" if averages else ""
-        images = f" to {min(map(len, dealt)):,} to {max(map(len, dealt)):,} real images" if dealt else ""
-        return f"{len(dealt)} fits ({counts}){images}{encoded}"
+        fewest, most = min(map(len, dealt)), max(map(len, dealt))
+        return f"{len(dealt)} fits ({counts}) to {fewest:,} to {most:,} real images{encoded}"
 
     def _make(self, parts: Split, tasks: Sequence[Task]) -> None:
         """Fit, and score what the tasks say."""
@@ -214,10 +230,17 @@ class _Run:
         fakes = sorted({images.fakes[index] for task in tasks for index in task.fakes})
         return {
             **_judged(fitted, images.scanned, reals, images.samples),
-            **_judged(fitted, images.encoded_fakes, fakes, images.samples),
+            **_judged(fitted, images.stored_fakes, fakes, images.samples),
         }
 
-    def figures(self, protocol: Protocol, tasks: Sequence[Task], spec: EvaluateSpec) -> ProtocolFigures:
+    def figures(
+        self,
+        protocol: Protocol,
+        tasks: Sequence[Task],
+        spec: EvaluateSpec,
+        nulls: Nulls,
+        container: ContainerSpec | None,
+    ) -> ProtocolFigures:
         """The figures of every real source under a protocol."""
         sources = {
             name: self._source(name, [task for task in tasks if task.source in (None, name)], spec)
@@ -226,7 +249,12 @@ class _Run:
         measured: dict[str, Against] = {
             name: source.figures for name, source in sources.items() if source.figures is not None
         }
-        return ProtocolFigures(protocol=protocol, headline=headline_of(measured) if measured else None, sources=sources)
+        return ProtocolFigures(
+            protocol=protocol,
+            headline=headline_of(measured) if measured else None,
+            claims=make_claims(measured, nulls, container) if measured else (),
+            sources=sources,
+        )
 
     def _source(self, name: str, tasks: Sequence[Task], spec: EvaluateSpec) -> ProtocolSource:
         images, pool = self.images, self.images.pool

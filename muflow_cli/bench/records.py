@@ -292,11 +292,13 @@ class ProtocolFigures:
     Attributes:
         protocol: which reals the fits could use.
         headline: one figure for the whole protocol; None without figures.
+        claims: for each generator whether it is shown to be detected; empty without figures.
         sources: real source -> its figures.
     """
 
     protocol: Protocol
     headline: Headline | None
+    claims: tuple[Claim, ...]
     sources: Mapping[str, ProtocolSource]
 
 

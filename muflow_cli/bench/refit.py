@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final
@@ -71,14 +71,15 @@ class Template:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
-    """Distinct images and what the encoders of all branches make of their views.
+    """Distinct images, and what the encoders of all branches make of their views.
 
     Attributes:
         store: the images that could be decoded.
         near_hashes: of each whole image, whatever the views of the branches.
         declared: of each image.
         unreadable: records of the others.
-        pooled: branch -> per layer (views, C, g, g), memory-mapped.
+        folder: of the store.
+        pooled: branch -> per layer (views, C, g, g), memory-mapped; empty until they are encoded.
         at: content hash -> position in the store.
     """
 
@@ -86,32 +87,40 @@ class Encoded:
     near_hashes: Sequence[int]
     declared: Sequence[Declared]
     unreadable: Sequence[Unreadable]
-    pooled: Mapping[str, Sequence[NDArray[np.generic]]]
+    folder: Path
     at: Mapping[str, int]
+    pooled: Mapping[str, Sequence[NDArray[np.generic]]] = field(default_factory=dict)
 
     @property
     def digests(self) -> list[str]:
         """Content hashes of the images."""
         return [entry.facts.sha256 for entry in self.store.entries]
 
+    def encode(self, template: Template, progress: ProgressListener) -> Encoded:
+        """The same images, encoded."""
+        pooled = {}
+        for name, encoder in template.encoders.items():
+            work = Work(self.folder).branch(name, labelled=len(template.encoders) > 1)
+            rows = self.store.rows(name, range(len(self.store.entries)))
+            pooled[name] = encode(encoder, self.store.views[name], rows, work, progress) if rows else []
+        return replace(self, pooled=pooled)
+
     def facts(self, sha256: str) -> Facts:
         """What was read of an image."""
         return self.store.entries[self.at[sha256]].facts
 
 
-def encode_images(
+def store_images(
     inputs: Sequence[Input],
-    template: Template,
     spec: LoadSpec,
     folder: Path,
     progress: ProgressListener,
     check: Callable[[Loaded], None] = lambda _: None,
 ) -> Encoded:
-    """Read and encode images once.
+    """Read images once.
 
     Args:
         inputs: where their bytes lie; of identical bytes the first counts.
-        template: whose encoders are used.
         spec: how images become views.
         folder: for what is too large for memory; made here.
         progress: told of the stages.
@@ -136,17 +145,12 @@ def encode_images(
     sizes = {name: view.size for name, view in spec.views.items()}
     store = build_store(loaded(), folder, sizes, allow_declared=True)
     digests = [entry.facts.sha256 for entry in store.entries]
-    pooled = {}
-    for name, encoder in template.encoders.items():
-        work = Work(folder).branch(name, labelled=len(template.encoders) > 1)
-        rows = store.rows(name, range(len(store.entries)))
-        pooled[name] = encode(encoder, store.views[name], rows, work, progress) if rows else []
     return Encoded(
         store=store,
         near_hashes=[near[sha256] for sha256 in digests],
         declared=[declared[sha256] for sha256 in digests],
         unreadable=unreadable,
-        pooled=pooled,
+        folder=folder,
         at={sha256: position for position, sha256 in enumerate(digests)},
     )
 

@@ -220,14 +220,13 @@ class _Job:
         scoring = self.scoring(detector)
         self.timer.stage("hash images", None)
         found = measure_protocols(spec, self.select(Known()), scoring, self.timer)
-        self.timer.stage("null baselines", None)
         return Measured(
             rows=found.rows,
             evaluation=None,
             protocols=found.protocols,
             selection=found.selection,
             detector=detector.info(str(path)),
-            nulls=null_baselines(found.rows, request.bootstrap.seed),
+            nulls=found.nulls,
             failed=found.failed,
         )
 

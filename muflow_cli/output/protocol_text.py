@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from muflow_cli.output import detects_text
 from muflow_cli.output.figures import figure_text, rate_text, source_figures
 from muflow_cli.output.inert import escape
 from muflow_cli.output.sections import Section
@@ -29,17 +30,16 @@ def claims(report: Report) -> Iterator[str]:
         for name, source in figures["sources"].items():
             if source["note"]:
                 yield f"{figures['protocol']} has no figures of {escape(name)} ({escape(source['note'])})"
+        yield from detects_text.claims(figures["claims"], f"Under protocol {figures['protocol']} it")
     fits = protocols["fits"]
-    yield (
-        f"{len(fits)} fits of the detector's settings were measured; nothing that the detector itself was fitted to or "
-        f"calibrated on plays a part"
-    )
     if fits:
+        number = "1 fit of them was" if len(fits) == 1 else f"{len(fits)} fits of them were"
+        yield f"The detector lends its settings alone, and {number} measured"
         used = [fit["train"] + fit["validation"] + fit["calibration"] for fit in fits]
         epochs = [count for fit in fits for count in fit["epochs"].values()]
         yield (
-            f"Each fit used {_range(used)} real images, none of them or of their near copies among those that it "
-            f"scored, and trained for {_range(epochs)} epochs"
+            f"Each fit used {_range(used)} real images, of which it scored none and no near copy, and trained for "
+            f"{_range(epochs)} epochs"
         )
     further = protocols["fit_only"]
     if further:
