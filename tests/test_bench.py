@@ -21,11 +21,13 @@ from sklearn import metrics as sk
 
 from muflow_cli.bench.data import Known, OverlapPolicy, SelectSpec, select
 from muflow_cli.bench.datasets import Dataset, Sample
+from muflow_cli.bench.differences import paired_differences
 from muflow_cli.bench.document import headline
 from muflow_cli.bench.evaluate import METRICS, evaluate
 from muflow_cli.bench.gates import check_drop, check_gates, check_names, parse_gate, read_baseline
 from muflow_cli.bench.manifest import Label
 from muflow_cli.bench.robustness import On, mixed
+from muflow_cli.bench.roc import GRID, roc_points
 from muflow_cli.bench.scores import Row, compare_scores, data_digest, read_scores, scores_csv
 from muflow_cli.errors import BadData, BadExpression, BadScores, BadTable
 from muflow_cli.images.inputs import Input
@@ -213,6 +215,42 @@ def test_another_detectors_scores_are_matched_by_path(tmp_path: Path, rows: list
     assert {row.p_value for row in found} == {row.flagged for row in found} == {None}
 
 
+def test_another_detectors_scores_are_matched_by_content_or_file_name_too(tmp_path: Path, rows: list[Row]) -> None:
+    known = [replace(row, path=f"images/{n}.jpg", sha256=f"{n:064}") for n, row in enumerate(rows)]
+    twins = [replace(row, path="other/0.jpg") for row in known[:1]]
+    path = tmp_path / "other.csv"
+    by_content = f"elsewhere.jpg,1,{known[5].sha256}"
+    path.write_text(f"path,score,sha256\n{by_content}\nC:\\case\\7.jpg,2,\nmy/0.jpg,3,\nmy/9.jpg,4,\n")
+    found = {row.path: row.score for row in compare_scores(str(path), known + twins)}
+    # Two images have the file name of the third line, so that it is neither's.
+    assert found == {"images/5.jpg": 1, "images/7.jpg": 2, "images/9.jpg": 4}
+
+
+def test_a_paired_difference_is_that_of_the_two_aucs_and_narrower_than_either(rows: list[Row]) -> None:
+    theirs = [replace(row, score=row.score + 0.01 * (len(row.path) % 3)) for row in rows]
+    found = paired_differences(rows, theirs, SPEC.bootstrap)
+    ours, others = evaluate(rows, SPEC), evaluate(theirs, SPEC)
+    for source, rankings in found.items():
+        gap, (a, b) = rankings["score"], (e.sources[source].macro["auc"] for e in (ours, others))
+        assert gap.macro.value == pytest.approx(a.value - b.value, abs=1e-12)
+        assert gap.macro.low <= gap.macro.value <= gap.macro.high
+        assert gap.macro.high - gap.macro.low < (a.high - a.low) / 2
+    same = paired_differences(rows, rows, SPEC.bootstrap)
+    assert {(f.value, f.low, f.high) for s in same.values() for d in s.values() for f in d.generators.values()} == {
+        (0.0, 0.0, 0.0)
+    }
+    assert paired_differences(rows, [row for row in rows if not row.fake], SPEC.bootstrap) == {}
+
+
+def test_roc_points_are_those_of_scikit_learn(rows: list[Row]) -> None:
+    points = roc_points(rows)
+    for source, generators in points.items():
+        for name, rankings in generators.items():
+            pair = [row for row in rows if (row.group == name if row.fake else row.source == source)]
+            fpr, tpr, _ = sk.roc_curve([row.fake for row in pair], [row.score for row in pair], drop_intermediate=False)
+            assert rankings["score"] == pytest.approx([tpr[fpr <= rate + 1e-12].max() for rate in GRID])
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -234,7 +272,7 @@ def test_a_wrong_scores_file_is_named_by_line_and_column(tmp_path: Path, text: s
 def test_scores_of_other_images_are_refused(tmp_path: Path, rows: list[Row]) -> None:
     path = tmp_path / "other.csv"
     path.write_text("path,score\nnobody.jpg,1\n")
-    with pytest.raises(BadTable, match="no path"):
+    with pytest.raises(BadTable, match="no line is that of a scored image"):
         compare_scores(str(path), rows)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from muflow_cli.bench.batches import Batches
 from muflow_cli.bench.data import OverlapPolicy, Selection
 from muflow_cli.bench.detects import make_claims
+from muflow_cli.bench.differences import Difference
 from muflow_cli.bench.evaluate import Against, EvaluateSpec, Evaluation
 from muflow_cli.bench.gates import Checked
 from muflow_cli.bench.groups import SourceGroups
@@ -32,10 +33,12 @@ from muflow_cli.bench.records import (
     Perturbed,
     Protocols,
     Robustness,
+    RocPoints,
     RuleHeadline,
     Undeclared,
 )
 from muflow_cli.bench.robustness import Condition, curves
+from muflow_cli.bench.roc import GRID, roc_points
 from muflow_cli.bench.scores import Row, data_digest
 from muflow_cli.output.encode import to_object
 from muflow_cli.records import Origin, Unreadable
@@ -45,12 +48,13 @@ from muflow_cli.specs import ContainerSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Another detector's scores of the same images."""
+    """Another detector's scores of the same images, and how far this detector differs from it."""
 
     name: str
     scored: int
     missing: int
     evaluation: Evaluation
+    differences: Mapping[str, Mapping[str, Difference]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +132,7 @@ def make_document(measured: Measured, settings: Settings, run: BenchRun) -> Benc
         ),
         protocols=measured.protocols,
         undeclared=None if measured.undeclared is None else make_undeclared(*measured.undeclared),
+        roc=RocPoints(fpr=tuple(GRID.tolist()), tpr=roc_points(measured.rows)) if measured.evaluation else None,
         nulls=measured.nulls,
         robustness=Robustness(
             conditions=tuple(
@@ -148,6 +153,7 @@ def make_document(measured: Measured, settings: Settings, run: BenchRun) -> Benc
                 missing=other.missing,
                 headline=headline(other.evaluation),
                 results=other.evaluation,
+                differences=other.differences,
             )
             for other in measured.comparisons
         ),

@@ -9,6 +9,7 @@ from typing import Literal
 from muflow_cli.bench.batches import Batches
 from muflow_cli.bench.data import OverlapPolicy
 from muflow_cli.bench.detects import Claim
+from muflow_cli.bench.differences import Difference
 from muflow_cli.bench.evaluate import Against, Evaluation
 from muflow_cli.bench.folds import Protocol
 from muflow_cli.bench.gates import Checked
@@ -190,6 +191,8 @@ class Compared:
         missing: images that it has no scores for.
         headline: of these scores.
         results: of these scores.
+        differences: real source -> "score" or "rule" -> AUC of this detector minus that of the other one, on the images
+            that both have scores for.
     """
 
     name: str
@@ -197,6 +200,7 @@ class Compared:
     missing: int
     headline: Headline
     results: Evaluation
+    differences: Mapping[str, Mapping[str, Difference]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -324,6 +328,19 @@ class Protocols:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RocPoints:
+    """ROC curves of every generator against every real source.
+
+    Attributes:
+        fpr: false-positive rates, ascending.
+        tpr: real source -> generator -> "score" or "rule" -> share of fakes caught at each of them.
+    """
+
+    fpr: tuple[float, ...]
+    tpr: Mapping[str, Mapping[str, Mapping[str, tuple[float, ...]]]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BenchDocument:
     """The whole report.
 
@@ -338,6 +355,7 @@ class BenchDocument:
         protocols: figures of the detector's settings, fitted again; None where the detector itself was measured.
         undeclared: figures without the images that declare themselves synthetic; None where there are none, or where
             no real or no fake would be left.
+        roc: curves of the clean images; None where protocols were measured.
         nulls: baseline -> real source -> AUC of detectors that see the container, the sharpness or the marks only.
         robustness: figures of perturbed images.
         comparisons: figures of other detectors.
@@ -355,6 +373,7 @@ class BenchDocument:
     results: Evaluation | None
     claims: tuple[Claim, ...]
     protocols: Protocols | None
+    roc: RocPoints | None
     undeclared: Undeclared | None
     nulls: Mapping[str, Mapping[str, NullAgainst]]
     robustness: Robustness

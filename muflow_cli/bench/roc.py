@@ -44,6 +44,29 @@ def roc_bands(rows: Sequence[Row], source: str, bootstrap: BootstrapSpec) -> dic
     return curves
 
 
+def roc_points(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, tuple[float, ...]]]]:
+    """Real source -> generator -> "score" or "rule" -> share of fakes caught at each false-positive rate of GRID.
+
+    Between two thresholds the share is that of the stricter one, so that no point promises more than a threshold gives.
+    """
+    sources: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        members, name = (groups, row.group) if row.fake else (sources, row.source)
+        members.setdefault(name, []).append(row)
+    rankings = ("score", "rule") if all(row.suspicion is not None for row in rows) else ("score",)
+    return {
+        source: {
+            name: {
+                ranking: tuple(_on_grid(rank(_ranked(reals, ranking), _ranked(fakes, ranking)).counts()).tolist())
+                for ranking in rankings
+            }
+            for name, fakes in groups.items()
+        }
+        for source, reals in sources.items()
+    }
+
+
 def _ranked(rows: Sequence[Row], ranking: str) -> list[float]:
     return [row.score if ranking == "score" else row.suspicion or 0.0 for row in rows]
 

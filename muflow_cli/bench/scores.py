@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
@@ -116,24 +117,33 @@ def read_scores(path: str) -> list[Row]:
 
 
 def compare_scores(path: str, rows: Sequence[Row]) -> list[Row]:
-    """Another detector's scores of the same images, matched by path; path and score needed.
+    """Another detector's scores of the same images; path and score needed.
 
-    Images without a line in the file are missing from the result.
+    A line is that of the image with its path; else with its SHA-256, where it has one; else with its file name, where
+    no other image has the same. Images without a line in the file are missing from the result.
 
     Raises:
         BadTable: with the line and column of the first wrong cell, or where no path matches.
     """
     # A file written here holds paths made inert; another tool's holds them as they are.
     own = {row.path: row for row in rows} | {cell(row.path): row for row in rows}
+    by_hash = {row.sha256: row for row in rows if row.sha256}
+    names = Counter(_file_name(row.path) for row in rows)
+    by_name = {_file_name(row.path): row for row in rows if names[_file_name(row.path)] == 1}
     matched: dict[str, Row] = {}
     for line, cells in read_table(path, required=("path", "score"), optional=_LABELS):
-        row = own.get(cells["path"])
+        row = own.get(cells["path"]) or by_hash.get(cells.get("sha256", ""))
+        row = row or by_name.get(_file_name(uncell(cells["path"])))
         if row is not None:
             matched[row.path] = _measured(replace(row, column_scores=()), path, line, cells)
     if not matched:
-        remedy = "write the paths as this benchmark was given them"
-        raise BadTable(path, 2, "path", "no path is one of the scored images", remedy)
+        remedy = "write paths or file names of these images, or a column sha256"
+        raise BadTable(path, 2, "path", "no line is that of a scored image", remedy)
     return [matched[row.path] for row in rows if row.path in matched]
+
+
+def _file_name(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2]
 
 
 def _measured(row: Row, path: str, line: int, cells: Mapping[str, str]) -> Row:

@@ -12,6 +12,7 @@ from muflow_cli import __version__
 from muflow_cli.bench.batches import LEARNED_AT, by_source, measure_batches
 from muflow_cli.bench.data import Known, OverlapPolicy, Selection, SelectSpec, check_kinds, known_to, select
 from muflow_cli.bench.datasets import DataArgument, Sample, read_datasets
+from muflow_cli.bench.differences import paired_differences
 from muflow_cli.bench.document import Comparison, Measured, Settings, build_document
 from muflow_cli.bench.evaluate import EvaluateSpec, Evaluation, evaluate
 from muflow_cli.bench.exhibits import Exhibit, chosen
@@ -372,5 +373,13 @@ class _Job:
             # Another detector's scores have a median of their own, which the file does not hold.
             evaluation = evaluate(theirs, replace(self.spec, centre=None))
             missing = len(rows) - len(theirs)
-            comparisons.append(Comparison(name=path.name, scored=len(theirs), missing=missing, evaluation=evaluation))
+            comparisons.append(
+                Comparison(
+                    name=path.name,
+                    scored=len(theirs),
+                    missing=missing,
+                    evaluation=evaluation,
+                    differences=paired_differences(rows, theirs, self.spec.bootstrap),
+                )
+            )
         return comparisons

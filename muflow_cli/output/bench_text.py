@@ -15,7 +15,7 @@ from rich.console import Console
 
 from muflow_cli.output import batch_text, detects_text, protocol_text
 from muflow_cli.output.aliases import ALIASES
-from muflow_cli.output.figures import figure_text, rate_text, source_figures
+from muflow_cli.output.figures import ends, figure_text, rate_text, source_figures
 from muflow_cli.output.inert import cell, escape
 from muflow_cli.output.sections import Section, markdown_sections, print_sections
 
@@ -153,6 +153,25 @@ def comparison_rows(report: Report) -> Iterator[list[str]]:
         yield [escape(other["name"]), *counts, figure_text(headline), figure_text(headline["rule"])]
 
 
+def difference_sections(report: Report) -> Iterator[Section]:
+    """For each other detector a table of paired differences: a row per generator, a column per real source."""
+    for other in report["comparisons"]:
+        for ranking in ("score", "rule"):
+            sources = {name: by[ranking] for name, by in other["differences"].items() if ranking in by}
+            if not sources:
+                continue
+            names = next(iter(sources.values()))["generators"]
+            rows = [[escape(name), *(_gap(by["generators"][name]) for by in sources.values())] for name in names]
+            rows.append(["macro", *(_gap(by["macro"]) for by in sources.values())])
+            by = "the score" if ranking == "score" else "the rule"
+            title = f"AUC by {by}, this detector minus {escape(other['name'])} on the same images"
+            yield title, ["generator", *map(escape, sources)], rows
+
+
+def _gap(figure: Mapping[str, float]) -> str:
+    return f"{figure['value']:+.3f} [{figure['low']:+.3f}, {figure['high']:+.3f}]"
+
+
 def gate_rows(report: Report) -> Iterator[list[str]]:
     """One row per gate, those that failed first."""
     for gate in sorted(report["gates"], key=lambda gate: gate["held"]):
@@ -182,6 +201,7 @@ def sections(report: Report) -> Iterator[Section]:
     if report["comparisons"]:
         headings = ["scores", "n", "missing", "worst macro AUC", "worst macro rule AUC"]
         yield "Side by side", headings, list(comparison_rows(report))
+        yield from difference_sections(report)
     yield from batch_text.sections(report)
     speed = report["run"].get("throughput")
     if speed:
@@ -233,12 +253,35 @@ def _figures(report: Report) -> Iterator[list[Any]]:
         yield from _result_figures(["detector", condition["perturbation"], condition["on"]], condition["results"])
     for other in report["comparisons"]:
         yield from _result_figures([other["name"], "", ""], other["results"])
+        yield from _difference_figures(other)
+    yield from _roc_figures(report["roc"])
     yield from batch_text.figures(report)
     for baseline, sources in report["nulls"].items():
         for source, against in sources.items():
             for name, value in against["generators"].items():
                 yield [baseline, "", "", source, "generator", name, "", "", "", "auc", value, "", ""]
             yield [baseline, "", "", source, "macro", "", "", "", "", "auc", against["macro"], "", ""]
+
+
+def _difference_figures(other: Report) -> Iterator[list[Any]]:
+    """This detector's AUC minus that of another."""
+    for source, rankings in other["differences"].items():
+        for ranking, difference in rankings.items():
+            head = [f"detector - {other['name']}", "", "", source]
+            metric = "auc difference" if ranking == "score" else f"{ranking}_auc difference"
+            for name, figure in difference["generators"].items():
+                yield [*head, "generator", name, "", "", "", metric, *ends(figure)]
+            yield [*head, "macro", "", "", "", "", metric, *ends(difference["macro"])]
+
+
+def _roc_figures(roc: Report | None) -> Iterator[list[Any]]:
+    """The points of every curve: the metric names the ranking and the false-positive rate."""
+    for source, generators in (roc["tpr"] if roc else {}).items():
+        for name, rankings in generators.items():
+            for ranking, shares in rankings.items():
+                for rate, share in zip(roc["fpr"] if roc else (), shares, strict=True):
+                    metric = f"{'' if ranking == 'score' else 'rule_'}tpr_at_fpr_{rate:g}"
+                    yield ["detector", "", "", source, "roc", name, "", "", "", metric, share, "", ""]
 
 
 def _result_figures(head: list[Any], results: Report) -> Iterator[list[Any]]:
