@@ -16,7 +16,7 @@ from torch import Tensor
 
 from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.judge import Judge
-from muflow_cli.canonical import canonical_json, to_json
+from muflow_cli.canonical import ADDED, canonical_json, to_json
 from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place
 from muflow_cli.engine.scoring import Scorer, score_stream
@@ -35,6 +35,55 @@ Pixels = Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """Sources that were left out of training together, and judged it.
+
+    Attributes:
+        sources: their names.
+        images: number of their reals that were judged.
+    """
+
+    sources: tuple[str, ...]
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """The best number of epochs of one number of steps, by reals of sources that were left out in turn.
+
+    Attributes:
+        steps: of the flow.
+        epochs: of training.
+        nll: of left-out reals, nats per dimension, mean over the rounds.
+        standard_error: of the difference between this and the best candidate's NLL, over the rounds; 0 for the best.
+        rate: share of left-out reals that held-out reals of the other sources would flag at a nominal 20 %.
+    """
+
+    steps: int
+    epochs: int
+    nll: float
+    standard_error: float
+    rate: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selected:
+    """How the length of training and the number of steps came about.
+
+    Attributes:
+        left_out: one for each round; empty without any.
+        candidates: one for each number of steps that was tried.
+        steps: chosen.
+        epochs: the limit that was chosen.
+    """
+
+    left_out: tuple[LeftOut, ...]
+    candidates: tuple[Candidate, ...]
+    steps: int
+    epochs: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BranchProvenance:
     """Where a branch comes from; NLLs are nats per dimension, means over its layers.
 
@@ -49,6 +98,8 @@ class BranchProvenance:
         best_epoch: the one whose flow the branch holds.
         train_nll: at that epoch.
         validation_nll: at that epoch.
+        stopped: why training ended, as a sentence; empty in bundles of earlier versions.
+        selected: by what length and steps were chosen; None where held-out reals of the same sources decided.
     """
 
     weights_origin: str
@@ -61,6 +112,8 @@ class BranchProvenance:
     best_epoch: int
     train_nll: float
     validation_nll: float
+    stopped: str = field(default="", metadata=ADDED)
+    selected: Selected | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -48,6 +48,18 @@ class ScoreKind(StrEnum):
     MAHALANOBIS = "mahalanobis"
 
 
+class Selection(StrEnum):
+    """What decides how long the flow trains, and how many steps it has.
+
+    `held-out` = held-out reals of the sources that are trained on; `sources` = reals of sources that are left out in
+    turn, or the prior where there is a single source; `prior` = a stated number of epochs and steps.
+    """
+
+    HELD_OUT = "held-out"
+    SOURCES = "sources"
+    PRIOR = "prior"
+
+
 class Tail(StrEnum):
     """Which side of the reals' scores is suspicious."""
 
@@ -205,6 +217,10 @@ class FlowSpec:
         clamp: bound of the affine coupling's log-scale (FrEIA's `affine_clamping`).
         matched_init: start the blocks' global scales at the ratio of the target's spread to the reals' (a start
             nearer the end; the function family is the same). False = FrEIA's own start, scale 1.
+        volume_preserving: couplings that keep the volume at every position (GIN, without global scales): the
+            log-determinant is 0, and a score cannot fall by shrinking what is common.
+        spectral_penalty: weight of the mean over the steps of the squared bound of each coupling net's Lipschitz
+            constant, which is added to the loss and keeps the flow near an affine map; 0 = none.
     """
 
     steps: int = 8
@@ -212,9 +228,12 @@ class FlowSpec:
     hidden_ratio: float = 1.0
     clamp: float = 2.0
     matched_init: bool = True
+    volume_preserving: bool = field(default=False, metadata=ADDED)
+    spectral_penalty: float = field(default=0.0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         between(self, 0, 256, "steps")
+        between(self, 0, 1e6, "spectral_penalty")
         if not 1 <= len(self.kernels) <= 256 or any(k not in range(1, 32, 2) for k in self.kernels):
             raise BadSpec("kernels", self.kernels, "odd numbers from 1 to 31")
         between(self, 0.01, 16, "hidden_ratio")
@@ -256,7 +275,16 @@ class TargetSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainSpec:
-    """How the flow is fitted. Epochs count passes over the training reals; patience counts epochs."""
+    """How the flow is fitted. Epochs count passes over the training reals; patience counts epochs.
+
+    Attributes:
+        selection: what decides when to stop; `epochs` and the flow's own steps are limits in any case.
+        selection_steps: numbers of steps that are tried when sources are left out.
+        source_minimum: images that a source needs to be left out by itself; smaller ones count as one.
+        source_folds: most rounds of leaving out; with more sources, several are left out together.
+        prior_epochs: of the prior.
+        prior_steps: of the prior.
+    """
 
     seed: int = 0
     epochs: int = 120
@@ -270,8 +298,20 @@ class TrainSpec:
     checkpoint_every: int = 10
     validation_share: float = 0.15
     calibration_share: float = 0.15
+    selection: Selection = field(default=Selection.HELD_OUT, metadata=ADDED)
+    selection_steps: tuple[int, ...] = field(default=(0, 2, 8), metadata=ADDED)
+    source_minimum: int = field(default=50, metadata=ADDED)
+    source_folds: int = field(default=4, metadata=ADDED)
+    prior_epochs: int = field(default=60, metadata=ADDED)
+    prior_steps: int = field(default=2, metadata=ADDED)
 
     def __post_init__(self) -> None:
+        if not 1 <= len(self.selection_steps) <= 16 or any(not 0 <= steps <= 256 for steps in self.selection_steps):
+            raise BadSpec("selection_steps", self.selection_steps, "1 to 16 numbers from 0 to 256")
+        between(self, 1, 1_000_000, "source_minimum")
+        between(self, 2, 100, "source_folds")
+        between(self, 0, 1e9, "prior_epochs")
+        between(self, 0, 256, "prior_steps")
         between(self, 0, 2**63 - 1, "seed")
         between(self, 0, 1e9, "epochs", "weight_decay", "plateau_patience")
         between(self, 1, 1e9, "batch_size", "stop_patience", "checkpoint_every")

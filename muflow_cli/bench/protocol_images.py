@@ -122,18 +122,18 @@ def read_images(
         if sample is not None and sample.label is Label.FAKE:
             raise BadData(f"{item.path} is given with --fit-on and holds the bytes of a fake", "give it one label")
 
+    sources = {sample.path: sample.source for sample in fit_on.samples}
+    sources |= {sample.path: sample.source for sample in samples.values()}
     further = [sample.input for sample in in_order(fit_on).samples]
     progress.stage("read real images", len(reals) + len(further))
     fit_views = replace(scan, crops_seed=scoring.detector.spec.train.seed) if template.sees_crops else scan
-    encoded = store_images([*reals, *further], fit_views, folder / "reals", progress, is_no_fake)
+    encoded = store_images([*reals, *further], fit_views, folder / "reals", progress, is_no_fake, sources)
     scanned = encoded
     if template.sees_crops:
         progress.stage("read real images again", len(reals))
         scanned = store_images(reals, scan, folder / "scanned", progress)
     progress.stage("read fakes", len(fakes))
     stored_fakes = store_images(fakes, scan, folder / "fakes", progress)
-    sources = {sample.path: sample.source for sample in fit_on.samples}
-    sources |= {sample.path: sample.source for sample in samples.values()}
     return _counted(selection, _pool(encoded, sources, samples), (encoded, scanned, stored_fakes))
 
 

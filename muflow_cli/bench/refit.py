@@ -27,12 +27,13 @@ from muflow_cli.environment import utc_now
 from muflow_cli.errors import BadCalibration
 from muflow_cli.fit.branch import BranchFit, FittedBranch, fit_branch
 from muflow_cli.fit.features import encode
+from muflow_cli.fit.sources import rounds_of
 from muflow_cli.fit.split import Split
 from muflow_cli.fit.store import Store, build_store
 from muflow_cli.fit.work import Work
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, load
-from muflow_cli.images.near import perceptual_hash
+from muflow_cli.images.near import near_duplicate_groups, perceptual_hash
 from muflow_cli.progress import NoProgress, ProgressListener
 from muflow_cli.records import Declared, Facts, Unreadable
 from muflow_cli.specs import BranchSpec, View, ViewSpec
@@ -116,6 +117,7 @@ def store_images(
     folder: Path,
     progress: ProgressListener,
     check: Callable[[Loaded], None] = lambda _: None,
+    sources: Mapping[str, str] | None = None,
 ) -> Encoded:
     """Read images once.
 
@@ -125,6 +127,7 @@ def store_images(
         folder: for what is too large for memory; made here.
         progress: told of the stages.
         check: called with every image that could be decoded.
+        sources: path of an input -> its source.
     """
     near: dict[str, int] = {}
     declared: dict[str, Declared] = {}
@@ -143,7 +146,7 @@ def store_images(
 
     folder.mkdir()
     sizes = {name: view.size for name, view in spec.views.items()}
-    store = build_store(loaded(), folder, sizes, allow_declared=True)
+    store = build_store(loaded(), folder, sizes, allow_declared=True, sources=sources)
     digests = [entry.facts.sha256 for entry in store.entries]
     return Encoded(
         store=store,
@@ -227,12 +230,20 @@ def refit(template: Template, reals: Encoded, parts: Split, folder: Path) -> Ref
 
 def _refitted_branch(template: Template, spec: BranchSpec, reals: Encoded, parts: Split, work: Work) -> FittedBranch:
     origin = template.detector.provenance.branches[spec.name]
+    left_out = rounds_of(
+        [entry.source for entry in reals.store.entries],
+        near_duplicate_groups(reals.near_hashes),
+        reals.digests,
+        [*parts.train, *parts.validation],
+        template.detector.spec.train,
+    )
     fit = BranchFit(
         spec=spec,
         train=template.detector.spec.train,
         encoder=template.encoders[spec.name],
         weights_origin=origin.weights_origin,
         weights_sha256=origin.weights_sha256,
+        folds=left_out,
         work=work.branch(spec.name, labelled=False),
         progress=NoProgress(),
         pooled=reals.pooled[spec.name],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from muflow_cli.calibration.coverage import Description, RateBounds
     from muflow_cli.calibration.features import FeatureInfo
+    from muflow_cli.detector import Selected
 
 
 def description_rows(description: Description) -> Iterator[tuple[str, str]]:
@@ -35,6 +36,21 @@ def description_rows(description: Description) -> Iterator[tuple[str, str]]:
     spans = [f"{name.replace('_', ' ')} {span[0]:.4g} to {span[1]:.4g}" for name, span in limits if span]
     formats = ", ".join(description.ranges.formats)
     yield "typical", f"{'; '.join([formats, *spans])}; a scan marks images outside these ranges as atypical"
+
+
+def selection_rows(selected: Selected | None) -> Iterator[tuple[str, str]]:
+    """What left-out sources said of each number of steps; nothing where none were left out."""
+    if selected is None or not selected.left_out:
+        return
+    rounds = "; ".join(f"{' and '.join(left.sources)} ({left.images})" for left in selected.left_out)
+    yield "  left out", f"in turn {rounds}"
+    for candidate in selected.candidates:
+        chosen = ", chosen" if candidate.steps == selected.steps else ""
+        yield (
+            "  tried",
+            f"{candidate.steps} steps, best after {candidate.epochs} epochs, NLL of left-out reals {candidate.nll:.4f}, "
+            f"flagged at a nominal 20 % {candidate.rate:.1%}{chosen}",
+        )
 
 
 def features_text(features: FeatureInfo | None) -> str:

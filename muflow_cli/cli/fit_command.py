@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from muflow_cli.cli import options
+from muflow_cli.cli.description import selection_rows
 from muflow_cli.cli.fit_spec import branch_weights, fit_spec
 from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
@@ -30,7 +31,15 @@ _VERDICT: Final = "Verdict"
 
 def fit_command(
     reals: Annotated[list[str], typer.Argument(metavar="REAL...", help="Folders, files or archives of REAL faces.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Detector bundle to write.")],
+    output: Annotated[
+        list[Path],
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Detector bundle to write; also .csv or .html for the history of the training (repeatable).",
+        ),
+    ],
     preset: Annotated[
         str,
         typer.Option(
@@ -219,9 +228,11 @@ def fit_command(
     if container is not None:
         spec = replace(spec, container=parse_container(container))
 
+    bundle, reports = _outputs(output)
     request = FitRequest(
         reals=tuple(reals),
-        output=output,
+        output=bundle,
+        reports=reports,
         spec=spec,
         weights=branch_weights(spec, encoder_weights or []),
         inputs=options.input_spec(
@@ -237,7 +248,7 @@ def fit_command(
     if as_json:
         typer.echo(json.dumps(to_json(summary)))
     encoders = {branch.name: branch.feature.encoder for branch in spec.branches}
-    for name, text in _rows(summary, encoders):
+    for name, text in _rows(summary, encoders, reports):
         console.print(f"{name:14} {text}")
 
 
@@ -252,6 +263,15 @@ def _fit(request: FitRequest, console: Console) -> FitSummary:
 
     with last_words(kept), StageProgress(console) as progress:
         return fit(request, progress)
+
+
+def _outputs(paths: Sequence[Path]) -> tuple[Path, tuple[Path, ...]]:
+    """The bundle, and the files for the history, which are known by their suffixes."""
+    reports = tuple(path for path in paths if path.suffix.lower() in (".csv", ".html"))
+    bundles = [path for path in paths if path not in reports]
+    if len(bundles) != 1:
+        raise BadSpec("-o", " ".join(map(str, paths)), "one file for the detector, and .csv or .html for the history")
+    return bundles[0], reports
 
 
 def _face_spec(min_face: int | None, detector: str | None, model: Path | None) -> FaceSpec:
@@ -278,7 +298,7 @@ def _components(text: str | None) -> int | None:
     return int(text)
 
 
-def _rows(summary: FitSummary, encoders: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _rows(summary: FitSummary, encoders: Mapping[str, str], reports: Sequence[Path]) -> Iterator[tuple[str, str]]:
     """The summary, for people; `encoders` are those of the branches by name."""
     skipped = ", ".join(f"{count} {code}" for code, count in sorted(summary.skipped.items())) or "none"
     yield (
@@ -301,9 +321,11 @@ def _rows(summary: FitSummary, encoders: Mapping[str, str]) -> Iterator[tuple[st
             f"{origin.epochs} epochs, best {origin.best_epoch}; NLL per dimension: train {origin.train_nll:.4f}, "
             f"validation {origin.validation_nll:.4f}",
         )
+        yield "  training", origin.stopped
+        yield from selection_rows(origin.selected)
     if summary.regularisation_raised:
         yield "warning", f"regularisation was raised for {', '.join(summary.regularisation_raised)}"
     yield "seconds", ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary.seconds.items())
     yield "fingerprint", summary.fingerprint
     yield "calibration", summary.calibration_fingerprint
-    yield "wrote", summary.output
+    yield "wrote", ", ".join([summary.output, *map(str, reports)])

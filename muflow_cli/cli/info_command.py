@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from muflow_cli.cli import options
-from muflow_cli.cli.description import description_rows, features_text
+from muflow_cli.cli.description import description_rows, features_text, selection_rows
 from muflow_cli.cli.startup import quick_start
 from muflow_cli.output.inert import inert
 from muflow_cli.specs import View
@@ -130,3 +130,6 @@ def _branch_rows(detector: Detector) -> Iterator[tuple[str, str]]:
             f"{branch.flow.steps} steps, {made.epochs} epochs, best {made.best_epoch}; NLL per dimension: train "
             f"{made.train_nll:.4f}, validation {made.validation_nll:.4f}",
         )
+        if made.stopped:
+            yield "  training", made.stopped
+        yield from selection_rows(made.selected)

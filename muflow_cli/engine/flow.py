@@ -6,7 +6,7 @@ Source: Yu et al. 2021, FastFlow (arXiv 2111.07677), over FrEIA 0.2's `AllInOneB
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,12 +41,14 @@ class Flow(nn.Module):
 
         super().__init__()
         self.clamp = spec.clamp
+        self.volume_preserving = spec.volume_preserving
         kernels = (spec.kernels[i % len(spec.kernels)] for i in range(spec.steps))
         self.blocks = nn.ModuleList(
             AllInOneBlock(
                 [(channels, 1, 1)],
                 subnet_constructor=_coupling_net(kernel, spec.hidden_ratio),
                 affine_clamping=spec.clamp,
+                gin_block=spec.volume_preserving,
                 global_affine_init=block_scale,
                 global_affine_type="SOFTPLUS",
             )
@@ -57,13 +59,17 @@ class Flow(nn.Module):
             block.register_buffer(
                 "permutation", block.get_parameter("w_perm").flatten(1).argmax(dim=1), persistent=False
             )
+            if spec.volume_preserving:
+                # Volume is kept at every position, not only over the map, so that each position's score is its own.
+                block.sum_dims = (1,)  # type: ignore[assignment] - nn.Module announces tensors
+                block.global_scale.requires_grad_(False)  # FrEIA does not use it in these blocks
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, C, H, W) and the log-determinant of the whole map (B,), by FrEIA's own code."""
         log_det = x.new_zeros(len(x))
         for block in self.blocks:
             (x,), block_log_det = block([x])
-            log_det = log_det + block_log_det
+            log_det = log_det + block_log_det.reshape(len(x), -1).sum(dim=1)
         return x, log_det
 
     def inverse(self, z: Tensor) -> Tensor:
@@ -91,13 +97,14 @@ def _hidden(inputs: int, ratio: float) -> int:
 
 
 def count_parameters(channels: int, spec: FlowSpec) -> int:
-    """Number of trained parameters of a flow over `channels` channels: per step two convolutions and an affine map."""
+    """Number of trained parameters of a flow over `channels` channels: per step two convolutions, scales, offsets."""
     active = channels // 2
     passive = channels - active
     hidden = _hidden(passive, spec.hidden_ratio)
     kernels = (spec.kernels[step % len(spec.kernels)] for step in range(spec.steps))
     weights = sum(hidden * (passive + 2 * active) * kernel**2 for kernel in kernels)
-    return weights + spec.steps * (hidden + 2 * active + 2 * channels)
+    affine = channels if spec.volume_preserving else 2 * channels
+    return weights + spec.steps * (hidden + 2 * active + affine)
 
 
 def build_flow(channels: int, spec: FlowSpec, seed: int, scale: float = 1.0) -> Flow:
@@ -107,7 +114,8 @@ def build_flow(channels: int, spec: FlowSpec, seed: int, scale: float = 1.0) -> 
         channels: C, at least 2.
         spec: steps, kernels, hidden ratio, clamp.
         seed: for the permutations and the coupling nets.
-        scale: factor by which the whole flow multiplies its input at the start, coupling aside; above 0.
+        scale: factor by which the whole flow multiplies its input at the start, coupling aside; above 0. A flow that
+            preserves volume ignores it.
     """
     block_scale = scale ** (1 / spec.steps) if spec.steps else 1.0
     # FrEIA draws permutations from NumPy's global generator, nn.Conv2d draws from torch's; neither accepts another.
@@ -160,6 +168,13 @@ class Step:
         hidden = torch.addmm(self.bias_in[:, None], weight_in, x.to(weight_in.dtype)).relu_()
         return torch.addmm(self.bias_out[:, None], weight_out, hidden).to(x.dtype)
 
+    def steepness(self) -> Tensor:
+        """Square of an upper bound of the coupling net's Lipschitz constant: 0 where the step is affine.
+
+        The Frobenius norm of each convolution, which bounds the spectral norm of its matrix over one position.
+        """
+        return self.weight_in.square().sum() * self.weight_out.square().sum()
+
     def to(self, device: torch.device | None, dtype: torch.dtype | None) -> Step:
         """The step on `device`, its nets in `dtype`; the affine part stays at least float32."""
         wide = None if dtype is None else torch.promote_types(dtype, torch.float32)
@@ -180,11 +195,14 @@ class Chain:
 
     Attributes:
         steps: none = the identity.
-        clamp: bound of the couplings' log-scale.
+        clamp: bound of the couplings' log-scale, before its mean is taken away.
+        volume_preserving: take the mean over channels from each position's log-scales, so that the log-determinant of
+            the couplings is 0 (GIN; Sorrenson et al. 2020).
     """
 
     steps: tuple[Step, ...]
     clamp: float
+    volume_preserving: bool = False
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, C, H, W) and log-determinants (B, H, W), nats, whose sum over positions is that of the map.
@@ -208,6 +226,8 @@ class Chain:
             net = step.net(passive) if channel else step.pointwise_net(passive)
             raw, shift = net.tensor_split(2, channel)
             log_scale = self.clamp * torch.tanh(raw)
+            if self.volume_preserving:
+                log_scale = log_scale - log_scale.mean(channel, keepdim=True)
             x = torch.cat([passive, torch.addcmul(shift, active, log_scale.exp())], channel)
             x = torch.addcmul(step.offset.to(x.dtype).view(-1, *like), x, step.scale.to(x.dtype).view(-1, *like))
             x = x.index_select(channel, step.permutation)
@@ -227,6 +247,7 @@ class PlainFlow(nn.Module):
     def __init__(self, chain: Chain) -> None:
         super().__init__()
         self.clamp = chain.clamp
+        self.volume_preserving = chain.volume_preserving
         self.steps = nn.ModuleList(_Buffers(step) for step in chain.steps)
 
     @classmethod
@@ -241,12 +262,12 @@ class PlainFlow(nn.Module):
             tensors = [torch.empty(shape, device="meta") for shape in (*shapes, (channels,), (channels,))]
             tensors.append(torch.empty(channels, dtype=torch.int64, device="meta"))
             steps.append(Step(**dict(zip(Step.__slots__, tensors, strict=True))))
-        return cls(Chain(tuple(steps), spec.clamp))
+        return cls(Chain(tuple(steps), spec.clamp, spec.volume_preserving))
 
     def chain(self) -> Chain:
         """The module's tensors as a chain."""
         steps = (Step(*(step.get_buffer(name) for name in Step.__slots__)) for step in self.steps)
-        return Chain(tuple(steps), self.clamp)
+        return Chain(tuple(steps), self.clamp, self.volume_preserving)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, C, H, W) and log-determinants (B, H, W) of x (B, C, H, W), as `Chain`."""
@@ -260,7 +281,7 @@ class PlainFlow(nn.Module):
     def with_nets(self, dtype: torch.dtype) -> PlainFlow:
         """A copy whose coupling nets compute in `dtype`; the affine part stays at least float32."""
         chain = self.chain()
-        return PlainFlow(Chain(tuple(step.to(None, dtype) for step in chain.steps), chain.clamp))
+        return PlainFlow(replace(chain, steps=tuple(step.to(None, dtype) for step in chain.steps)))
 
     def check(self) -> None:
         """ValueError if a permutation is not one, or a global scale is not positive."""
@@ -285,10 +306,10 @@ def trace(flow: Flow) -> Chain:
     """`flow` as plain tensors through which gradients reach its parameters."""
     blocks: list[AllInOneBlock] = list(flow.blocks)
     if not blocks:
-        return Chain((), flow.clamp)
+        return Chain((), flow.clamp, flow.volume_preserving)
     # The global scales of all blocks at once, which saves eight tiny operations per block and training step.
     raw = torch.stack([block.global_scale.flatten() for block in blocks])
-    scales = (NET_SCALE * F.softplus(raw, beta=0.5)).unbind()
+    scales = (torch.ones_like(raw) if flow.volume_preserving else NET_SCALE * F.softplus(raw, beta=0.5)).unbind()
     steps = []
     for block, scale in zip(blocks, scales, strict=True):
         first, _, last = block.subnet
@@ -303,11 +324,11 @@ def trace(flow: Flow) -> Chain:
                 block.permutation,
             )
         )
-    return Chain(tuple(steps), flow.clamp)
+    return Chain(tuple(steps), flow.clamp, flow.volume_preserving)
 
 
 def plain(flow: Flow) -> PlainFlow:
     """A copy of `flow` without gradients, for scoring and for a bundle."""
     live = trace(flow)
     copies = (Step(*(getattr(s, name).detach().clone() for name in Step.__slots__)) for s in live.steps)
-    return PlainFlow(Chain(tuple(copies), live.clamp))
+    return PlainFlow(replace(live, steps=tuple(copies)))

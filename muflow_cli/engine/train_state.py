@@ -18,12 +18,16 @@ class Progress:
         train_nll: nats per dimension, mean over layers, during the pass (while the weights still change).
         validation_nll: the same for the held-out features, after the pass.
         learning_rate: of the pass.
+        other_nll: the NLL of reals of a source that takes no part in training, after the pass; None without any.
+        other_rate: share of them outside the central part of the held-out reals' scores (see `training.NOMINAL`).
     """
 
     epoch: int
     train_nll: float
     validation_nll: float
     learning_rate: float
+    other_nll: float | None = None
+    other_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -25,10 +25,12 @@ from muflow_cli.engine.train_state import Progress, TrainHooks, TrainState
 from muflow_cli.errors import NotFinite, TooFewImages
 from muflow_cli.specs import FlowSpec, TrainSpec
 
-__all__ = ["Progress", "TrainHooks", "TrainState", "Trained", "train"]
+__all__ = ["Progress", "TrainHooks", "TrainState", "Trained", "outside_rate", "train"]
 
 STATISTICS_CHUNK: Final = 1024
 _Each = Callable[[Callable[[int], Tensor], Iterable[int]], Iterable[Tensor]]
+# Of the rate at which reals of other sources lie outside the held-out reals' scores; ten held-out reals reach it.
+NOMINAL: Final = 0.2
 PLATEAU_COUNTS: Final = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
@@ -52,10 +54,12 @@ def train(
     train: TrainSpec,
     *,
     hooks: TrainHooks,
+    others: Sequence[Tensor] | None = None,
 ) -> Trained:
     """Fit one flow per layer to single reals under the layer's target.
 
-    The loss is the mean over layers of NLL / D. The result is the flow of the epoch with the lowest loss on the
+    The loss is the mean over layers of NLL / D, and the flow's penalty where it has one; every reported loss is without
+    the penalty. The result is the flow of the epoch with the lowest loss on the
     held-out reals, epoch 0 (before training) included. The same input ends in the same flows, resumed or not.
 
     Args:
@@ -66,6 +70,8 @@ def train(
         flow: the flow of every layer; 0 steps leave nothing to train.
         train: seed, epochs, batches, learning rate and patience.
         hooks: progress, checkpoints, resumption.
+        others: features of reals of sources that are not trained on. Their NLL and rate enter the history, and their
+            NLL in place of that of the held-out reals decides which epoch is best and when to stop.
 
     Raises:
         NotFinite: if a likelihood is not finite; epoch and layer are named.
@@ -77,7 +83,7 @@ def train(
         if not len(features[0]):
             raise TooFewImages(purpose, 0, 1, "one per batch")
     with _lanes(flow, targets) as each:
-        run = _Run(train_features, validation_features, targets, flow, train, each)
+        run = _Run(train_features, validation_features, targets, flow, train, each, others)
         if hooks.resume is None:
             hooks.on_epoch(run.before())
         else:
@@ -112,12 +118,14 @@ class _Run:
         flow: FlowSpec,
         train: TrainSpec,
         each: _Each,
+        others: Sequence[Tensor] | None,
     ) -> None:
         self.each = each
-        self.train_features, self.validation_features = train_features, validation_features
+        self.train_features, self.validation_features, self.others = train_features, validation_features, others
         self.targets = [copy.deepcopy(target).float() for target in targets]
         self.spec = train
         self.trainable = flow.steps > 0
+        self.spectral_penalty = flow.spectral_penalty
         self.flows = [
             build_flow(
                 features.shape[1],
@@ -154,9 +162,8 @@ class _Run:
 
     def before(self) -> Progress:
         """Epoch 0: both losses before training."""
-        trained, validation = self.evaluate(self.train_features, 0), self.evaluate(self.validation_features, 0)
-        self.history.append(Progress(0, trained, validation, self.spec.learning_rate))
-        return self.history[0]
+        trained = _mean(self.losses(self.train_features), len(self.train_features[0]), 0)
+        return self.record(0, trained, self.spec.learning_rate)
 
     def goes_on(self) -> bool:
         """Whether to train another epoch."""
@@ -173,12 +180,23 @@ class _Run:
         batches = [rows.sort().values for rows in order.tensor_split(math.ceil(count / self.spec.batch_size))]
         losses = [self.step(rows) * len(rows) for rows in batches]
         trained = _mean(torch.stack(losses), count, epoch)
-        validation = self.evaluate(self.validation_features, epoch)
-        if validation < self.history[self.best_epoch].validation_nll:
+        progress = self.record(epoch, trained, rate)
+        if _watched(progress) < _watched(self.history[self.best_epoch]):
             self.best, self.best_epoch = self.parameters(), epoch
-        self.plateau.step(validation)
-        self.history.append(Progress(epoch, trained, validation, rate))
-        return self.history[-1]
+        self.plateau.step(progress.validation_nll)
+        return progress
+
+    def record(self, epoch: int, trained: float, rate: float) -> Progress:
+        """Measure the current flows on the reals that they are not trained on, and add the epoch to the history."""
+        held_out = self.losses(self.validation_features)
+        progress = Progress(epoch, trained, _mean(held_out, len(held_out), epoch), rate)
+        if self.others is not None:
+            others = self.losses(self.others)
+            other_nll = _mean(others, len(others), epoch)
+            outside = outside_rate(others.mean(dim=1), held_out.mean(dim=1))
+            progress = replace(progress, other_nll=other_nll, other_rate=outside)
+        self.history.append(progress)
+        return progress
 
     def step(self, rows: Tensor) -> Tensor:
         """One update of every flow; (S,) losses, left on the device so that nothing waits for them."""
@@ -194,26 +212,30 @@ class _Run:
         """
         flow, target = self.flows[layer], self.targets[layer]
         x = _batch(self.train_features[layer][rows], target)
-        loss = nll(trace(flow), target, x).mean() / x.shape[1]
-        (loss / len(self.flows)).backward()
+        live = trace(flow)
+        loss = nll(live, target, x).mean() / x.shape[1]
+        objective = loss
+        if self.spectral_penalty:
+            steepness = torch.stack([step.steepness() for step in live.steps])
+            objective = loss + self.spectral_penalty * steepness.mean()
+        (objective / len(self.flows)).backward()
         # Each flow is clipped by itself: a steep layer must not slow the others down.
         clip_grad_norm_(flow.parameters(), self.spec.clip_norm)
         return loss.detach()
 
-    def evaluate(self, features: Sequence[Tensor], epoch: int) -> float:
-        """Loss of the current flows."""
-        losses = list(self.each(partial(self.loss, features), range(len(self.flows))))
-        return _mean(torch.stack(losses)[None], len(features[0]), epoch)
+    def losses(self, features: Sequence[Tensor]) -> Tensor:
+        """(n, S) losses of images under the current flows, float64."""
+        return torch.stack(list(self.each(partial(self.loss, features), range(len(self.flows)))), dim=1)
 
     @torch.no_grad()
     def loss(self, features: Sequence[Tensor], layer: int) -> Tensor:
-        """Sum over images of one flow's loss."""
+        """(n,) losses of images under one flow."""
         flow, target = plain(self.flows[layer]), self.targets[layer]
         parts = [
-            nll(flow, target, _batch(chunk, target)).double().sum() / chunk[0].numel()
+            nll(flow, target, _batch(chunk, target)).double().sum(dim=(1, 2)) / chunk[0].numel()
             for chunk in features[layer].split(self.spec.batch_size)
         ]
-        return torch.stack(parts).sum()
+        return torch.cat(parts)
 
     def state(self) -> TrainState:
         """The content of a checkpoint."""
@@ -277,12 +299,29 @@ def _root_mean_variance(features: Tensor) -> float:
     return math.sqrt(variance) if variance > 0 else 1.0
 
 
+def _watched(progress: Progress) -> float:
+    """The loss that decides which epoch is best."""
+    return progress.validation_nll if progress.other_nll is None else progress.other_nll
+
+
+def outside_rate(scores: Tensor, reals: Tensor) -> float:
+    """Share of `scores` (n,) whose two-sided conformal p-value among `reals` (m,) is at most NOMINAL.
+
+    It is about NOMINAL for scores that are distributed as the reals'.
+    """
+    ordered = reals.sort().values.contiguous()
+    below = torch.searchsorted(ordered, scores.contiguous(), right=True)
+    above = len(reals) - torch.searchsorted(ordered, scores.contiguous(), right=False)
+    p_values = 2 * (torch.minimum(below, above) + 1) / (len(reals) + 1)
+    return float((p_values <= NOMINAL).double().mean())
+
+
 def _batch(features: Tensor, target: Mixture) -> Tensor:
     return features.to(target.means.device, torch.float32)
 
 
 def _mean(sums: Tensor, count: int, epoch: int) -> float:
-    """Loss of a pass: `sums` (batches, S), averaged over its `count` images and over layers.
+    """Loss of a pass: `sums` over batches or images (n, S), averaged over its `count` images and over layers.
 
     A pass waits for the device only here, so a NaN or infinite loss is noticed here.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,21 +17,34 @@ from muflow_cli.engine.projection import Projection, fit_projection
 from muflow_cli.engine.train_state import Progress, TrainHooks
 from muflow_cli.engine.training import Trained, train
 from muflow_cli.fit.features import chunks, encode, project, take
+from muflow_cli.fit.selection import Chosen, Round, Rounds, select, why_stopped
+from muflow_cli.fit.sources import Fold
 from muflow_cli.fit.split import Split
 from muflow_cli.fit.store import Store
 from muflow_cli.fit.targets import Averaging, Targets, mu_targets, normal_targets
 from muflow_cli.fit.work import Work
+from muflow_cli.output.history import Epoch
 from muflow_cli.progress import ProgressListener
 from muflow_cli.specs import BranchSpec, TargetKind, TrainSpec
 
 
 @dataclass(frozen=True, slots=True)
 class FittedBranch:
-    """A branch, its provenance, and the columns whose regularisation had to be raised."""
+    """A branch, its provenance, and how it was trained.
+
+    Attributes:
+        branch: fitted.
+        provenance: where it comes from.
+        raised: columns whose regularisation had to be raised.
+        rounds: of leaving sources out; empty without any.
+        history: of the training of the flow that the branch holds.
+    """
 
     branch: Branch
     provenance: BranchProvenance
     raised: tuple[str, ...]
+    rounds: tuple[Round, ...]
+    history: tuple[Progress, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +57,7 @@ class BranchFit:
         encoder: on its device.
         weights_origin: as BranchProvenance has it.
         weights_sha256: likewise.
+        folds: sources to leave out, one fold after the other.
         work: the branch's folder.
         progress: told of the stages.
         pooled: per layer the pooled maps (n, C, g, g) of all views in the store, where several fits share them; None =
@@ -55,13 +69,14 @@ class BranchFit:
     encoder: PlacedEncoder
     weights_origin: str
     weights_sha256: str
+    folds: Sequence[Fold]
     work: Work
     progress: ProgressListener
     pooled: Sequence[NDArray[np.generic]] | None = None
 
 
 def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
-    """Fit projection, target and flow of every layer to the training reals; held-out reals decide when to stop."""
+    """Fit projection, target and flow of every layer to the training reals; `fit.train` says what ends the training."""
     spec, work = fit.spec, fit.work
     train_rows, held_out_rows = store.rows(spec.name, parts.train), store.rows(spec.name, parts.validation)
     rows = train_rows + held_out_rows
@@ -70,6 +85,19 @@ def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
     else:
         pooled = [take(map_, rows, work.file(f"pooled.{index}")) for index, map_ in enumerate(fit.pooled)]
     trained_on = len(train_rows)
+    chosen = select(
+        Rounds(
+            branch=spec,
+            train=fit.train,
+            store=store,
+            parts=parts,
+            folds=fit.folds,
+            encoder=fit.encoder,
+            pooled=pooled,
+            work=work,
+            progress=fit.progress,
+        )
+    )
     fit.progress.stage(work.stage("statistics"), len(pooled))
     projections = [fit_projection(chunks(map_[:trained_on]), spec.feature) for map_ in pooled]
     features = [
@@ -77,12 +105,12 @@ def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
         for index, (map_, projection) in enumerate(zip(pooled, projections, strict=True))
     ]
     targets = _targets(fit, store, parts, projections)
-    trained = _train(fit, [f[:trained_on] for f in features], [f[trained_on:] for f in features], targets)
+    trained = _train(fit, chosen, [f[:trained_on] for f in features], [f[trained_on:] for f in features], targets)
     heads = [
         Head(projection, flow.cpu(), mixture, spec.target.score_kind)
         for projection, flow, mixture in zip(projections, trained.flows, targets.mixtures, strict=True)
     ]
-    branch = Branch(spec, fit.encoder.encoder, heads).requires_grad_(False)
+    branch = Branch(chosen.branch, fit.encoder.encoder, heads).requires_grad_(False)
     provenance = BranchProvenance(
         weights_origin=fit.weights_origin,
         weights_sha256=fit.weights_sha256,
@@ -94,9 +122,11 @@ def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
         best_epoch=trained.best_epoch,
         train_nll=trained.train_nll,
         validation_nll=trained.validation_nll,
+        stopped=why_stopped(fit.train, chosen, trained.epochs),
+        selected=chosen.selected,
     )
     raised = (column for column, fitted in zip(branch.columns, targets.fits, strict=True) if fitted.raised)
-    return FittedBranch(branch, provenance, tuple(raised))
+    return FittedBranch(branch, provenance, tuple(raised), chosen.rounds, trained.history)
 
 
 def _targets(fit: BranchFit, store: Store, parts: Split, projections: Sequence[Projection]) -> Targets:
@@ -112,13 +142,32 @@ def _targets(fit: BranchFit, store: Store, parts: Split, projections: Sequence[P
     return mu_targets(averaging, fit.encoder, projections, fit.progress)
 
 
-def _train(fit: BranchFit, features: list[Tensor], held_out: list[Tensor], targets: Targets) -> Trained:
+def _train(fit: BranchFit, chosen: Chosen, features: list[Tensor], held_out: list[Tensor], targets: Targets) -> Trained:
     """The trained flows, continued from the last checkpoint if there is one."""
-    fit.progress.stage(fit.work.stage("train"), fit.train.epochs)
+    fit.progress.stage(fit.work.stage("train"), chosen.train.epochs)
 
     def on_epoch(_progress: Progress) -> None:
         fit.progress.advance()
 
     hooks = TrainHooks(on_epoch=on_epoch, save=fit.work.save_checkpoint, resume=fit.work.load_checkpoint())
     mixtures = [copy.deepcopy(mixture).to(fit.encoder.placement.device) for mixture in targets.mixtures]
-    return train(features, held_out, mixtures, fit.spec.flow, fit.train, hooks=hooks)
+    return train(features, held_out, mixtures, chosen.branch.flow, chosen.train, hooks=hooks)
+
+
+def branch_history(name: str, fitted: FittedBranch) -> Iterator[Epoch]:
+    """Every epoch of the rounds of leaving out, then of the final training."""
+    final = Round((), fitted.branch.spec.flow.steps, fitted.history)
+    for stage, one in [*(("select", one) for one in fitted.rounds), ("train", final)]:
+        for epoch in one.history:
+            yield Epoch(
+                branch=name,
+                stage=stage,
+                left_out="+".join(one.left_out),
+                steps=one.steps,
+                epoch=epoch.epoch,
+                learning_rate=epoch.learning_rate,
+                train_nll=epoch.train_nll,
+                validation_nll=epoch.validation_nll,
+                left_out_nll=epoch.other_nll,
+                left_out_rate=epoch.other_rate,
+            )

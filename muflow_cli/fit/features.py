@@ -23,7 +23,7 @@ from muflow_cli.engine.projection import Projection
 from muflow_cli.fit.parts import Part
 from muflow_cli.fit.work import Work
 from muflow_cli.progress import ProgressListener
-from muflow_cli.specs import BranchSpec, DetectorSpec, FeatureSpec, Normalisation, View
+from muflow_cli.specs import BranchSpec, DetectorSpec, FeatureSpec, Normalisation, Selection, TrainSpec, View
 
 _CHUNK = 256
 _VIEWS = 64
@@ -48,31 +48,31 @@ def cache_dtype(feature: FeatureSpec) -> np.dtype[np.generic]:
 def work_bytes(spec: DetectorSpec, images: int) -> int:
     """Largest size of the work folder of a fit to `images` images and of the bundle beside it."""
     return images * (_INDEX_ENTRY + _BUNDLE_ROW) + sum(
-        _branch_bytes(branch, images, spec.train.calibration_share) for branch in spec.branches
+        _branch_bytes(branch, images, spec.train) for branch in spec.branches
     )
 
 
-def _branch_bytes(branch: BranchSpec, images: int, calibration_share: float) -> int:
+def _branch_bytes(branch: BranchSpec, images: int, train: TrainSpec) -> int:
     """Largest size of one branch's files.
 
-    These are the views of all images; the pooled maps and the flow's input vectors of images that do not calibrate;
-    the training checkpoint, which exists twice while a new one replaces the old; and the branch in the bundle, with the
-    channel statistics of the images that calibrate.
+    These are the views of all images; the pooled maps and the flow's input vectors of images that do not calibrate, and
+    where sources are left out the vectors of one such round; the training checkpoint, which exists twice while a new
+    one replaces the old; and the branch in the bundle, with the channel statistics of the images that calibrate.
     """
     feature, view = branch.feature, branch.view
     views = images * (view.fit_count if view.kind is View.CROPS else 1)
     shapes = map_shapes(feature, view.size)
     numbers = sum(c * h * w for c, h, w in shapes)
-    if not _sees_maps(feature):
-        numbers += sum(min(feature.dimensions or c, c) * h * w for c, h, w in shapes)
-    encoded = math.ceil(views * (1 - calibration_share))
+    inputs = sum(min(feature.dimensions or c, c) * h * w for c, h, w in shapes)
+    numbers += inputs * (int(not _sees_maps(feature)) + int(train.selection is Selection.SOURCES))
+    encoded = math.ceil(views * (1 - train.calibration_share))
     vectors = encoded * numbers * cache_dtype(feature).itemsize
     trained = sum(count_parameters(min(feature.dimensions or c, c), branch.flow) for c, _, _ in shapes)
     checkpoint = 2 * 4 * 4 * trained  # float32: the flows now, at their best, and two moments of each parameter
     components = [branch.target.components or max(BIC_COMPONENTS)] * len(shapes)
     empty = Branch.empty(branch, components)
     fitted: int = sum(t.numel() * t.itemsize for t in empty.state_dict().values())
-    compared = math.ceil(images * calibration_share) * 2 * empty.feature_count
+    compared = math.ceil(images * train.calibration_share) * 2 * empty.feature_count
     return views * view.size**2 * 3 + vectors + checkpoint + fitted + compared
 
 
@@ -119,10 +119,11 @@ def view_chunks(views: NDArray[np.uint8], rows: Sequence[int]) -> Iterator[Tenso
         yield torch.from_numpy(views[list(rows[start : start + _VIEWS])]).permute(0, 3, 1, 2)
 
 
-def chunks(pooled: NDArray[np.generic]) -> Iterator[Tensor]:
-    """The maps in float32, a few at a time."""
-    for start in range(0, len(pooled), _CHUNK):
-        yield torch.from_numpy(np.array(pooled[start : start + _CHUNK], dtype=np.float32))
+def chunks(pooled: NDArray[np.generic], rows: Sequence[int] | None = None) -> Iterator[Tensor]:
+    """The maps, or those at `rows`, in float32, a few at a time."""
+    for start in range(0, len(pooled) if rows is None else len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        yield torch.from_numpy(np.array(pooled[part] if rows is None else pooled[list(rows[part])], dtype=np.float32))
 
 
 def _sees_maps(feature: FeatureSpec) -> bool:
@@ -130,13 +131,22 @@ def _sees_maps(feature: FeatureSpec) -> bool:
     return feature.normalisation is Normalisation.LAYERNORM and feature.dimensions == 0
 
 
-def project(pooled: NDArray[np.generic], projection: Projection, feature: FeatureSpec, path: Path) -> Tensor:
-    """(n, D, g, g) vectors of pooled maps, memory-mapped at `path`; the maps themselves without a projection."""
-    if _sees_maps(feature):
+def project(
+    pooled: NDArray[np.generic],
+    projection: Projection,
+    feature: FeatureSpec,
+    path: Path,
+    rows: Sequence[int] | None = None,
+) -> Tensor:
+    """(n, D, g, g) vectors of pooled maps, or of those at `rows`, memory-mapped at `path`.
+
+    Without a projection all vectors are the maps themselves, and nothing is written.
+    """
+    if rows is None and _sees_maps(feature):
         return torch.from_numpy(pooled)
-    shape = (len(pooled), projection.dimensions, *pooled.shape[2:])
+    shape = (len(pooled) if rows is None else len(rows), projection.dimensions, *pooled.shape[2:])
     # On one core, because the last digits of a product depend on how many cores share it.
     with closing(Part(path, math.prod(shape) * pooled.dtype.itemsize)) as part, one_thread():
-        for chunk in chunks(pooled):
+        for chunk in chunks(pooled, rows):
             part.write(projection(chunk).numpy().astype(pooled.dtype, copy=False))
     return torch.from_numpy(np.memmap(path, pooled.dtype, "c", shape=shape))

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Entry:
         near_hash: perceptual hash of its first view.
         first: branch -> row of its first view in the branch's file.
         views: branch -> number of its views.
+        source: where it comes from; the first by name where several sources hold the same bytes.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Entry:
     near_hash: int
     first: dict[str, int]
     views: dict[str, int]
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,12 @@ class Store:
 
 
 def build_store(
-    loaded: Iterable[Loaded | Unreadable], folder: Path, sizes: Mapping[str, int], *, allow_declared: bool = False
+    loaded: Iterable[Loaded | Unreadable],
+    folder: Path,
+    sizes: Mapping[str, int],
+    *,
+    allow_declared: bool = False,
+    sources: Mapping[str, str] | None = None,
 ) -> Store:
     """Write the images of `loaded` to `folder`; identical bytes are stored once, unreadable inputs are counted.
 
@@ -91,6 +98,7 @@ def build_store(
         folder: exists.
         sizes: branch -> side of its views, pixels.
         allow_declared: also store images that declare themselves synthetic.
+        sources: path of an input -> its source.
 
     Raises:
         CannotWrite: if the disk is full or the folder cannot be written.
@@ -99,7 +107,8 @@ def build_store(
     skipped: Counter[str] = Counter()
     declared: list[str] = []
     rows = dict.fromkeys(sizes, 0)
-    known: set[str] = set()
+    known: dict[str, int] = {}
+    source_of = sources or {}
     with ExitStack() as stack:
         files = {name: stack.enter_context(closing(Part(_views_path(folder, name)))) for name in sizes}
         for item in loaded:
@@ -107,13 +116,17 @@ def build_store(
                 skipped[item.code] += 1
             elif item.facts.sha256 in known:
                 skipped["duplicate"] += 1
+                first = entries[known[item.facts.sha256]]
+                source = min(first.source, source_of.get(item.path, first.source))
+                entries[known[item.facts.sha256]] = replace(first, source=source)
             elif item.declared.origin is Origin.SYNTHETIC and not allow_declared:
                 skipped["declared_synthetic"] += 1
                 declared.append(item.path)
             else:
-                known.add(item.facts.sha256)
+                known[item.facts.sha256] = len(entries)
                 counts = {name: len(views) for name, views in item.views.items()}
-                entries.append(Entry(item.path, item.facts, near_hash(item.views), dict(rows), counts))
+                source = source_of.get(item.path, "")
+                entries.append(Entry(item.path, item.facts, near_hash(item.views), dict(rows), counts, source))
                 for name, views in item.views.items():
                     files[name].write(views)
                     rows[name] += len(views)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from muflow_cli.bundle import save
 from muflow_cli.calibration.calibration import Calibration, source_digest
@@ -27,14 +28,17 @@ from muflow_cli.engine.scoring import Extras, ScoredUnit, Scorer, score_stream
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
 from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo
-from muflow_cli.fit.branch import BranchFit, FittedBranch, fit_branch
+from muflow_cli.files import write_whole
+from muflow_cli.fit.branch import BranchFit, FittedBranch, branch_history, fit_branch
 from muflow_cli.fit.features import work_bytes
+from muflow_cli.fit.sources import Fold, rounds_of, short_names, sources_of
 from muflow_cli.fit.split import Split, deal
 from muflow_cli.fit.store import Store, build_store, has_store, open_store
 from muflow_cli.fit.work import Work, open_work
-from muflow_cli.images.find import find
+from muflow_cli.images.find import find_each
 from muflow_cli.images.loader import Loaded, LoadSpec, face_search, load
 from muflow_cli.images.near import near_duplicate_groups, packed
+from muflow_cli.output.history import HISTORY_WRITERS, History, history_suffix
 from muflow_cli.presets import LIGHT
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
@@ -51,6 +55,7 @@ class FitRequest:
     Attributes:
         reals: files, folders, globs, archives of real face images.
         output: the bundle to write.
+        reports: files for the history of the training; the suffix says which, .csv or .html.
         spec: the detector to fit.
         weights: branch name -> local weights of its encoder; its library's download for the others.
         inputs: which files are read.
@@ -62,6 +67,7 @@ class FitRequest:
 
     reals: tuple[str, ...]
     output: Path
+    reports: tuple[Path, ...] = ()
     spec: DetectorSpec = LIGHT
     weights: Mapping[str, Path] = field(default_factory=dict)
     inputs: InputSpec = field(default_factory=InputSpec)
@@ -102,7 +108,9 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
     """
     timer = StageTimer(progress or NoProgress())
     replaced = request.force or request.resume
-    with claimed([request.output], force=replaced, inputs=[*request.reals, *request.weights.values()]):
+    outputs = [request.output, *request.reports]
+    with claimed(outputs, force=replaced, inputs=[*request.reals, *request.weights.values()]):
+        writers = {path: HISTORY_WRITERS[history_suffix(path)] for path in request.reports}
         rule_class(request.spec.rule.method).check(request.spec.rule)
         weights = _weights(request)
         placement = place(request.runtime)
@@ -115,10 +123,14 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
             "weights": {name: weight.sha256 for name, weight in weights.items()},
             "placement": [str(placement.device), placement.precision.value],
             "versions": _versions(request.spec),
+            "store": "with sources",
         }
         with open_work(request.output, key, resume=request.resume, force=request.force) as work:
             try:
-                return _Fit(request, placement, weights, work, timer).run()
+                summary, history = _Fit(request, placement, weights, work, timer).run()
+                for path, write in writers.items():
+                    write_whole(path, write(history), force=replaced)
+                return summary
             except KeyboardInterrupt:
                 timer.note(f"the finished work is kept in {work.folder}; continue with --resume")
                 raise
@@ -155,16 +167,24 @@ class _Fit:
         self.request, self.spec, self.placement = request, request.spec, placement
         self.weights, self.work, self.timer = weights, work, timer
 
-    def run(self) -> FitSummary:
+    def run(self) -> tuple[FitSummary, History]:
         """All stages, in order."""
         store = self.read()
-        parts, near_duplicates = self.deal(store)
-        fitted = {branch.name: self.branch(branch.name, store, parts) for branch in self.spec.branches}
+        parts, groups = self.deal(store)
+        names = short_names({entry.source for entry in store.entries})
+        left_out = rounds_of(
+            [names[entry.source] for entry in store.entries],
+            groups,
+            [entry.facts.sha256 for entry in store.entries],
+            [*parts.train, *parts.validation],
+            self.spec.train,
+        )
+        fitted = {branch.name: self.branch(branch.name, store, parts, left_out) for branch in self.spec.branches}
         detector = self.detector(store, parts, fitted)
         self.timer.stage("write", None)
         save(detector, self.request.output, force=self.request.force or self.request.resume)
         self.timer.close()
-        return FitSummary(
+        summary = FitSummary(
             output=str(self.request.output),
             used=len(store.entries),
             skipped=store.skipped,
@@ -172,13 +192,22 @@ class _Fit:
             train=len(parts.train),
             validation=len(parts.validation),
             calibration=len(parts.calibration),
-            near_duplicates=near_duplicates,
+            near_duplicates=len(groups) - len(set(groups.tolist())),
             provenance=detector.provenance,
             columns=detector.columns,
             regularisation_raised=tuple(column for branch in fitted.values() for column in branch.raised),
             seconds=dict(self.timer.seconds),
             fingerprint=detector.fingerprint,
             calibration_fingerprint=detector.calibration.fingerprint(),
+        )
+        return summary, self.history(fitted)
+
+    def history(self, fitted: Mapping[str, FittedBranch]) -> History:
+        """Every epoch of every branch."""
+        return History(
+            title=self.request.output.name,
+            reasons={name: branch.provenance.stopped for name, branch in fitted.items()},
+            epochs=[epoch for name, branch in fitted.items() for epoch in branch_history(name, branch)],
         )
 
     def read(self) -> Store:
@@ -195,8 +224,9 @@ class _Fit:
             container=self.spec.container,
             faces=face_search(self.spec.faces, self.request.inputs),
         )
-        inputs = list(find(self.request.reals, self.request.inputs))
-        guard = InputGuard([self.request.output])
+        found = list(find_each(self.request.reals, self.request.inputs))
+        inputs = [item for _, item in found]
+        guard = InputGuard([self.request.output, *self.request.reports])
         for item in inputs:
             guard.check(item.path)
         self.check_room(sum(not isinstance(item, Unreadable) for item in inputs))
@@ -207,7 +237,13 @@ class _Fit:
                 yield item
 
         sizes = {branch.name: branch.view.size for branch in self.spec.branches}
-        return build_store(counted(), self.work.folder, sizes, allow_declared=self.request.allow_declared)
+        return build_store(
+            counted(),
+            self.work.folder,
+            sizes,
+            allow_declared=self.request.allow_declared,
+            sources=sources_of(found),
+        )
 
     def check_room(self, files: int) -> None:
         """State the size of the work folder, if there is anything to read; CannotWrite if the disk has less space."""
@@ -219,8 +255,8 @@ class _Fit:
             raise CannotWrite(str(self.work.folder), f"{takes}, but only {free / 2**20:.0f} MiB are free")
         self.timer.note(f"{takes}; {free / 2**20:.0f} MiB are free")
 
-    def deal(self, store: Store) -> tuple[Split, int]:
-        """The split and the number of near duplicates kept together; refused if there are too few images."""
+    def deal(self, store: Store) -> tuple[Split, NDArray[np.int64]]:
+        """The split and the group of each image, near copies together; refused if there are too few images."""
         self.timer.stage("split", None)
         if not store.entries:
             reasons = ", ".join(f"{n} {code}" for code, n in sorted(store.skipped.items()))
@@ -230,9 +266,9 @@ class _Fit:
             )
         groups = near_duplicate_groups([entry.near_hash for entry in store.entries])
         parts = deal([entry.facts.sha256 for entry in store.entries], groups, self.spec)
-        return parts, len(groups) - len(set(groups.tolist()))
+        return parts, groups
 
-    def branch(self, name: str, store: Store, parts: Split) -> FittedBranch:
+    def branch(self, name: str, store: Store, parts: Split, left_out: tuple[Fold, ...]) -> FittedBranch:
         """Fit one branch."""
         spec, weights = next(branch for branch in self.spec.branches if branch.name == name), self.weights[name]
         fit = BranchFit(
@@ -241,6 +277,7 @@ class _Fit:
             encoder=PlacedEncoder(Encoder.load(spec.feature, weights.tensors), self.placement),
             weights_origin=weights.origin,
             weights_sha256=weights.sha256,
+            folds=left_out,
             work=self.work.branch(name, labelled=len(self.spec.branches) > 1),
             progress=self.timer,
         )
@@ -265,7 +302,7 @@ class _Fit:
             branches={name: part.provenance for name, part in fitted.items()},
         )
         return Detector(
-            spec=self.spec,
+            spec=replace(self.spec, branches=tuple(branch.spec for branch in branches.values())),
             branches=branches,
             provenance=provenance,
             fitted_on=hashes.copy(),

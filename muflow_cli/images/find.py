@@ -25,11 +25,17 @@ def find(arguments: Iterable[str], spec: InputSpec) -> Iterator[Input | Unreadab
     a folder are followed only with `follow_links`, and then each folder is entered once. A path that comes up twice is
     listed once, the first time. An input that does not exist or cannot be read becomes a record.
     """
+    for _, item in find_each(arguments, spec):
+        yield item
+
+
+def find_each(arguments: Iterable[str], spec: InputSpec) -> Iterator[tuple[str, Input | Unreadable]]:
+    """As `find`, each input with the argument that led to it."""
     finder = _Finder(spec)
     for argument in arguments:
         group = argument.group if isinstance(argument, ListedPath) else ""
         for item in finder.inputs(argument):
-            yield replace(item, group=group) if group and isinstance(item, Input) else item
+            yield argument, replace(item, group=group) if group and isinstance(item, Input) else item
 
 
 @dataclass(slots=True)

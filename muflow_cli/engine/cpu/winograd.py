@@ -166,8 +166,10 @@ class WinogradFlow(nn.Module):
 
     @staticmethod
     def can(flow: PlainFlow) -> bool:
-        """Whether the largest kernel is 3 x 3 and the others are 1 x 1."""
-        return flow.reach == 3 and all(step.kernel in (1, 3) for step in flow.chain().steps)
+        """Whether the largest kernel is 3 x 3, the others are 1 x 1, and the flow is free to change volume."""
+        return (
+            flow.reach == 3 and not flow.volume_preserving and all(step.kernel in (1, 3) for step in flow.chain().steps)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (B, C, H, W) and log-determinants (B, H, W), nats, of x (B, C, H, W), float32."""
