@@ -49,21 +49,22 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """The best number of epochs of one number of steps, by reals of sources that were left out in turn.
+    """A number of steps, and the epochs that it would have had, by reals of sources that were left out in turn.
 
     Attributes:
         steps: of the flow.
         epochs: of training.
+        rate: share of left-out reals that held-out reals of the other sources would flag at a nominal 20 %, mean over
+            the rounds.
+        standard_error: of the difference to the least rate of all, over the rounds.
         nll: of left-out reals, nats per dimension, mean over the rounds.
-        standard_error: of the difference between this and the best candidate's NLL, over the rounds; 0 for the best.
-        rate: share of left-out reals that held-out reals of the other sources would flag at a nominal 20 %.
     """
 
     steps: int
     epochs: int
-    nll: float
-    standard_error: float
     rate: float
+    standard_error: float
+    nll: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

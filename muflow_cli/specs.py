@@ -280,7 +280,8 @@ class TrainSpec:
     Attributes:
         selection: what decides when to stop; `epochs` and the flow's own steps are limits in any case.
         selection_steps: numbers of steps that are tried when sources are left out.
-        source_minimum: images that a source needs to be left out by itself; smaller ones count as one.
+        source_minimum: images, short of those that calibrate, that a source needs to be left out by itself; smaller
+            sources count as one.
         source_folds: most rounds of leaving out; with more sources, several are left out together.
         prior_epochs: of the prior.
         prior_steps: of the prior.

@@ -31,8 +31,11 @@ def shaken(channels: int, spec: FlowSpec) -> Flow:
 
 @pytest.mark.parametrize("kernels", PATTERNS)
 @pytest.mark.parametrize(("channels", "height", "width"), [(8, 4, 4), (7, 3, 5), (2, 1, 1)])
-def test_the_plain_flow_equals_freia(kernels: tuple[int, ...], channels: int, height: int, width: int) -> None:
-    flow = shaken(channels, FlowSpec(steps=4, kernels=kernels, hidden_ratio=1.5))
+@pytest.mark.parametrize("preserving", [False, True])
+def test_the_plain_flow_equals_freia(
+    kernels: tuple[int, ...], channels: int, height: int, width: int, preserving: bool
+) -> None:
+    flow = shaken(channels, FlowSpec(steps=4, kernels=kernels, hidden_ratio=1.5, volume_preserving=preserving))
     x = maps(3, channels, height, width)
     expected, expected_log_det = flow(x)
     z, log_det = plain(flow)(x)
@@ -41,8 +44,9 @@ def test_the_plain_flow_equals_freia(kernels: tuple[int, ...], channels: int, he
 
 
 @pytest.mark.parametrize("kernels", PATTERNS)
-def test_gradients_of_the_traced_flow_equal_freias(kernels: tuple[int, ...]) -> None:
-    flow = shaken(6, FlowSpec(steps=3, kernels=kernels))
+@pytest.mark.parametrize("preserving", [False, True])
+def test_gradients_of_the_traced_flow_equal_freias(kernels: tuple[int, ...], preserving: bool) -> None:
+    flow = shaken(6, FlowSpec(steps=3, kernels=kernels, volume_preserving=preserving))
     x = maps(4, 6, 3, 3)
     parameters = [p for p in flow.parameters() if p.requires_grad]
 
@@ -60,6 +64,29 @@ def test_the_log_determinant_is_that_of_autograds_jacobian(kernels: tuple[int, .
     x = maps(1, 4, 2, 3)
     jacobian = torch.autograd.functional.jacobian(lambda flat: flow(flat.view(x.shape))[0].flatten(), x.flatten())
     assert float(flow(x)[1].sum()) == pytest.approx(float(torch.linalg.slogdet(jacobian).logabsdet), abs=1e-9)
+
+
+@pytest.mark.parametrize("kernels", PATTERNS)
+def test_a_volume_preserving_flow_keeps_the_volume_at_every_position_and_inverts(kernels: tuple[int, ...]) -> None:
+    spec = FlowSpec(steps=3, kernels=kernels, volume_preserving=True)
+    flow = shaken(6, spec)
+    x = maps(2, 6, 3, 4)
+    z, log_det = plain(flow)(x)
+    assert float(log_det.detach().abs().max()) < 1e-12
+    assert float((z - x).detach().abs().max()) > 0.1
+    torch.testing.assert_close(flow.inverse(z), x)
+    flat = x[:1, :, :2, :2].flatten()
+    jacobian = torch.autograd.functional.jacobian(lambda v: plain(flow)(v.view(1, 6, 2, 2))[0].flatten(), flat)
+    assert float(torch.linalg.slogdet(jacobian).logabsdet) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_steepness_bounds_how_far_a_coupling_net_is_from_constant() -> None:
+    step = plain(shaken(6, FlowSpec(steps=1))).chain().steps[0]
+    x, y = maps(40, 3, 1, 1), maps(40, 3, 1, 1, seed=1)
+    moved = (step.net(x) - step.net(y)).flatten(1).norm(dim=1)
+    bound = step.steepness().sqrt() * (x - y).flatten(1).norm(dim=1)
+    assert bool((moved <= bound).all())
+    assert float((moved / bound).max()) > 0.1
 
 
 def test_with_1x1_kernels_each_position_has_its_own_log_determinant() -> None:
@@ -230,7 +257,12 @@ def test_the_latent_distance_has_no_jacobian_in_it() -> None:
 
 @pytest.mark.parametrize(
     ("channels", "spec"),
-    [(7, FlowSpec(steps=3, kernels=(3, 1), hidden_ratio=1.5)), (64, FlowSpec()), (5, FlowSpec(steps=0))],
+    [
+        (7, FlowSpec(steps=3, kernels=(3, 1), hidden_ratio=1.5)),
+        (64, FlowSpec()),
+        (5, FlowSpec(steps=0)),
+        (7, FlowSpec(steps=2, volume_preserving=True)),
+    ],
 )
 def test_what_is_trained_is_counted_without_building_it(channels: int, spec: FlowSpec) -> None:
     trained = sum(p.numel() for p in build_flow(channels, spec, 0).parameters() if p.requires_grad)

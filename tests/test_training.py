@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 
 from muflow_cli.engine.likelihood import nll
 from muflow_cli.engine.mixture import Mixture, fit_mixture
-from muflow_cli.engine.training import Progress, Trained, TrainHooks, TrainState, train
+from muflow_cli.engine.training import NOMINAL, Progress, Trained, TrainHooks, TrainState, outside_rate, train
 from muflow_cli.errors import NotFinite, TooFewImages
 from muflow_cli.specs import FlowSpec, TrainSpec
 
@@ -232,3 +232,41 @@ def test_nothing_to_train_on_or_to_validate_with_is_refused(train_count: int, va
 def test_one_image_is_enough_to_take_a_step() -> None:
     found = train(reals(1, 0), reals(1, 1), normals(), FLOW, replace(QUICK, epochs=1), hooks=QUIET)
     assert found.epochs == 1
+
+
+def test_a_penalty_keeps_the_flow_near_an_affine_map_and_out_of_the_history() -> None:
+    free, held = fit(), fit(flow=replace(FLOW, spectral_penalty=10.0))
+
+    def steepest(trained: Trained) -> float:
+        return max(float(step.steepness()) for flow in trained.flows for step in flow.chain().steps)
+
+    assert steepest(held) < 0.5 * steepest(free)
+    assert held.history[0] == free.history[0]
+
+
+def test_a_volume_preserving_flow_trains_and_resumes_to_the_same_bytes() -> None:
+    flow = replace(FLOW, volume_preserving=True)
+    states: list[TrainState] = []
+    whole = fit(flow=flow, hooks=TrainHooks(save=states.append))
+    assert whole.validation_nll < whole.history[0].validation_nll
+    assert same(whole, fit(flow=flow, hooks=TrainHooks(resume=states[0])))
+
+
+def test_reals_of_another_source_are_judged_but_not_trained_on() -> None:
+    near = train(reals(60, 0), reals(20, 1), normals(), FLOW, QUICK, hooks=QUIET, others=reals(50, 2))
+    far = train(reals(60, 0), reals(20, 1), normals(), FLOW, QUICK, hooks=QUIET, others=[x + 3 for x in reals(50, 2)])
+    assert [(e.train_nll, e.validation_nll) for e in near.history] == [
+        (e.train_nll, e.validation_nll) for e in far.history[: len(near.history)]
+    ]
+    last = near.history[-1], far.history[-1]
+    assert (last[1].other_nll or 0) > (last[0].other_nll or 0) + 0.5
+    assert (last[1].other_rate or 0) > 0.8
+    assert (last[0].other_rate or 0) < 0.5
+
+
+def test_the_rate_of_scores_like_the_reals_is_nominal() -> None:
+    reals_ = torch.randn(2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores = torch.randn(2000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert outside_rate(scores, reals_) == pytest.approx(NOMINAL, abs=0.03)
+    assert outside_rate(scores + 9, reals_) == outside_rate(scores - 9, reals_) == 1
+    assert outside_rate(reals_[:0].new_zeros(3), reals_.new_zeros(40)) == 0  # equal to all of them

@@ -39,7 +39,7 @@ def description_rows(description: Description) -> Iterator[tuple[str, str]]:
 
 
 def selection_rows(selected: Selected | None) -> Iterator[tuple[str, str]]:
-    """What left-out sources said of each number of steps; nothing where none were left out."""
+    """What left-out sources say of each number of steps; nothing where none were left out."""
     if selected is None or not selected.left_out:
         return
     rounds = "; ".join(f"{' and '.join(left.sources)} ({left.images})" for left in selected.left_out)
@@ -48,8 +48,8 @@ def selection_rows(selected: Selected | None) -> Iterator[tuple[str, str]]:
         chosen = ", chosen" if candidate.steps == selected.steps else ""
         yield (
             "  tried",
-            f"{candidate.steps} steps, best after {candidate.epochs} epochs, NLL of left-out reals {candidate.nll:.4f}, "
-            f"flagged at a nominal 20 % {candidate.rate:.1%}{chosen}",
+            f"{candidate.steps} steps and {candidate.epochs} epochs: {100 * candidate.rate:.1f} % of left-out reals "
+            f"flagged at a nominal 20 %, their NLL {candidate.nll:.4f}{chosen}",
         )
 
 

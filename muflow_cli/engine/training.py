@@ -71,7 +71,8 @@ def train(
         train: seed, epochs, batches, learning rate and patience.
         hooks: progress, checkpoints, resumption.
         others: features of reals of sources that are not trained on. Their NLL and rate enter the history, and their
-            NLL in place of that of the held-out reals decides which epoch is best and when to stop.
+            rate in place of the held-out reals' NLL decides which epoch is best. It is less steady, so that twice the
+            patience passes before training stops.
 
     Raises:
         NotFinite: if a likelihood is not finite; epoch and layer are named.
@@ -168,7 +169,8 @@ class _Run:
     def goes_on(self) -> bool:
         """Whether to train another epoch."""
         epoch = self.history[-1].epoch
-        return self.trainable and epoch < self.spec.epochs and epoch - self.best_epoch < self.spec.stop_patience
+        patience = self.spec.stop_patience * (1 if self.others is None else 2)
+        return self.trainable and epoch < self.spec.epochs and epoch - self.best_epoch < patience
 
     def epoch(self) -> Progress:
         """One pass over the training features, then the held-out ones."""
@@ -300,8 +302,8 @@ def _root_mean_variance(features: Tensor) -> float:
 
 
 def _watched(progress: Progress) -> float:
-    """The loss that decides which epoch is best."""
-    return progress.validation_nll if progress.other_nll is None else progress.other_nll
+    """What is least at the best epoch."""
+    return progress.validation_nll if progress.other_rate is None else progress.other_rate
 
 
 def outside_rate(scores: Tensor, reals: Tensor) -> float:

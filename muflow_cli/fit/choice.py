@@ -17,7 +17,7 @@ Histories = Mapping[int, Sequence[Sequence[Progress]]]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The chosen steps and epochs, and the best number of epochs of each number of steps."""
+    """The chosen steps and epochs, and the number of epochs that each number of steps would have had."""
 
     steps: int
     epochs: int
@@ -26,49 +26,55 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """One number of steps and of epochs; `nlls` (F,) of each round."""
+    """One number of steps and of epochs; `rates` and `nlls` (F,) of each round."""
 
     steps: int
     epochs: int
+    rates: NDArray[np.float64]
     nlls: NDArray[np.float64]
-    rate: float
 
-    def excess(self, best: _Trial) -> tuple[float, float]:
-        """Mean over rounds of the NLL above that of `best`, and its standard error.
-
-        Paired by round, since sources differ in how likely they are in themselves.
-        """
-        excess = self.nlls - best.nlls
+    def excess(self, least: _Trial) -> tuple[float, float]:
+        """Mean over rounds of the rate above that of `least`, and its standard error, paired by round."""
+        excess = self.rates - least.rates
         return float(excess.mean()), float(excess.std(ddof=1) / np.sqrt(len(excess)))
 
 
 def choose(histories: Histories) -> Choice:
-    """The smallest flow, then the shortest training, whose left-out NLL is within one standard error of the best.
+    """Of the trainings that flag left-out reals least, within one standard error, the most likely one of these reals.
 
-    A round that stopped early counts with its last epoch from then on. An untrained flow with steps is no candidate.
-    Ties go to fewer steps, then to fewer epochs.
+    The rate alone would be least for scores that say nothing, and the likelihood alone grows for as long as training
+    lasts, while the scores of unseen sources drift away from those of the sources that are trained on. A round that
+    stopped early counts with its last epoch from then on. Flows with steps that were not trained are left out. Ties go
+    to fewer steps, then to fewer epochs.
 
     Args:
         histories: at least two rounds for each number of steps, epoch 0 included.
 
     Source: the one-standard-error rule of Breiman et al. 1984, Classification and Regression Trees.
     """
-    trials = {steps: _trials(steps, rounds) for steps, rounds in sorted(histories.items())}
-    best_of = {steps: min(of_steps, key=lambda trial: trial.nlls.mean()) for steps, of_steps in trials.items()}
-    best = min(best_of.values(), key=lambda trial: trial.nlls.mean())
-    every = (trial for of_steps in trials.values() for trial in of_steps)
-    chosen = next(trial for trial in every if np.less_equal(*trial.excess(best)))
+    trials = [trial for steps, rounds in sorted(histories.items()) for trial in _trials(steps, rounds)]
+    least = min(trials, key=lambda trial: trial.rates.mean())
+    near = [trial for trial in trials if np.less_equal(*trial.excess(least))]
+    chosen = min(near, key=lambda trial: trial.nlls.mean())
     candidates = tuple(
         Candidate(
             steps=trial.steps,
             epochs=trial.epochs,
+            rate=float(trial.rates.mean()),
+            standard_error=trial.excess(least)[1],
             nll=float(trial.nlls.mean()),
-            standard_error=trial.excess(best)[1],
-            rate=trial.rate,
         )
-        for trial in best_of.values()
+        for trial in (_representative(steps, trials, near) for steps in sorted(histories))
     )
     return Choice(chosen.steps, chosen.epochs, candidates)
+
+
+def _representative(steps: int, trials: Sequence[_Trial], near: Sequence[_Trial]) -> _Trial:
+    """The trial of one number of steps that would be chosen, or the one that flags least where none is near enough."""
+    own = [trial for trial in near if trial.steps == steps]
+    if own:
+        return min(own, key=lambda trial: trial.nlls.mean())
+    return min((trial for trial in trials if trial.steps == steps), key=lambda trial: trial.rates.mean())
 
 
 def _trials(steps: int, rounds: Sequence[Sequence[Progress]]) -> list[_Trial]:
@@ -78,5 +84,5 @@ def _trials(steps: int, rounds: Sequence[Sequence[Progress]]) -> list[_Trial]:
         reached = [history[min(epochs, len(history) - 1)] for history in rounds]
         nlls = np.array([progress.other_nll for progress in reached], dtype=np.float64)
         rates = np.array([progress.other_rate for progress in reached], dtype=np.float64)
-        trials.append(_Trial(steps, epochs, nlls, float(rates.mean())))
+        trials.append(_Trial(steps, epochs, rates, nlls))
     return trials

@@ -123,21 +123,24 @@ def why_stopped(given: TrainSpec, chosen: Chosen, epochs: int) -> str:
         epochs: of the final training.
     """
     steps, limit, selected = chosen.branch.flow.steps, chosen.train.epochs, chosen.selected
+    flow = f"{steps} step" if steps == 1 else f"{steps} steps"
     if epochs < limit and steps:
         return (
-            f"stopped after {epochs} of at most {limit} epochs, since held-out reals had not improved for "
+            f"stopped after {epochs} of at most {limit} epochs with {flow}, since held-out reals had not improved for "
             f"{given.stop_patience}"
         )
     if selected is None:
-        return f"stopped at the limit of {limit} epochs" if steps else "nothing to train, as the flow has no steps"
+        return f"stopped at the limit of {limit} epochs with {flow}" if steps else "the flow has no steps to train"
     if not selected.left_out:
-        source = "one source" if given.selection is Selection.SOURCES else "training without left-out sources"
-        return f"stopped after {epochs} epochs with {steps} steps, the prior for {source}"
+        reason = f", since fewer than two sources have {given.source_minimum} images"
+        return (
+            f"stopped after {epochs} epochs with {flow}, the prior"
+            f"{reason if given.selection is Selection.SOURCES else ''}"
+        )
     if not steps:
-        return "no steps, since no training made the reals of left-out sources more likely"
-    if limit == given.epochs:
-        return f"stopped at the limit of {limit} epochs with {steps} steps, while left-out sources still improved"
-    return f"stopped after {limit} of {given.epochs} epochs with {steps} steps, as left-out sources improved no further"
+        return "no steps, since every trained flow flags more reals of left-out sources"
+    of = f"at the limit of {limit}" if limit == given.epochs else f"after {limit} of {given.epochs}"
+    return f"stopped {of} epochs with {flow}, where left-out sources are flagged least"
 
 
 def _round(rounds: Rounds, number: int, tried: Sequence[int]) -> Mapping[int, tuple[Progress, ...]]:

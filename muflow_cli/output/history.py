@@ -86,7 +86,7 @@ def _csv(history: History) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in fields(Epoch)])
     for epoch in history.epochs:
-        writer.writerow(["" if value is None else cell(value) for value in asdict(epoch).values()])
+        writer.writerow([cell(value) if isinstance(value, str) else value for value in asdict(epoch).values()])
     return text.getvalue().encode()
 
 
