@@ -45,6 +45,9 @@ def _leave_out_added(value: object, written: Any) -> None:
     elif isinstance(value, tuple | list):
         for own, part in zip(value, written, strict=True):
             _leave_out_added(own, part)
+    elif isinstance(value, Mapping):
+        for own, part in zip(value.values(), written.values(), strict=True):
+            _leave_out_added(own, part)
 
 
 def from_json(kind: type[T], data: Any) -> T:

@@ -99,6 +99,7 @@ def test_a_field_that_was_added_later_is_not_written_at_its_default() -> None:
     assert "faces" not in to_json(plain)
     assert to_json(faces)["faces"]["min_side"] == 80
     assert [from_json(DetectorSpec, to_json(spec)) for spec in (plain, faces)] == [plain, faces]
+    assert "volume_preserving" not in to_json({"a": [FlowSpec()]})["a"][0]
 
 
 def test_an_added_field_has_one_spelling() -> None:

@@ -286,6 +286,8 @@ def test_the_published_averages_need_that_many_training_images() -> None:
         ["feature.grid=0", "feature.normalisation=layernorm", "feature.dimensions=0", "flow.kernels=3,1"],
         ["view.kind=crops", "view.fit_count=2", "view.count=4"],
         ["target.components=0", "target.max_vectors=60"],
+        ["flow.volume_preserving=true", "flow.kernels=3"],
+        ["flow.spectral_penalty=0.01", "train.selection=held-out"],
     ],
 )
 def test_every_kind_of_detector_fits_and_scores(

@@ -83,3 +83,7 @@ def test_in_bfloat16_it_is_within_twice_and_a_half_of_the_plain_flows_error() ->
 @pytest.mark.parametrize(("kernels", "can"), [((1,), False), ((3, 1), True), ((3,), True), ((5,), False)])
 def test_it_says_which_flows_it_can(kernels: tuple[int, ...], can: bool) -> None:
     assert WinogradFlow.can(made_flow(4, kernels, steps=2)) is can
+
+
+def test_a_flow_that_preserves_volume_is_left_as_it_is() -> None:
+    assert not WinogradFlow.can(plain(build_flow(6, FlowSpec(steps=2, kernels=(3,), volume_preserving=True), 0)))
