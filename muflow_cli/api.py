@@ -50,6 +50,7 @@ def fit(
     branches: Iterable[str] = (),
     weights: Mapping[str, StrPath] | None = None,
     faces: FaceSpec | None = None,
+    reports: Iterable[StrPath] = (),
     container: ContainerSpec | None = None,
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
@@ -68,6 +69,7 @@ def fit(
         branches: as `--branch` takes them, such as "traces=forensic,view.kind=crops"; none = one branch, `main`.
         weights: branch name -> local weights of its encoder; torchvision downloads the others.
         faces: find, align and score each face of an image; None = score the image as a whole.
+        reports: files for the history of the training, .csv or .html.
         container: what every image, or the square of every face, goes through before it is looked at.
         runtime: device, precision, workers.
         inputs: which files are read.
@@ -85,6 +87,7 @@ def fit(
     request = FitRequest(
         reals=_texts(reals),
         output=Path(output),
+        reports=tuple(map(Path, reports)),
         spec=spec if faces is None else with_faces(spec, faces),
         weights={name: Path(path) for name, path in (weights or {}).items()},
         inputs=inputs,
