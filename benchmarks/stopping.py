@@ -39,10 +39,12 @@ from muflow_cli.fit.store import Store, build_store
 from muflow_cli.fit.targets import Averaging, Targets, mu_targets
 from muflow_cli.fit.work import Work
 from muflow_cli.images.find import find_each
+from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import LoadSpec, load
 from muflow_cli.images.near import near_duplicate_groups
 from muflow_cli.presets import LIGHT
 from muflow_cli.progress import NoProgress
+from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec, Runtime
 from muflow_cli.settings import override
 from muflow_cli.specs import DetectorSpec
@@ -98,7 +100,7 @@ def in_one_container(image: Image.Image, side: int, quality: int) -> Image.Image
 def read(given: argparse.Namespace, spec: DetectorSpec, folder: Path) -> Images:
     branch = spec.branches[0]
     arguments = [*given.real, *given.unseen, *given.fake]
-    found: list[tuple[str, object]] = []
+    found: list[tuple[str, Input | Unreadable]] = []
     for argument in arguments:
         found += list(find_each([argument], InputSpec()))[: given.most]
     load_spec = LoadSpec(
@@ -206,7 +208,7 @@ class Bench:
             chosen.train,
             hooks=TrainHooks(),
         )
-        facts = {
+        facts: dict[str, object] = {
             "steps": chosen.branch.flow.steps,
             "epochs": trained.epochs,
             "best": trained.best_epoch,

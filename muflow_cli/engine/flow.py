@@ -61,7 +61,7 @@ class Flow(nn.Module):
             )
             if spec.volume_preserving:
                 # Volume is kept at every position, not only over the map, so that each position's score is its own.
-                block.sum_dims = (1,)  # type: ignore[assignment] - nn.Module announces tensors
+                block.sum_dims = (1,)  # type: ignore[assignment]  # nn.Module announces tensors
                 block.global_scale.requires_grad_(False)  # FrEIA does not use it in these blocks
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
