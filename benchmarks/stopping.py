@@ -33,7 +33,7 @@ from muflow_cli.engine.training import train
 from muflow_cli.engine.weights import find_weights
 from muflow_cli.fit.features import encode
 from muflow_cli.fit.selection import Chosen, Rounds, select
-from muflow_cli.fit.sources import Fold, folds
+from muflow_cli.fit.sources import Fold, rounds_of
 from muflow_cli.fit.split import Split, split
 from muflow_cli.fit.store import Store, build_store
 from muflow_cli.fit.targets import Averaging, Targets, mu_targets
@@ -120,16 +120,11 @@ def read(given: argparse.Namespace, spec: DetectorSpec, folder: Path) -> Images:
     digests = [store.entries[index].facts.sha256 for index in fitted]
     dealt = split(digests, groups, spec.train)
     parts = Split(*(tuple(fitted[i] for i in part) for part in (dealt.train, dealt.validation, dealt.calibration)))
-    positions = [*dealt.train, *dealt.validation]
-    made = folds(
-        [group_of[fitted[i]] for i in positions],
-        groups[positions],
-        [digests[i] for i in positions],
-        spec.train.source_minimum,
-        spec.train.source_folds,
+    in_parts = rounds_of(
+        [group_of[index] for index in fitted], groups, digests, [*dealt.train, *dealt.validation], spec.train
     )
-    in_store = tuple(Fold(fold.names, tuple(fitted[positions[i]] for i in fold.images)) for fold in made)
-    return Images(store, group_of, seen, parts, in_store)
+    made = tuple(Fold(fold.names, tuple(fitted[i] for i in fold.images)) for fold in in_parts)
+    return Images(store, group_of, seen, parts, made)
 
 
 class Bench:
