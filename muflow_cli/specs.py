@@ -303,7 +303,7 @@ class TrainSpec:
     selection_steps: tuple[int, ...] = field(default=(0, 2, 8), metadata=ADDED)
     source_minimum: int = field(default=50, metadata=ADDED)
     source_folds: int = field(default=4, metadata=ADDED)
-    prior_epochs: int = field(default=30, metadata=ADDED)
+    prior_epochs: int = field(default=20, metadata=ADDED)
     prior_steps: int = field(default=2, metadata=ADDED)
 
     def __post_init__(self) -> None:
