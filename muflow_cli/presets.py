@@ -12,7 +12,6 @@ from muflow_cli.specs import (
     FlowSpec,
     Normalisation,
     RuleSpec,
-    Selection,
     Tail,
     TargetSpec,
     TrainSpec,
@@ -20,7 +19,7 @@ from muflow_cli.specs import (
     ViewSpec,
 )
 
-LIGHT: Final = DetectorSpec(train=TrainSpec(selection=Selection.SOURCES))
+LIGHT: Final = DetectorSpec()
 
 # Pontorno et al. 2026 as published, short of the traps listed in the README: LayerNorm without affine parameters,
 # a mixture over the vectors that the flow sees, every position's vector scored, distinct views only.

@@ -529,7 +529,7 @@ def as_format_1(source: Path, path: Path) -> Path:
     provenance = dict(head["provenance"])
     provenance |= provenance.pop("branches")["main"]
     for name in ("stopped", "selected"):  # nor why training ended
-        del provenance[name]
+        provenance.pop(name, None)
     old_head = {
         "format": 1,
         "fingerprint": hash_tensors(own, {name: value for name, value in spec.items() if name != "rule"}),
