@@ -248,8 +248,8 @@ class TargetSpec:
 
     Attributes:
         kind: `mu` = Gaussian mixture over the features of averages; `normal` = N(0, I), the FastFlow baseline.
-        images_per_average: N.
-        n_averages: M.
+        images_per_average: N; 1 = the density of single training reals, each once.
+        n_averages: M; has no effect where N is 1.
         components: K of the mixture; 0 = chosen by BIC among 1, 2, 4, 8.
         reg_covar: added to the covariance's diagonal; raised x100 (at most to 1) when a fit fails.
         max_vectors: largest number of position vectors that the mixture of one layer is fitted to.

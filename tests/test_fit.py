@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import FP32, Muflow, fit_arguments, write_faces
 
 from muflow_cli.bundle import load
@@ -419,3 +420,20 @@ def test_info_on_something_else_is_one_sentence(muflow: Muflow, tmp_path: Path, 
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.count(b"\n") == 1
     assert b"truncated, damaged or not a safetensors file" in done.stderr
+
+
+def test_averages_of_one_image_are_the_images_themselves(
+    tmp_path: Path, reals: Path, tiny_weights: Path, tiny_spec: DetectorSpec
+) -> None:
+    """The density is that of the training reals, and nothing is encoded again."""
+    spec = override(tiny_spec, ["target.images_per_average=1", "flow.steps=0", "feature.joint=true"])
+    output = tmp_path / "one.safetensors"
+    request = FitRequest(reals=(str(reals),), output=output, spec=spec, weights={"main": tiny_weights}, runtime=FP32)
+    summary = fit(request)
+    assert "encode averages" not in summary.seconds
+    detector = load(output)
+    assert detector.spec == replace(spec, rule=detector.calibration.rule)
+    for head in detector.branches["main"].layer_heads():
+        # The projected training reals are centred, and so is their density.
+        torch.testing.assert_close(head.density.means, torch.zeros_like(head.density.means), atol=1e-4, rtol=0)
+        assert head.projection.mean.shape[0] in {64 * 4, 128 * 4}

@@ -193,7 +193,9 @@ class _Run:
             f"{protocol} {len({task.fit_to for task in tasks} & dealt.keys())}" for protocol, tasks in plan.items()
         )
         targets = [branch.target for branch in self.template.detector.spec.branches]
-        averages = sum(target.n_averages for target in targets if target.kind is TargetKind.MU)
+        averages = sum(
+            target.n_averages for target in targets if target.kind is TargetKind.MU and target.images_per_average > 1
+        )
         encoded = f", and {averages:,} averages are encoded for each" if averages else ""
         fewest, most = min(map(len, dealt)), max(map(len, dealt))
         return f"{len(dealt)} fits ({counts}) to {fewest:,} to {most:,} real images{encoded}"

@@ -21,7 +21,7 @@ from muflow_cli.fit.selection import Chosen, Round, Rounds, select, why_stopped
 from muflow_cli.fit.sources import Fold
 from muflow_cli.fit.split import Split
 from muflow_cli.fit.store import Store
-from muflow_cli.fit.targets import Averaging, Targets, mu_targets, normal_targets
+from muflow_cli.fit.targets import Averaging, Targets, mu_targets, normal_targets, single_targets
 from muflow_cli.fit.work import Work
 from muflow_cli.output.history import Epoch
 from muflow_cli.progress import ProgressListener
@@ -104,8 +104,9 @@ def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
         project(map_, projection, spec.feature, work.file(f"vectors.{index}"))
         for index, (map_, projection) in enumerate(zip(pooled, projections, strict=True))
     ]
-    targets = _targets(fit, store, parts, projections)
-    trained = _train(fit, chosen, [f[:trained_on] for f in features], [f[trained_on:] for f in features], targets)
+    training, held_out = [f[:trained_on] for f in features], [f[trained_on:] for f in features]
+    targets = _targets(fit, store, parts, projections, training)
+    trained = _train(fit, chosen, training, held_out, targets)
     heads = [
         Head(projection, flow.cpu(), mixture, spec.target.score_kind)
         for projection, flow, mixture in zip(projections, trained.flows, targets.mixtures, strict=True)
@@ -129,10 +130,14 @@ def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
     return FittedBranch(branch, provenance, tuple(raised), chosen.rounds, trained.history)
 
 
-def _targets(fit: BranchFit, store: Store, parts: Split, projections: Sequence[Projection]) -> Targets:
+def _targets(
+    fit: BranchFit, store: Store, parts: Split, projections: Sequence[Projection], training: Sequence[Tensor]
+) -> Targets:
     """The densities that the flow maps reals onto."""
     if fit.spec.target.kind is TargetKind.NORMAL:
         return normal_targets(projections)
+    if fit.spec.target.images_per_average == 1:
+        return single_targets(training, len(parts.train), fit.spec.target, fit.train.seed)
     averaging = Averaging(
         views=store.views[fit.spec.name],
         rows=[store.entries[index].first[fit.spec.name] for index in parts.train],

@@ -44,6 +44,24 @@ def normal_targets(projections: Sequence[Projection]) -> Targets:
     return Targets(tuple(fits), Overlap(0.0, 0.0))
 
 
+def single_targets(features: Sequence[Tensor], images: int, target: TargetSpec, seed: int) -> Targets:
+    """The densities of single reals, which are averages of one image: nothing is drawn or encoded again.
+
+    Args:
+        features: per layer (n, D, g, g) of all views of the training reals.
+        images: number of training reals.
+        target: components, regularisation, and the most vectors of a layer, drawn at random.
+        seed: of the draw and of the mixtures.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    fits = []
+    for layer in features:
+        vectors = layer.float().flatten(2).movedim(1, -1).reshape(-1, layer.shape[1])
+        drawn = torch.randperm(len(vectors), generator=generator)[: target.max_vectors].sort().values
+        fits.append(fit_mixture(vectors[drawn], target.components, target.reg_covar, seed))
+    return Targets(tuple(fits), Overlap(0.0, float(images)))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Averaging:
     """How averages are made.
