@@ -22,7 +22,7 @@ from muflow_cli.images.find import find
 from muflow_cli.presets import PRESETS
 from muflow_cli.progress import ProgressListener
 from muflow_cli.records import Result
-from muflow_cli.run_specs import InputSpec, Runtime
+from muflow_cli.run_specs import Atypical, InputSpec, Runtime
 from muflow_cli.scan.comparison import check_comparison, compare
 from muflow_cli.scan.evidence import open_evidence
 from muflow_cli.scan.resume import resumable
@@ -149,6 +149,7 @@ def scan(
     *,
     fdr: float | None = None,
     adaptive: bool = False,
+    atypical: Atypical | str = Atypical.INCONCLUSIVE,
     resume: StrPath | None = None,
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
@@ -157,9 +158,10 @@ def scan(
 
     Args:
         paths: images, folders, globs, archives or addresses.
-        detector: or its bundle; None = the built-in demo detector, which rarely flags anything.
+        detector: or its bundle; None = the built-in demo detector.
         fdr: flag by q-values at this false discovery rate instead of the rule's alpha; results then come at the end.
         adaptive: with `fdr`, flag by p-values of a score that is learned between calibration reals and these images.
+        atypical: verdict on images outside the ranges of the calibration images, "flag", "inconclusive" or "report".
         resume: a JSON-lines report of the same detector; what it holds is not scored again. It is only read.
         runtime: device, precision, batch size, workers.
         inputs: which files are read.
@@ -167,10 +169,12 @@ def scan(
     Raises:
         MuflowError: with `.problem` and `.remedy`.
     """
+    if atypical not in set(Atypical):
+        raise BadSpec("atypical", atypical, "one of " + ", ".join(Atypical))
     comparison = Comparison(fdr=fdr, adaptive=adaptive)
     if not isinstance(detector, Detector):
         detector = load(embedded_detector() if detector is None else Path(detector))
-    request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs)
+    request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs, atypical=Atypical(atypical))
     placement = place(runtime)
     check_comparison(comparison, detector.calibration, placement)
     if comparison.any:
@@ -179,7 +183,8 @@ def scan(
         return _compared(request, _texts(paths), comparison)
     earlier = {}
     if resume is not None:
-        run = begin_run(str(placement.device), placement.precision, options=deciding(inputs) | comparison.options)
+        options = deciding(inputs) | {"atypical": request.atypical.value} | comparison.options
+        run = begin_run(str(placement.device), placement.precision, options=options)
         earlier = resumable(Path(resume), run, detector.info(""))
     return Scan(request, earlier=earlier).results(find(_texts(paths), inputs))
 
@@ -188,7 +193,8 @@ def _compared(request: ScanRequest, paths: tuple[str, ...], comparison: Comparis
     count = request.detector.feature_count if comparison.features else 0
     with open_evidence(None, b"", count, resumed=False) as evidence:
         results = list(Scan(request, evidence=evidence).results(find(paths, request.inputs)))
-        yield from compare(results, comparison, request.detector.calibration, evidence, {}).results
+        calibration = request.detector.calibration
+        yield from compare(results, comparison, calibration, evidence, {}, request.atypical).results
 
 
 def bench(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.judge import Judge
+from muflow_cli.calibration.shift import ShiftTest
 from muflow_cli.canonical import ADDED, canonical_json, to_json
 from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place
@@ -25,8 +26,8 @@ from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, Seen, face_search, from_pixels, load_unknown, look_ahead
 from muflow_cli.records import NoFace, Result, Unreadable
-from muflow_cli.run_records import DetectorInfo
-from muflow_cli.run_specs import InputSpec, Runtime
+from muflow_cli.run_records import DetectorInfo, Shift
+from muflow_cli.run_specs import Atypical, InputSpec, Runtime
 from muflow_cli.specs import DetectorSpec, ViewSpec
 from muflow_cli.tensor_file import Content
 from muflow_cli.units import Item, ScoredImage, by_image, scored_result, units_of
@@ -259,6 +260,7 @@ class Detector:
         images: Iterable[Pixels | str | os.PathLike[str]],
         runtime: Runtime | None = None,
         inputs: InputSpec | None = None,
+        atypical: Atypical = Atypical.INCONCLUSIVE,
     ) -> list[Result]:
         """One result per image, in their order; each image is scored by itself, copies included.
 
@@ -267,6 +269,8 @@ class Detector:
                 and so on, by its position, with the SHA-256 and size of its pixels.
             runtime: device, precision, batch size, workers.
             inputs: limits on what is read, and what becomes of faces.
+            atypical: verdict on images outside the ranges of the calibration images; the format of arrays and PIL
+                images is unknown and not judged.
 
         Raises:
             BadSpec: for an array of another shape or type, or for one image in place of several.
@@ -277,13 +281,20 @@ class Detector:
         runtime = runtime or Runtime()
         placement = place(runtime)
         spec = self.load_spec(inputs or InputSpec(), runtime, placement)
-        judge = Judge(self.calibration)
+        judge = Judge(self.calibration, atypical)
         stream = by_image(score_stream(_units(images, spec), self.scorer(placement)))
         return [
             scored_result(item, judge) if isinstance(item, ScoredImage) else item
             for item in stream
             if not isinstance(item, Seen)
         ]
+
+    def shift(self, results: Iterable[Result]) -> Shift | None:
+        """Results of this detector, as a group, beside its calibration; None with fewer than 20 to compare."""
+        test = ShiftTest(self.calibration)
+        for result in results:
+            test.add(result)
+        return test.outcome()
 
     def info(self, path: str) -> DetectorInfo:
         """The detector as reports name it; `path` as the user gave it."""

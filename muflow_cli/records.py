@@ -39,6 +39,10 @@ class CalibrationMatch(StrEnum):
     EXTRAPOLATED = "extrapolated"
 
 
+# Format of an image that was given as pixels, whose container nobody knows.
+PIXELS: Final = "pixels"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """What was read of one file, whatever its score: the custody part of a result.
@@ -46,7 +50,7 @@ class Facts:
     Attributes:
         sha256: of the bytes that were decoded (one read for both), lower-case hexadecimal.
         bytes: length of those bytes.
-        format: container as Pillow names it ("JPEG", "PNG", ...).
+        format: container as Pillow names it ("JPEG", "PNG", ...); PIXELS for an image that was given in memory.
         width: in pixels as stored, before EXIF orientation.
         height: in pixels as stored, before EXIF orientation.
         jpeg_quality: estimated from the quantisation tables, 1..100; None where it is not a JPEG.

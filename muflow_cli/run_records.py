@@ -113,6 +113,38 @@ class AdaptiveInfo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Shift:
+    """The images of a run, as a group, beside the calibration reals.
+
+    That they are unlike these means that many of them are synthetic or that they come from other sources; a test cannot
+    tell which.
+
+    Attributes:
+        images: that were compared: different files inside the calibration's ranges.
+        alike: whether no test finds a difference that matters; if not, the stated rate does not hold for these images.
+        p_value: that reals of the calibration's kind differ as much, in (0, 1]: the least of all tests, times their
+            number (Bonferroni).
+        share: of the images, those whose p-value is at most alpha, 0..1.
+        share_at_least: lower bound of that rate, with 95 % confidence (Clopper-Pearson).
+        rate_at_most: most that the rate of reals of the calibration's kind is, with 95 % confidence.
+        distance: largest difference between the shares of images and of reals up to any score of a column, 0..1
+            (Kolmogorov-Smirnov).
+        column: where it is.
+        stratum: of whose images `share` to `column` are, the one that stands out most; None = all of them.
+    """
+
+    images: int
+    alike: bool
+    p_value: float
+    share: float
+    share_at_least: float
+    rate_at_most: float
+    distance: float
+    column: str
+    stratum: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """The end of a run. `inputs` = scored + no_face + unreadable; `duplicates` are among the first two.
 
@@ -120,8 +152,11 @@ class Summary:
     without one that have no result.
     `damaged` counts the scored images whose coded data is damaged: slightly, or with `--damaged score`.
     `declared_by_origin` counts the inputs, unreadable ones too, whose files name an origin.
+    `atypical` counts the scored images outside the calibration's ranges, and `atypical_by_fact` the facts that are; an
+    image may have several.
 
     Attributes:
+        shift: the images beside the calibration; None where fewer than 20 could be compared.
         head_sha256: over what stands before and beside the results: schema, run and detector.
         results_sha256: over all results, in order.
         report_sha256: over this summary, and so over the whole report, since the two digests above are part of it.
@@ -135,6 +170,7 @@ class Summary:
     seconds: float
     images_per_second: float
     inconclusive: int = 0
+    atypical: int = 0
     damaged: int = 0
     faces: int = 0
     no_face: int = 0
@@ -142,8 +178,10 @@ class Summary:
     unreadable_by_code: Mapping[str, int] = field(default_factory=dict)
     flagged_by_tail: Mapping[str, int] = field(default_factory=dict)
     declared_by_origin: Mapping[str, int] = field(default_factory=dict)
+    atypical_by_fact: Mapping[str, int] = field(default_factory=dict)
     fdr: float | None = None
     adaptive: AdaptiveInfo | None = None
+    shift: Shift | None = None
     groups: tuple[ImageGroup, ...] = ()
     interrupted: bool = False
     results_sha256: str | None = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
+from muflow_cli.records import Verdict
 from muflow_cli.specs import between
 
 
@@ -38,6 +40,24 @@ class OnNoFace(StrEnum):
     REPORT = "report"
     WHOLE = "whole"
     SKIP = "skip"
+
+
+class Atypical(StrEnum):
+    """What the verdict on an image, or face, outside the ranges of the calibration images is.
+
+    `flag`: it is flagged, whatever its score. `inconclusive`: that verdict, since nothing is promised for such images.
+    `report`: the verdict that any other would have; the result names the facts in all three cases.
+    """
+
+    FLAG = "flag"
+    INCONCLUSIVE = "inconclusive"
+    REPORT = "report"
+
+    def verdict(self, own: Verdict, atypical_input: Collection[str]) -> Verdict:
+        """The verdict on what the rule would judge as `own`, given the names of its facts outside the ranges."""
+        if not atypical_input or self is Atypical.REPORT:
+            return own
+        return Verdict.FLAGGED if self is Atypical.FLAG else Verdict.INCONCLUSIVE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,7 +32,7 @@ from muflow_cli.records import (
     Unreadable,
     Verdict,
 )
-from muflow_cli.run_records import AdaptiveInfo, DetectorInfo, ImageGroup, RunInfo, Summary
+from muflow_cli.run_records import AdaptiveInfo, DetectorInfo, ImageGroup, RunInfo, Shift, Summary
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.scan.settings import Comparison
 
@@ -44,7 +44,7 @@ RUN = RunInfo(
     device="cpu",
     precision="fp32",
     versions={"torch": "2.15.0", "pillow": "13.0.0"},
-    options=deciding(InputSpec()) | Comparison().options,
+    options=deciding(InputSpec()) | {"atypical": "inconclusive"} | Comparison().options,
 )
 FINISHED = RunInfo(
     **{name: getattr(RUN, name) for name in RunInfo.__dataclass_fields__ if name != "finished"},
@@ -71,12 +71,23 @@ GROUPS = (
     ImageGroup(name=os.fsdecode(b"faces/\xe9t\xe9 <b>"), images=1, flagged=0, p_value=None, q_value=None,
                unlike_calibration=False, tail=Side.HIGH, atypical=1.0),
 )  # fmt: skip  # one number beside the other reads as a table
+SHIFT = Shift(
+    images=44,
+    alike=False,
+    p_value=0.0004,
+    share=0.25,
+    share_at_least=0.148,
+    rate_at_most=0.073,
+    distance=0.31,
+    column="main/layer3",
+)
 SUMMARY = Summary(
     inputs=7,
     scored=5,
     flagged=3,
     unreadable=1,
     duplicates=1,
+    atypical=1,
     faces=2,
     no_face=1,
     seconds=2.0,
@@ -84,6 +95,8 @@ SUMMARY = Summary(
     unreadable_by_code={"truncated": 1},
     flagged_by_tail={"high": 1, "low": 2},
     declared_by_origin={"synthetic": 1},
+    atypical_by_fact={"format": 1, "width": 1},
+    shift=SHIFT,
     groups=GROUPS,
     results_sha256="ab" * 32,
     stages={"decode": 0.4, "score": 1.5},

@@ -18,6 +18,7 @@ from muflow_cli.calibration.rules import RULES
 from muflow_cli.canonical import canonical_json, from_json
 from muflow_cli.errors import BadCalibration, BadSpec, NotFinite, TooFewScores
 from muflow_cli.records import CalibrationMatch, Facts, Side, Verdict
+from muflow_cli.run_specs import Atypical
 from muflow_cli.specs import RuleSpec, Tail
 
 N = 240
@@ -138,6 +139,25 @@ def test_an_atypical_image_is_marked_and_judged_all_the_same():
     usual, odd = judge.judge(np.zeros((2, 3)), [image(1), image(1, format="WEBP", width=4, sharpness=0.0)])
     assert usual.atypical_input == ()
     assert odd == dataclasses.replace(usual, atypical_input=("format", "sharpness", "size"))
+
+
+def test_only_the_verdict_on_an_atypical_image_depends_on_what_becomes_of_it():
+    far, images = np.array([[0.0, 0, 0], [99, 99, 99]]), [image(1), image(1)]
+    others = [dataclasses.replace(one, format="WEBP") for one in images]
+    own = Judge(calibration()).judge(far, images)
+    assert [one.verdict for one in own] == [Verdict.NOT_FLAGGED, Verdict.FLAGGED]
+    for atypical, verdicts in {
+        Atypical.REPORT: [one.verdict for one in own],
+        Atypical.INCONCLUSIVE: [Verdict.INCONCLUSIVE] * 2,
+        Atypical.FLAG: [Verdict.FLAGGED] * 2,
+    }.items():
+        judge = Judge(calibration(), atypical)
+        assert judge.judge(far, images) == own
+        expected = [
+            dataclasses.replace(one, verdict=verdict, atypical_input=("format",))
+            for one, verdict in zip(own, verdicts, strict=True)
+        ]
+        assert judge.judge(far, others) == expected
 
 
 @pytest.mark.parametrize("method", ["gaussian", "lof", "ocsvm"])

@@ -110,6 +110,7 @@ def test_killed_runs_over_other_orders_lose_no_result_that_was_ever_whole(
         (replace(RUN, versions={"torch": RUN.versions["torch"]}), DETECTOR, "set of libraries"),
         (replace(RUN, options=RUN.options | deciding(InputSpec(max_bytes=1))), DETECTOR, "--max-bytes"),
         (replace(RUN, options=RUN.options | deciding(InputSpec(damaged=Damaged.SCORE))), DETECTOR, "--damaged"),
+        (replace(RUN, options=RUN.options | {"atypical": "flag"}), DETECTOR, "--atypical"),
         (replace(RUN, options=RUN.options | deciding(InputSpec(c2pa_anchors="-"))), DETECTOR, "--c2pa-trust"),
         (
             replace(RUN, options=RUN.options | deciding(InputSpec(archives=False, max_pixels=9))),

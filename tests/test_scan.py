@@ -184,14 +184,15 @@ def test_a_tally_counts_each_kind_once() -> None:
     results: list[Result] = [
         scored(0.01),
         replace(scored(0.01, tail=Side.LOW), duplicate_of="a"),
-        scored(0.5, verdict=Verdict.INCONCLUSIVE),
+        scored(0.5, verdict=Verdict.INCONCLUSIVE, atypical_input=("format", "size")),
         Unreadable(path="b", code="empty", message="no bytes"),
     ]
     for result in results:
         tally.add(result)
     summary = tally.summary(fdr=0.1, interrupted=True)
     assert (summary.inputs, summary.scored, summary.flagged, summary.unreadable) == (4, 3, 2, 1)
-    assert (summary.duplicates, summary.inconclusive) == (1, 1)
+    assert (summary.duplicates, summary.inconclusive, summary.atypical) == (1, 1, 1)
+    assert summary.atypical_by_fact == {"format": 1, "size": 1}
     assert summary.unreadable_by_code == {"empty": 1}
     assert summary.flagged_by_tail == {"high": 1, "low": 1}
     assert (summary.fdr, summary.interrupted) == (0.1, True)

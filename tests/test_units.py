@@ -14,6 +14,7 @@ from muflow_cli.engine.scoring import ScoredUnit
 from muflow_cli.images.loader import Loaded
 from muflow_cli.images.prepare import LoadedFace
 from muflow_cli.records import Face, Facts, NoFace, Scored, Verdict
+from muflow_cli.run_specs import Atypical
 from muflow_cli.scan.fdr import with_q_values
 from muflow_cli.specs import RuleSpec, Tail
 from muflow_cli.units import ScoredImage, Unit, by_image, judged_again, scored_result, units_of
@@ -27,13 +28,14 @@ def facts(number: int, side: float | None = 100.0) -> Facts:
     )
 
 
-def judge(**rule: object) -> Judge:
+def judge(atypical: Atypical = Atypical.REPORT, **rule: object) -> Judge:
     """Of reals whose scores are 0, 1, ... 198: a score of 200 - k has the p-value k / 200 in the upper tail."""
     scores = np.arange(REALS, dtype=float)[:, None]
     spec = RuleSpec(**{"alpha": 0.05, "tail": Tail.UPPER, **rule})  # type: ignore[arg-type]  # the keys are its fields
     named = tuple(facts(number) for number in range(REALS))
     return Judge(
-        Calibration(scores=scores, columns=("main/a",), facts=named, rule=spec, created="2026-01-01T00:00:00Z")
+        Calibration(scores=scores, columns=("main/a",), facts=named, rule=spec, created="2026-01-01T00:00:00Z"),
+        atypical,
     )
 
 
@@ -151,6 +153,74 @@ def test_an_image_without_a_face_that_is_scored_whole_is_atypical_of_a_calibrati
 
 def test_a_face_unlike_the_calibrations_is_named_with_the_reason() -> None:
     assert scored_result(image(0.5, 0.4), judge()).faces[1].atypical_input == ("face_size",)
+
+
+# The second and smaller faces of `image` are atypical.
+@pytest.mark.parametrize(
+    ("p_values", "atypical", "whole", "faces"),
+    [
+        ((0.5, 0.01), "report", "flagged", ["not_flagged", "flagged"]),
+        ((0.5, 0.01), "inconclusive", "inconclusive", ["not_flagged", "inconclusive"]),
+        ((0.4, 0.5), "inconclusive", "not_flagged", ["not_flagged", "inconclusive"]),
+        ((0.02, 0.01), "inconclusive", "flagged", ["flagged", "inconclusive"]),
+        ((0.5, 0.9), "flag", "flagged", ["not_flagged", "flagged"]),
+    ],
+)
+def test_the_verdict_on_an_image_follows_from_its_faces_typical_or_not(
+    p_values: Sequence[float], atypical: str, whole: str, faces: Sequence[str]
+) -> None:
+    result = scored_result(image(*p_values), judge(Atypical(atypical)))
+    assert (result.judgement.verdict, verdicts(result)) == (whole, faces)
+    assert judged_again(result, judge(Atypical(atypical))) == result
+    plain = scored_result(image(*p_values), judge())
+    assert (result.score, result.judgement.p_value) == (plain.score, plain.judgement.p_value)
+
+
+@pytest.mark.parametrize("atypical", list(Atypical))
+def test_atypical_images_stay_among_the_tests_of_a_false_discovery_rate(atypical: Atypical) -> None:
+    # One face each; that of the second and the third image is atypical.
+    small = [Verdict.FLAGGED, Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE]
+    results = [scored_result(image(p), judge(atypical)) for p in (0.01, 0.02, 0.9)]
+    results[1:] = [
+        dataclasses.replace(
+            one,
+            judgement=dataclasses.replace(
+                one.judgement,
+                atypical_input=("size",),
+                verdict=atypical.verdict(one.judgement.verdict, ("size",)),
+            ),
+            faces=(
+                dataclasses.replace(
+                    one.faces[0], atypical_input=("size",), verdict=atypical.verdict(one.faces[0].verdict, ("size",))
+                ),
+            ),
+        )
+        for one in results[1:]
+    ]
+    named = {one.facts.sha256: one.facts.sha256 for one in results}
+    p_values = {one.facts.sha256: one.judgement.p_value for one in results}
+    ranked = [one for one in with_q_values(results, 0.05, named, p_values, atypical) if isinstance(one, Scored)]
+    assert [one.judgement.q_value for one in ranked] == pytest.approx([0.03, 0.03, 0.9])
+    expected = {
+        Atypical.REPORT: [Verdict.FLAGGED, Verdict.FLAGGED, Verdict.NOT_FLAGGED],
+        Atypical.INCONCLUSIVE: small,
+        Atypical.FLAG: [Verdict.FLAGGED] * 3,
+    }[atypical]
+    assert [one.judgement.verdict for one in ranked] == expected
+    assert [verdicts(one) for one in ranked] == [[verdict] for verdict in expected]
+    bare = [dataclasses.replace(one, faces=()) for one in results]
+    ranked = [one for one in with_q_values(bare, 0.05, named, p_values, atypical) if isinstance(one, Scored)]
+    assert [one.judgement.verdict for one in ranked] == expected
+
+
+def test_an_atypical_face_does_not_have_its_image_flagged_by_a_false_discovery_rate() -> None:
+    # The first image by its typical face alone, the second by neither.
+    results = [scored_result(image(*p), judge(Atypical.INCONCLUSIVE)) for p in [(0.006, 0.005), (0.9, 0.004), (0.6,)]]
+    named = {one.facts.sha256: one.facts.sha256 for one in results}
+    p_values = {one.facts.sha256: one.judgement.p_value for one in results}
+    ranked = with_q_values(results, 0.05, named, p_values, Atypical.INCONCLUSIVE)
+    found = [one.judgement.verdict for one in ranked if isinstance(one, Scored)]
+    assert found == [Verdict.FLAGGED, Verdict.INCONCLUSIVE, Verdict.NOT_FLAGGED]
 
 
 def test_by_a_false_discovery_rate_faces_are_flagged_only_in_flagged_images() -> None:

@@ -260,9 +260,24 @@ def test_sarif_lists_the_flagged_and_declared_as_results_and_the_unreadable_as_n
     assert [item["ruleId"] for item in run["results"]] == named
     rules = run["tool"]["driver"]["rules"]
     assert all(rules[item["ruleIndex"]]["id"] == item["ruleId"] for item in run["results"])
-    (notice,) = run["invocations"][0]["toolExecutionNotifications"]
+    notice, shifted = run["invocations"][0]["toolExecutionNotifications"]
     assert notice["descriptor"]["id"] == "truncated"
+    assert (shifted["descriptor"]["id"], shifted["level"]) == ("unlike-the-calibration", "warning")
     assert run["properties"]["summary"]["inputs"] == SUMMARY.inputs
+
+
+def test_sarif_leaves_open_what_is_outside_the_calibration_and_says_so_of_what_is_flagged() -> None:
+    results = [
+        scored(number=1, atypical_input=("format",), verdict=Verdict.INCONCLUSIVE),
+        scored(number=2, verdict=Verdict.INCONCLUSIVE),  # by the band of the rule
+        scored(number=3, atypical_input=("format",)),
+        scored(number=4, atypical_input=("format", "size"), verdict=Verdict.FLAGGED),
+    ]
+    document = json.loads(write_all(OutputFormat.SARIF, results))
+    SARIF.validate(document)
+    undecided, flagged = document["runs"][0]["results"]
+    assert (undecided["ruleId"], undecided["kind"], undecided["level"]) == ("outside-the-calibration", "open", "none")
+    assert "outside the calibration's ranges by format, size" in flagged["message"]["text"]
 
 
 def test_sarif_marks_the_flagged_faces_of_an_image() -> None:

@@ -57,8 +57,13 @@ class Combined(Rule):
     def rate_bounds(cls, spec: RuleSpec, n: int) -> RateBounds:
         """Exact bounds, see `coverage.rate_bounds`, from the half that calibrates the statistic."""
         cls.require_images(spec, n)
+        return rate_bounds(*cls.flagged_ranks(spec, n))
+
+    @classmethod
+    def flagged_ranks(cls, spec: RuleSpec, n: int) -> tuple[int, int]:
+        """Those among the half that calibrates the statistic, which has one tail."""
         calibrating = n - n // 2
-        return rate_bounds(floor(exact(spec.alpha) * (calibrating + 1)), calibrating)
+        return floor(exact(spec.alpha) * (calibrating + 1)), calibrating
 
     def judge(self, scores: Scores) -> RuleJudgement:
         """Judge (B, S) scores; the p-value of the statistic decides the flag, the side is the heaviest column's."""

@@ -11,9 +11,10 @@ from muflow_cli.calibration.coverage import Description, Stratum
 from muflow_cli.calibration.pvalues import Scores, over_tests
 from muflow_cli.calibration.rule import Rule
 from muflow_cli.calibration.rules import rule_class
-from muflow_cli.calibration.strata import ranges_of, stratum_name
+from muflow_cli.calibration.strata import ranges_of, rows_by_stratum
 from muflow_cli.errors import NotFinite
 from muflow_cli.records import CalibrationMatch, Facts, Judgement, Side, Verdict
+from muflow_cli.run_specs import Atypical
 
 
 class Judge:
@@ -21,19 +22,23 @@ class Judge:
 
     A stratum with fewer reals than the rule's `stratum_minimum` has no rule of its own.
 
+    Args:
+        calibration: whose reals and rule judge.
+        atypical: what becomes of images outside the ranges of these reals; only their verdicts depend on it.
+
     Raises:
         BadSpec: for a rule that does not exist or cannot use its settings.
         TooFewScores: when the rule's alpha needs more reals than there are.
         BadCalibration: where the rule cannot use these scores.
     """
 
-    def __init__(self, calibration: Calibration) -> None:
+    def __init__(self, calibration: Calibration, atypical: Atypical = Atypical.REPORT) -> None:
         spec = calibration.rule
-        self._calibration, self._spec = calibration, spec
+        self._calibration, self._spec, self._atypical = calibration, spec, atypical
         self._class = rule_class(spec.method)
         self._ranges = ranges_of(calibration.facts)
         self._pooled = self._class.fit(calibration.scores, spec)
-        self._members = _rows_by_stratum(calibration.facts, spec.by) if spec.by else {}
+        self._members = rows_by_stratum(calibration.facts, spec.by) if spec.by else {}
         self._rules = {
             name: self._class.fit(calibration.scores[rows], spec)
             for name, rows in self._members.items()
@@ -55,7 +60,7 @@ class Judge:
         scores = _finite(scores)
         judgements: dict[int, Judgement] = {}
         band = self._spec.band
-        for name, rows in _rows_by_stratum(facts, self._spec.by).items():
+        for name, rows in rows_by_stratum(facts, self._spec.by).items():
             rule, match = self._rule_for(name)
             judged = rule.judge(scores[rows])
             for index, row in enumerate(rows):
@@ -66,13 +71,14 @@ class Judge:
                 verdict = Verdict.FLAGGED if flagged else Verdict.NOT_FLAGGED
                 if band is not None and band[0] <= together <= band[1]:
                     verdict = Verdict.INCONCLUSIVE
+                outside = self._ranges.atypical(facts[row])
                 judgements[row] = Judgement(
                     p_value=p_value,
-                    verdict=verdict,
+                    verdict=self._atypical.verdict(verdict, outside),
                     tail=Side.HIGH if judged.high[index] else Side.LOW,
                     calibration=match,
                     stratum=name if name in self._rules else None,
-                    atypical_input=self._ranges.atypical(facts[row]),
+                    atypical_input=outside,
                     heaviest=None if heaviest is None else self._calibration.columns[heaviest[index]],
                 )
         return [judgements[row] for row in range(len(facts))]
@@ -91,7 +97,7 @@ class Judge:
         """
         scores = _finite(scores)
         ranking = np.empty(len(scores))
-        for name, rows in _rows_by_stratum(facts, self._spec.by).items():
+        for name, rows in rows_by_stratum(facts, self._spec.by).items():
             rule, _ = self._rule_for(name)
             ranking[rows] = rule.ranking(scores[rows])
         return ranking
@@ -131,10 +137,3 @@ def _finite(scores: Scores) -> Scores:
     if not np.isfinite(scores).all():
         raise NotFinite("a score is NaN or infinite, so the image cannot be judged")
     return scores
-
-
-def _rows_by_stratum(facts: Sequence[Facts], by: Sequence[str]) -> dict[str, list[int]]:
-    rows: dict[str, list[int]] = {}
-    for row, image in enumerate(facts):
-        rows.setdefault(stratum_name(image, by), []).append(row)
-    return rows

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import floor
 from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muflow_cli.calibration.coverage import RateBounds
-from muflow_cli.calibration.pvalues import Scores, images_to_reach_alpha, tail_count
+from muflow_cli.calibration.pvalues import Scores, exact, images_to_reach_alpha, tail_count
 from muflow_cli.errors import TooFewScores
 from muflow_cli.specs import RuleSpec
 
@@ -92,6 +93,12 @@ class Rule(ABC):
     def smallest_p_value(cls, spec: RuleSpec, n: int) -> float:
         """Smallest p-value that n reals can give, here for a mean score: 1 / (n + 1), or 2 / (n + 1) for two tails."""
         return min(1.0, tail_count(spec) / (n + 1))
+
+    @classmethod
+    def flagged_ranks(cls, spec: RuleSpec, n: int) -> tuple[int, int]:
+        """How many ranks among how many reals give a p-value of at most alpha; here those of a mean score."""
+        tails = tail_count(spec)
+        return tails * floor(exact(spec.alpha) / tails * (n + 1)), n
 
     @classmethod
     @abstractmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import floor
 from statistics import NormalDist
 from typing import ClassVar, Final
 
@@ -14,7 +13,6 @@ from muflow_cli.calibration.novelty import LocalOutlierFactor, OneClassSvm
 from muflow_cli.calibration.pvalues import (
     Scores,
     conformal_p_values,
-    exact,
     images_to_reach_alpha,
     mean_scores,
     tail_count,
@@ -45,8 +43,7 @@ class Conformal(Rule):
     def rate_bounds(cls, spec: RuleSpec, n: int) -> RateBounds:
         """Exact bounds, see `coverage.rate_bounds`; each tail flags floor(alpha / tails * (n + 1)) ranks."""
         cls.require_images(spec, n)
-        tails = tail_count(spec)
-        return rate_bounds(tails * floor(exact(spec.alpha) / tails * (n + 1)), n)
+        return rate_bounds(*cls.flagged_ranks(spec, n))
 
     def judge(self, scores: Scores) -> RuleJudgement:
         """Judge (B, S) scores; the p-value of the mean score decides the flag."""

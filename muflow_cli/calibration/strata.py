@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from muflow_cli.records import Facts
+from muflow_cli.records import PIXELS, Facts
 
 QUALITY_EDGES: Final = (50, 70, 80, 90, 95)  # libjpeg quality; most cameras and services write 75 to 95
 SIZE_EDGES: Final = (128, 256, 512, 1024, 2048)  # pixels of the shorter side
@@ -47,6 +47,14 @@ def stratum_name(facts: Facts, by: Sequence[str]) -> str:
     return " ".join(STRATIFIERS[fact](facts) for fact in by)
 
 
+def rows_by_stratum(facts: Sequence[Facts], by: Sequence[str]) -> dict[str, list[int]]:
+    """Name of each stratum -> the rows of its images; all of them in one without a name where `by` is empty."""
+    rows: dict[str, list[int]] = {}
+    for row, image in enumerate(facts):
+        rows.setdefault(stratum_name(image, by), []).append(row)
+    return rows
+
+
 # What is measured of an image, and the name under which a result says that it is out of range.
 GUARDS: Final[Mapping[str, tuple[str, Callable[[Facts], float | None]]]] = {
     "shorter_side": ("size", shorter_side),
@@ -78,7 +86,7 @@ class Ranges:
 
         `face` stands for an image without one where the calibration images have one.
         """
-        names = set() if facts.format in self.formats else {"format"}
+        names = set() if facts.format in (*self.formats, PIXELS) else {"format"}
         if self.limits["face_side"] is not None and facts.face_side is None:
             names.add("face")
         for measure, (name, read) in GUARDS.items():

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from muflow_cli.output.inert import escape
-from muflow_cli.run_specs import Damaged, InputSpec, OnNoFace, Precision, Runtime
+from muflow_cli.run_specs import Atypical, Damaged, InputSpec, OnNoFace, Precision, Runtime
 
 _DEFAULTS = InputSpec()
 _LISTED = 20
@@ -69,6 +69,14 @@ Container = Annotated[
         "--container",
         metavar="SPEC",
         help="Store every image alike before looking at it, such as square,resize=256,jpeg=90.",
+    ),
+]
+AtypicalOption = Annotated[
+    Atypical,
+    typer.Option(
+        "--atypical",
+        help="Verdict on images whose format, size or quality no calibration image has: flagged, inconclusive, or that "
+        "of any other.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")]

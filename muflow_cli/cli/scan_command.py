@@ -25,7 +25,7 @@ from muflow_cli.default_detector import find_detector
 from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.encode import check_fields
 from muflow_cli.output.writers import OutputFormat, Per
-from muflow_cli.run_specs import Damaged, OnNoFace, Precision
+from muflow_cli.run_specs import Atypical, Damaged, OnNoFace, Precision
 from muflow_cli.scan.resume import written_before
 from muflow_cli.scan.settings import Comparison
 
@@ -90,6 +90,7 @@ def scan_command(
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     damaged: options.DamagedOption = Damaged.REFUSE,
+    atypical: options.AtypicalOption = Atypical.INCONCLUSIVE,
     max_seconds: options.MaxSeconds = options.MAX_SECONDS,
     no_archives: options.NoArchives = False,
     max_faces: options.MaxFaces = options.MAX_FACES,
@@ -205,6 +206,9 @@ def scan_command(
     A file may say itself that it is synthetic (content credentials, a generator's settings). This is reported beside
     the verdict, and no score depends on it.
 
+    An image whose format, size or quality no calibration image has is inconclusive, since nothing is known of the rate
+    for such images; --atypical report or flag gives it another verdict.
+
     A detector of faces (muflow fit --faces) has options of its own: --max-faces N, --on-no-face whole or skip, --per
     face for a CSV with one row for each face, --face-model FILE.
 
@@ -279,6 +283,7 @@ def scan_command(
         destinations=outputs.destinations(resumed),
         inputs=inputs,
         runtime=options.runtime(device, precision, workers, batch_size),
+        atypical=atypical,
         fields=names,
         per_face=per is Per.FACE,
         comparison=comparison,
@@ -327,7 +332,7 @@ def _run(
     with ScanProgress(console, listing, beside=beside, verbose=verbose) as progress, Stop() as stop:
         summary = run(job, progress, stop)
         stopped = stop()
-    for line in summary_lines(summary, job.detector.calibration.rule.alpha):
+    for line in summary_lines(summary, job.detector.calibration.rule.alpha, job.atypical):
         console.print(line)
     if stopped:
         goes_on = job.comparison.any and job.kept_report is not None

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from muflow_cli.output.inert import escape
+from muflow_cli.output.shift_text import shift_text
 from muflow_cli.run_records import ImageGroup, Summary
+from muflow_cli.run_specs import Atypical
 
 # Groups that are listed; the reports hold all of them.
 _LISTED: Final = 20
@@ -14,14 +16,19 @@ _LISTED: Final = 20
 _SUSPICIOUS: Final = 0.05
 
 
-def summary_lines(summary: Summary, alpha: float) -> Iterator[str]:
+def summary_lines(summary: Summary, alpha: float, atypical: Atypical) -> Iterator[str]:
     """Counts and times; how adaptive p-values came about, the groups that stand out most, and what speaks against them.
 
     Args:
         summary: of the run.
         alpha: of the detector's rule, which decides on groups where no false discovery rate was given.
+        atypical: what became of images outside the calibration's ranges.
     """
     yield from _counts(summary)
+    if summary.atypical:
+        yield _atypical_line(summary, atypical)
+    if summary.shift is not None and not summary.shift.alike:
+        yield f"warning: {shift_text(summary.shift, alpha)}"
     learned = summary.adaptive
     if learned is not None:
         together = learned.fewest_flagged
@@ -34,6 +41,16 @@ def summary_lines(summary: Summary, alpha: float) -> Iterator[str]:
             yield _doubt(f"{learned.atypical:.0%} of the images", "The false discovery rate")
     if summary.groups:
         yield from _group_lines(summary.ranked_groups, alpha if summary.fdr is None else summary.fdr)
+
+
+def _atypical_line(summary: Summary, atypical: Atypical) -> str:
+    images = "1 image is" if summary.atypical == 1 else f"{summary.atypical} images are"
+    facts = ", ".join(f"{count} by {name.replace('_', ' ')}" for name, count in summary.atypical_by_fact.items())
+    outside = f"outside the calibration's ranges ({facts})"
+    if atypical is Atypical.REPORT:
+        return f"{images} {outside}; no rate is promised for verdicts on such images"
+    verdict = "flagged" if atypical is Atypical.FLAG else "inconclusive"
+    return f"{images} {verdict} because of lying {outside}; --atypical report judges such images as any other"
 
 
 def _group_lines(groups: tuple[ImageGroup, ...], level: float) -> Iterator[str]:

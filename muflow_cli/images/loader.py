@@ -29,7 +29,7 @@ from muflow_cli.images.read import announced_bytes, read_input
 from muflow_cli.images.thumbnails import thumbnail_mark
 from muflow_cli.images.triage import triage
 from muflow_cli.images.worker import Workers
-from muflow_cli.records import Facts, Mark, NoFace, Unreadable
+from muflow_cli.records import PIXELS, Facts, Mark, NoFace, Unreadable
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.specs import ContainerSpec, FaceSpec, View, ViewSpec
 
@@ -327,7 +327,7 @@ def from_pixels(label: str, pixels: Image.Image | NDArray[np.uint8], spec: LoadS
     facts = Facts(
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),
-        format="pixels",
+        format=PIXELS,
         width=image.width,
         height=image.height,
     )

@@ -21,6 +21,7 @@ from muflow_cli.output.aliases import ALIASES
 from muflow_cli.output.encode import detector_to_json, result_to_json, run_to_json, summary_to_json
 from muflow_cli.output.histogram import histogram
 from muflow_cli.output.inert import escape
+from muflow_cli.output.shift_text import shift_text
 from muflow_cli.output.strips import Strips, strips
 from muflow_cli.records import Result, Scored, Unreadable
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
@@ -81,6 +82,7 @@ def render_report(data: ReportData) -> str:
     rows = [_row(result, data.exhibits.get(index)) for index, result in enumerate(data.results)]
     text = json.dumps({"columns": data.detector.columns, "rows": rows}, allow_nan=False, separators=(",", ":"))
     embedded = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    shift = data.summary.shift
     return environment.get_template("report.html.j2").render(
         # A Content-Security-Policy that runs this style and this script, by their digests, and loads nothing.
         policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; "
@@ -93,6 +95,8 @@ def render_report(data: ReportData) -> str:
         command=escape(shlex.join(data.run.argv)),
         detector=detector_to_json(data.detector),
         summary=summary_to_json(data.summary),
+        shifted=None if shift is None or shift.alike else shift_text(shift, data.detector.alpha),
+        atypical=(data.run.options or {}).get("atypical"),
         groups=data.summary.ranked_groups,
         strips=_strips(data),
         has_q=any(isinstance(result, Scored) and result.judgement.q_value is not None for result in data.results),

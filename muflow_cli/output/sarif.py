@@ -1,4 +1,5 @@
-"""SARIF 2.1.0 (OASIS): flagged images and declared syntheses are results, unreadable inputs notifications."""
+"""SARIF 2.1.0 (OASIS): flagged images, declared syntheses and images outside the calibration's ranges are results,
+unreadable inputs notifications."""
 
 from __future__ import annotations
 
@@ -11,15 +12,21 @@ from urllib.parse import quote
 from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.encode import detector_to_json, line, result_to_json, run_to_json, summary_to_json
 from muflow_cli.output.inert import escape
-from muflow_cli.records import FaceScore, Origin, Result, Scored, Side, Unreadable, Verdict
+from muflow_cli.output.shift_text import shift_text
+from muflow_cli.records import FaceScore, Judgement, Origin, Result, Scored, Side, Unreadable, Verdict
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 SCHEMA_URI: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 
-_RULES: Final[Mapping[Side | Origin, tuple[str, str, str]]] = {
+_RULES: Final[Mapping[Side | Origin | Verdict, tuple[str, str, str]]] = {
     Side.HIGH: ("synthetic-face-high", "UnlikeTheRealFaces", "Less like the real training faces than the rule allows."),
     Side.LOW: ("synthetic-face-low", "TooTypicalOfTheRealFaces", "More typical than real faces usually are."),
     Origin.SYNTHETIC: ("declared-synthetic", "DeclaresItselfSynthetic", "The file says that it is synthetic."),
+    Verdict.INCONCLUSIVE: (
+        "outside-the-calibration",
+        "OutsideTheCalibration",
+        "No calibration image has this format, size or quality, so there is no verdict.",
+    ),
 }
 
 _REMOTE: Final = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -45,7 +52,7 @@ def _location(path: str) -> dict[str, object]:
 def _finding(result: Scored) -> dict[str, object]:
     judgement = result.judgement
     measured = f"p = {judgement.p_value:.4g}, score {result.score:.4f}, {judgement.tail} tail"
-    text = f"{escape(result.path)}: flagged ({measured})"
+    text = f"{escape(result.path)}: flagged ({measured}{_outside(judgement)})"
     finding = _result(judgement.tail, text, result, result.facts.sha256)
     # SARIF's regions are of text and bytes; areas of an image are rectangles of an attachment.
     faces = [_rectangle(face) for face in result.faces if face.verdict is Verdict.FLAGGED]
@@ -53,6 +60,19 @@ def _finding(result: Scored) -> dict[str, object]:
         location = {"artifactLocation": {"uri": artifact_uri(result.path)}}
         finding["attachments"] = [{**location, "description": {"text": "flagged faces"}, "rectangles": faces}]
     return finding
+
+
+def _outside(judgement: Judgement) -> str:
+    names = ", ".join(escape(name) for name in judgement.atypical_input)
+    return f", outside the calibration's ranges by {names}" if names else ""
+
+
+def _open(result: Scored) -> dict[str, object]:
+    """An image without a verdict: SARIF's word for a rule that did not have the information to decide is `open`."""
+    judgement = result.judgement
+    text = f"{escape(result.path)}: inconclusive (p = {judgement.p_value:.4g}{_outside(judgement)})"
+    undecided = _result(Verdict.INCONCLUSIVE, text, result, result.facts.sha256)
+    return {**undecided, "kind": "open", "level": "none"}
 
 
 def _rectangle(face: FaceScore) -> dict[str, object]:
@@ -67,7 +87,7 @@ def _declaration(result: Result) -> dict[str, object]:
     return _result(Origin.SYNTHETIC, text, result, sha256)
 
 
-def _result(rule: Side | Origin, text: str, result: Result, sha256: str | None) -> dict[str, object]:
+def _result(rule: Side | Origin | Verdict, text: str, result: Result, sha256: str | None) -> dict[str, object]:
     return {
         "ruleId": _RULES[rule][0],
         "ruleIndex": list(_RULES).index(rule),
@@ -82,7 +102,8 @@ def _result(rule: Side | Origin, text: str, result: Result, sha256: str | None) 
 class SarifWriter:
     """One SARIF log of one run; findings are streamed, notifications wait in a temporary file.
 
-    Images that are neither flagged nor declared synthetic are not findings; the summary in `properties` counts them.
+    Images that are neither flagged nor declared synthetic are not findings, but for those that are inconclusive because
+    they lie outside the calibration's ranges; the summary in `properties` counts them.
     """
 
     def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None) -> None:
@@ -93,10 +114,11 @@ class SarifWriter:
         self._notifications = tempfile.SpooledTemporaryFile(max_size=2**18)  # noqa: SIM115 - lives until `end`
         self._separator = self._notice_separator = b"\n"
         self._detector: dict[str, object] = {}
+        self._alpha = 0.0
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:
         """Open the log up to its findings."""
-        self._detector = detector_to_json(detector)
+        self._detector, self._alpha = detector_to_json(detector), detector.alpha
         head = line({"$schema": SCHEMA_URI, "version": "2.1.0"}).removesuffix(b"}\n")
         rules = [{"id": key, "name": name, "shortDescription": {"text": text}} for key, name, text in _RULES.values()]
         tool = {"driver": {"name": run.tool, "version": run.version, "rules": rules}}
@@ -114,22 +136,35 @@ class SarifWriter:
                 "message": {"text": f"{escape(result.path)}: {escape(result.message)}"},
                 "locations": [_location(result.path)],
             }
-            self._notifications.write(self._notice_separator + line(notification).rstrip(b"\n"))
-            self._notice_separator = b",\n"
+            self._notify(notification)
         elif isinstance(result, Scored) and result.flagged:
             self._add(_finding(result))
+        elif (
+            isinstance(result, Scored)
+            and result.judgement.verdict is Verdict.INCONCLUSIVE
+            and _outside(result.judgement)
+        ):
+            self._add(_open(result))
 
     def _add(self, finding: dict[str, object]) -> None:
         self._stream.write(self._separator + line(finding).rstrip(b"\n"))
         self._stream.flush()
         self._separator = b",\n"
 
+    def _notify(self, notification: Mapping[str, object]) -> None:
+        self._notifications.write(self._notice_separator + line(notification).rstrip(b"\n"))
+        self._notice_separator = b",\n"
+
     def end(self, run: RunInfo, summary: Summary) -> None:
-        """Close the log with the times, the unreadable inputs and the counts."""
+        """Close the log with the times, the unreadable inputs, a warning on the images as a group and the counts."""
         properties = {"run": run_to_json(run), "detector": self._detector, "summary": summary_to_json(summary)}
         times = {"startTimeUtc": run.started, **({"endTimeUtc": run.finished} if run.finished else {})}
         invocation = {"executionSuccessful": not summary.interrupted, "arguments": list(run.argv), **times}
         self._stream.write(b'\n],"invocations":[' + line(invocation).removesuffix(b"}\n"))
+        if summary.shift is not None and not summary.shift.alike:
+            text = shift_text(summary.shift, self._alpha)
+            warning = {"level": "warning", "descriptor": {"id": "unlike-the-calibration"}, "message": {"text": text}}
+            self._notify(warning)
         self._stream.write(b',"toolExecutionNotifications":[')
         self._notifications.seek(0)
         while chunk := self._notifications.read(2**16):

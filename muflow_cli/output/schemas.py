@@ -38,6 +38,7 @@ _RANGES: Final[Mapping[str, Schema]] = {
     "started": _TIME,
     "finished": _TIME,
     **dict.fromkeys(("p_value", "q_value", "smallest_p_value", "alpha", "fdr", "level", "prevalence"), _SHARE),
+    **dict.fromkeys(("share", "share_at_least", "rate_at_most", "distance"), _SHARE),
     **dict.fromkeys(("value", "low", "high", "overlap"), _SHARE),
     "by_group": _SILHOUETTE,
     "real_against_fake": _SILHOUETTE,

@@ -206,7 +206,7 @@ class TableWriter:
         self._put([name.upper() for name in self._fields], "bold")
 
     def write(self, result: Result) -> None:
-        """Write one line; after the path stands why an input could not be read, or that an image is damaged."""
+        """Write one line; after the path stands why an input could not be read, or what is wrong with an image."""
         value = result_to_json(result)
         value |= {"faces": len(value["faces"])} if "faces" in value else {}
         error = value.get("error")
@@ -216,6 +216,8 @@ class TableWriter:
             cells[-1] += f"  ({_show('error', error)})"
         if value.get("damaged") and "damaged" not in self._fields:
             cells[-1] += "  (damaged)"
+        if value.get("atypical_input") and "atypical_input" not in self._fields:
+            cells[-1] += f"  (atypical {', '.join(map(escape, value['atypical_input']))})"
         self._put(cells, _STYLES.get(str(shown.get("verdict")), ""))
 
     def end(self, run: RunInfo, summary: Summary) -> None:

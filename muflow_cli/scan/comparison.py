@@ -16,6 +16,7 @@ from muflow_cli.images.inputs import Input, InputKind
 from muflow_cli.images.remote import is_remote
 from muflow_cli.records import Result, Scored, Side
 from muflow_cli.run_records import AdaptiveInfo, ImageGroup
+from muflow_cli.run_specs import Atypical
 from muflow_cli.scan.evidence import Evidence
 from muflow_cli.scan.fdr import photographs, with_q_values
 from muflow_cli.scan.settings import Comparison
@@ -71,6 +72,7 @@ def compare(
     calibration: Calibration,
     evidence: Evidence,
     group_of: Mapping[str, str],
+    atypical: Atypical = Atypical.REPORT,
 ) -> Compared:
     """The results of a run by `comparison`.
 
@@ -80,6 +82,7 @@ def compare(
         calibration: of the detector.
         evidence: of every scored image.
         group_of: path of a result -> name of its group.
+        atypical: what becomes of images outside the calibration's ranges.
     """
     photograph_of = photographs(results, evidence.near)
     if not photograph_of:
@@ -92,7 +95,7 @@ def compare(
         if comparison.adaptive:
             p_values, info = _adaptive(comparison.fdr, distinct, first, calibration, evidence)
             results = [_with_adaptive(result, photograph_of, p_values) for result in results]
-        results = with_q_values(results, comparison.fdr, photograph_of, p_values)
+        results = with_q_values(results, comparison.fdr, photograph_of, p_values, atypical)
     if not comparison.groups:
         return Compared(results, info)
     results = [

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from muflow_cli.calibration.pvalues import over_tests
-from muflow_cli.records import FaceScore, Result, Scored, Verdict
+from muflow_cli.records import FaceScore, Judgement, Result, Scored, Verdict
+from muflow_cli.run_specs import Atypical
 
 
 def photographs(results: Sequence[Result], near: Mapping[str, int]) -> dict[str, str]:
@@ -27,39 +28,69 @@ def photographs(results: Sequence[Result], near: Mapping[str, int]) -> dict[str,
     return {digest: first.setdefault(group, digest) for digest, group in zip(digests, groups, strict=True)}
 
 
-def _by_rate(
-    result: Scored, verdict: Verdict, steps: Sequence[tuple[float, float]], fdr: float
-) -> tuple[FaceScore, ...]:
-    """The faces of a result with verdicts that agree with the image's: those whose own p-values would be flagged too.
+@dataclass(frozen=True, slots=True)
+class _Rate:
+    """Verdicts by a false discovery rate.
 
-    An adaptive p-value is that of the largest face.
+    Attributes:
+        fdr: the rate.
+        steps: (p-value, q-value) of every photograph, ascending.
+        atypical: what becomes of images outside the calibration's ranges.
     """
-    adaptive = result.judgement.adaptive_p_value is not None
 
-    def own(index: int, face: FaceScore) -> Verdict:
-        if verdict is not Verdict.FLAGGED or face.verdict is Verdict.INCONCLUSIVE:
-            return face.verdict if face.verdict is Verdict.INCONCLUSIVE else Verdict.NOT_FLAGGED
-        above = bisect_left(steps, (over_tests(face.p_value, len(result.faces)), 0.0))
-        flagged = index == 0 if adaptive else above < len(steps) and steps[above][1] <= fdr
-        return Verdict.FLAGGED if flagged else Verdict.NOT_FLAGGED
+    fdr: float
+    steps: Sequence[tuple[float, float]]
+    atypical: Atypical
 
-    return tuple(replace(face, verdict=own(index, face)) for index, face in enumerate(result.faces))
+    def faces(self, result: Scored, *, rejected: bool) -> tuple[FaceScore, ...]:
+        """The faces of a result with their verdicts: flagged are those whose own p-values would be rejected too.
+
+        An adaptive p-value is that of the largest face.
+        """
+        adaptive = result.judgement.adaptive_p_value is not None
+
+        def own(index: int, face: FaceScore) -> Verdict:
+            above = bisect_left(self.steps, (over_tests(face.p_value, len(result.faces)), 0.0))
+            passes = index == 0 if adaptive else above < len(self.steps) and self.steps[above][1] <= self.fdr
+            return self.verdict(face, rejected=rejected and passes)
+
+        return tuple(replace(face, verdict=own(index, face)) for index, face in enumerate(result.faces))
+
+    def verdict(self, judged: Judgement | FaceScore, *, rejected: bool) -> Verdict:
+        """The verdict on an image without faces, or on a face."""
+        verdict = Verdict.FLAGGED if rejected else Verdict.NOT_FLAGGED
+        if judged.verdict is Verdict.INCONCLUSIVE:
+            verdict = Verdict.INCONCLUSIVE
+        return self.atypical.verdict(verdict, judged.atypical_input)
+
+
+def _of_faces(faces: Sequence[FaceScore], *, adaptive: bool) -> Verdict:
+    """The verdict on an image: flagged if one of its faces is, or else that on the face whose p-value it has."""
+    if any(face.verdict is Verdict.FLAGGED for face in faces):
+        return Verdict.FLAGGED
+    return (faces[0] if adaptive else min(faces, key=lambda face: face.p_value)).verdict
 
 
 def with_q_values(
-    results: Sequence[Result], fdr: float, photograph_of: Mapping[str, str], p_values: Mapping[str, float]
+    results: Sequence[Result],
+    fdr: float,
+    photograph_of: Mapping[str, str],
+    p_values: Mapping[str, float],
+    atypical: Atypical = Atypical.REPORT,
 ) -> list[Result]:
     """The same results with Benjamini-Hochberg q-values over the run, flagged where q <= `fdr`.
 
     Copies and near copies repeat one test, that of their photograph. Two near copies may yet be two photographs that
     look alike, so an image is flagged only if its own p-value, too, would have been: its q-value is the larger of both.
-    Inconclusive results stay so.
+    Inconclusive results stay so. They and all images outside the calibration's ranges count among the tests, so what
+    becomes of them changes no q-value.
 
     Args:
         results: of the whole run.
         fdr: false discovery rate, in (0, 1).
         photograph_of: as `photographs`.
         p_values: photograph -> p-value, one test each.
+        atypical: what becomes of images outside the calibration's ranges.
 
     Source: Benjamini and Hochberg 1995; valid under independence or positive dependence of the p-values.
     """
@@ -69,6 +100,7 @@ def with_q_values(
 
     q_values = dict(zip(p_values, false_discovery_control(list(p_values.values())).tolist(), strict=True))
     steps = sorted((p_value, q_values[digest]) for digest, p_value in p_values.items())
+    rate = _Rate(fdr, steps, atypical)
 
     def with_q_value(result: Result) -> Result:
         if not isinstance(result, Scored):
@@ -77,10 +109,11 @@ def with_q_values(
         own = judgement.p_value if judgement.adaptive_p_value is None else judgement.adaptive_p_value
         above = bisect_left(steps, (own, 0.0))
         q_value = max(q_values[photograph_of[result.facts.sha256]], steps[above][1] if above < len(steps) else own)
-        verdict = judgement.verdict
-        if verdict is not Verdict.INCONCLUSIVE:
-            verdict = Verdict.FLAGGED if q_value <= fdr else Verdict.NOT_FLAGGED
-        faces = _by_rate(result, verdict, steps, fdr)
+        faces = rate.faces(result, rejected=q_value <= fdr)
+        if faces:
+            verdict = _of_faces(faces, adaptive=judgement.adaptive_p_value is not None)
+        else:
+            verdict = rate.verdict(judgement, rejected=q_value <= fdr)
         return replace(result, judgement=replace(judgement, q_value=q_value, verdict=verdict), faces=faces)
 
     return [with_q_value(result) for result in results]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from muflow_cli.calibration.shift import ShiftTest
 from muflow_cli.claims import InputGuard
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
@@ -21,7 +22,7 @@ from muflow_cli.output.encode import line_key
 from muflow_cli.output.writers import WRITERS, WriterContext
 from muflow_cli.records import Result, Scored, Unreadable
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
-from muflow_cli.run_specs import InputSpec, Runtime
+from muflow_cli.run_specs import Atypical, InputSpec, Runtime
 from muflow_cli.scan.comparison import Compared, check_comparison, compare, group_name
 from muflow_cli.scan.evidence import Evidence, discard_evidence, open_evidence
 from muflow_cli.scan.outputs import Destination, Outputs, open_outputs
@@ -72,6 +73,7 @@ class Job:
         destinations: outputs, at most one of them resumed.
         inputs: limits on what is read.
         runtime: device, precision, batch size, workers.
+        atypical: what becomes of images outside the calibration's ranges.
         fields: only these fields of each result, in this order; None = all.
         per_face: a CSV has one row for each face, not for each image.
         comparison: what all images say together.
@@ -84,6 +86,7 @@ class Job:
     destinations: Sequence[Destination]
     inputs: InputSpec = field(default_factory=InputSpec)
     runtime: Runtime = field(default_factory=Runtime)
+    atypical: Atypical = Atypical.INCONCLUSIVE
     fields: tuple[str, ...] | None = None
     per_face: bool = False
     comparison: Comparison = field(default_factory=Comparison)
@@ -125,13 +128,13 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         calibration_scores=job.detector.calibration.mean_scores.tolist(),
         exhibits=exhibits,
     )
-    request = ScanRequest(detector=job.detector, runtime=job.runtime, inputs=job.inputs)
+    request = ScanRequest(detector=job.detector, runtime=job.runtime, inputs=job.inputs, atypical=job.atypical)
     if exhibits is not None:
         side = exhibits.with_boxes if job.detector.spec.faces else exhibits.thumbnail
         request = replace(request, thumbnail=side, face_thumbnail=exhibits.thumbnail)
     placement = place(job.runtime)
     check_comparison(job.comparison, job.detector.calibration, placement)
-    options = deciding(job.inputs) | job.comparison.options
+    options = deciding(job.inputs) | {"atypical": job.atypical.value} | job.comparison.options
     head = begin_run(str(placement.device), placement.precision, job.argv, options)
     info = job.detector.info(job.detector_path)
     with open_outputs(job.destinations, context, drafts=job.comparison.any) as outputs, ExitStack() as stack:
@@ -142,7 +145,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
             earlier = _comparable(earlier, evidence, heard.note)
         scan = Scan(request, earlier=earlier, stop=stop, gallery=exhibits, evidence=evidence)
         passing = _Passing(job, scan, heard)
-        summary = _pass(job, passing, heard, _Recording(outputs, head, info), evidence)
+        summary = _pass(job, passing, heard, _Recording(outputs, head, info, job.detector), evidence)
     if passing.failure is not None:
         raise passing.failure
     if not summary.interrupted:
@@ -202,7 +205,7 @@ def _pass(
     if evidence is not None:
         first = list(recording.drafted(results))
         begun = time.monotonic()
-        compared = compare(first, job.comparison, job.detector.calibration, evidence, passing.group_of)
+        compared = compare(first, job.comparison, job.detector.calibration, evidence, passing.group_of, job.atypical)
         comparing["compare"] = time.monotonic() - begun
         results = iter(compared.results)
     for result in results:
@@ -264,9 +267,9 @@ class _Passing:
 class _Recording:
     """Writes and counts results; the outputs begin with the first result."""
 
-    def __init__(self, outputs: Outputs, head: RunInfo, info: DetectorInfo) -> None:
+    def __init__(self, outputs: Outputs, head: RunInfo, info: DetectorInfo, detector: Detector) -> None:
         self._outputs, self._head, self._info = outputs, head, info
-        self.tally = Tally()
+        self.tally, self._shift = Tally(), ShiftTest(detector.calibration)
         self._digest = ResultsDigest()
         self._begun = False
 
@@ -288,13 +291,14 @@ class _Recording:
     def write(self, result: Result) -> None:
         self._begin()
         self.tally.add(result)
+        self._shift.add(result)
         self._digest.add(result)
         self._outputs.write(result)
 
     def end(self, **fields: object) -> Summary:
         self._begin()
         run = replace(self._head, finished=utc_now())
-        summary = self.tally.summary(results_sha256=self._digest.hexdigest(), **fields)
+        summary = self.tally.summary(shift=self._shift.outcome(), results_sha256=self._digest.hexdigest(), **fields)
         summary = sealed(summary, run, self._info)
         self._outputs.end(run, summary)
         return summary

@@ -15,9 +15,11 @@ class Tally:
 
     def __init__(self) -> None:
         self.scored = self.flagged = self.duplicates = self.inconclusive = self.damaged = self.faces = self.no_face = 0
+        self.atypical = 0
         self.codes: Counter[str] = Counter()
         self.tails: Counter[str] = Counter()
         self.origins: Counter[str] = Counter()
+        self.facts: Counter[str] = Counter()
         self._since = time.monotonic()
 
     @property
@@ -45,6 +47,8 @@ class Tally:
         self.scored += 1
         self.faces += len(result.faces)
         self.inconclusive += result.judgement.verdict is Verdict.INCONCLUSIVE
+        self.atypical += bool(result.judgement.atypical_input)
+        self.facts.update(result.judgement.atypical_input)
         if result.flagged:
             self.flagged += 1
             self.tails[result.judgement.tail.value] += 1
@@ -61,11 +65,13 @@ class Tally:
             seconds=round(seconds, 3),
             images_per_second=round(self.scored / seconds, 3) if seconds > 0 else 0.0,
             inconclusive=self.inconclusive,
+            atypical=self.atypical,
             damaged=self.damaged,
             faces=self.faces,
             no_face=self.no_face,
             unreadable_by_code=dict(sorted(self.codes.items())),
             flagged_by_tail=dict(sorted(self.tails.items())),
             declared_by_origin=dict(sorted(self.origins.items())),
+            atypical_by_fact=dict(sorted(self.facts.items())),
         )
         return replace(counted, **fields)  # type: ignore[arg-type] # names are Summary's own, checked by `replace`

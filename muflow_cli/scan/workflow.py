@@ -18,7 +18,7 @@ from muflow_cli.engine.scoring import Extras, score_stream
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, Seen, load_unknown
 from muflow_cli.records import NoFace, Result, Scored, Unreadable
-from muflow_cli.run_specs import InputSpec, OnNoFace, Runtime
+from muflow_cli.run_specs import Atypical, InputSpec, OnNoFace, Runtime
 from muflow_cli.scan.evidence import Evidence
 from muflow_cli.specs import View
 from muflow_cli.units import Item, ScoredImage, by_image, judged_again, scored_result, units_of
@@ -34,6 +34,7 @@ class ScanRequest:
         detector: decides the verdicts.
         runtime: device, precision, batch size, workers.
         inputs: limits on what is read.
+        atypical: what becomes of images outside the calibration's ranges.
         thumbnail: longer side in pixels of the thumbnails of images for a gallery; 0 = none.
         face_thumbnail: the same of their faces.
     """
@@ -41,6 +42,7 @@ class ScanRequest:
     detector: Detector
     runtime: Runtime = field(default_factory=Runtime)
     inputs: InputSpec = field(default_factory=InputSpec)
+    atypical: Atypical = Atypical.INCONCLUSIVE
     thumbnail: int = 0
     face_thumbnail: int = 0
 
@@ -98,7 +100,7 @@ class Scan:
         self.placement = place(request.runtime)
         self._request, self._stop, self._gallery, self._evidence = request, stop, gallery, evidence
         self._scorer = request.detector.scorer(self.placement)
-        self._judge = Judge(request.detector.calibration)
+        self._judge = Judge(request.detector.calibration, request.atypical)
         self._earlier = dict(earlier or {})
         self._first: dict[str, Scored | NoFace] = {}  # the first result of each content in this run
         self._begun: set[str] = set()  # contents that are being scored

@@ -2,7 +2,7 @@
 (() => {
   const { rows, columns } = JSON.parse(document.getElementById("data").textContent);
   const by = (id) => document.getElementById(id);
-  const state = { key: "index", order: "ascending", text: "", verdict: "", tail: "", origin: "", group: "", page: 0, size: 50 };
+  const state = { key: "index", order: "ascending", text: "", verdict: "", tail: "", atypical: "", origin: "", group: "", page: 0, size: 50 };
   const collator = new Intl.Collator("en", { numeric: true });
 
   // Rows hold only known values; what cells, filters and sorting need besides is added here once.
@@ -37,6 +37,7 @@
   function chosen() {
     const passing = rows.filter((row) => row.lowerPath.includes(state.text)
       && (!state.verdict || row.verdict === state.verdict) && (!state.tail || row.tail === state.tail) && (!state.origin || origin(row) === state.origin)
+      && (!state.atypical || (row.atypical_input ? "yes" : row.p_value === undefined ? "" : "no") === state.atypical)
       && (!state.group || row.group === state.group));
     return passing.sort(compare); // stable: ties stay in the order of the inputs
   }
@@ -98,7 +99,6 @@
     const parts = [];
     if (row.error) parts.push(`${row.error.code}: ${row.error.message}`);
     if (row.calibration && row.calibration !== "matched") parts.push(`calibration: ${row.calibration}`);
-    if (row.atypical_input) parts.push(`atypical: ${row.atypical_input.join(", ")}`);
     if (row.duplicate_of !== undefined) parts.push("duplicate");
     const faces = row.faces || [];
     if (faces.length > 1) parts.push(`${faces.length} faces, ${faces.filter((face) => face.verdict === "flagged").length} flagged`);
@@ -111,9 +111,11 @@
     return row.declared ? row.declared.origin : "none";
   }
 
-  function badge(row) {
-    if (origin(row) === "none") return [];
-    return [element("span", { className: `badge says-${origin(row)}`, textContent: { camera: "names a camera", edited: "declared edited", synthetic: "declared synthetic" }[origin(row)] })];
+  function badges(row) {
+    const outside = row.atypical_input
+      ? [element("span", { className: "badge is-atypical", textContent: `atypical ${row.atypical_input.join(", ").replaceAll("_", " ")}` })] : [];
+    if (origin(row) === "none") return outside;
+    return [...outside, element("span", { className: `badge says-${origin(row)}`, textContent: { camera: "names a camera", edited: "declared edited", synthetic: "declared synthetic" }[origin(row)] })];
   }
 
   function size(row) {
@@ -128,7 +130,7 @@
     const cells = [
       cell("", "number", String(row.index)),
       cell("", "", element("div", { className: "image" }, thumbnail(row), name)),
-      cell("Verdict", "", verdict, ...badge(row), ...remarks(row)),
+      cell("Verdict", "", verdict, ...badges(row), ...remarks(row)),
       cell("Tail", "tail", tail(row)),
       cell("p-value", "number", decimal(row.p_value)),
     ];
@@ -287,6 +289,7 @@
   by("filter-verdict").addEventListener("change", (event) => change({ verdict: event.target.value }));
   by("filter-tail").addEventListener("change", (event) => change({ tail: event.target.value }));
   by("filter-origin").addEventListener("change", (event) => change({ origin: event.target.value }));
+  by("filter-atypical").addEventListener("change", (event) => change({ atypical: event.target.value }));
   if (by("filter-group")) by("filter-group").addEventListener("change", (event) => change({ group: event.target.value }));
   by("sort-key").addEventListener("change", (event) => change({ key: event.target.value }));
   by("sort-order").addEventListener("change", (event) => change({ order: event.target.value }));
