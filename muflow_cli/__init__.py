@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from muflow_cli.detector import Detector
     from muflow_cli.errors import MuflowError
     from muflow_cli.records import FaceScore, Facts, Judgement, NoFace, Result, Scored, Side, Unreadable, Verdict
-    from muflow_cli.run_specs import Damaged, InputSpec, OnNoFace, Precision, Runtime
+    from muflow_cli.run_records import Shift
+    from muflow_cli.run_specs import Atypical, Damaged, InputSpec, OnNoFace, Precision, Runtime
     from muflow_cli.specs import ContainerSpec, FaceSpec
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "Atypical",
     "ContainerSpec",
     "Damaged",
     "Detector",
@@ -42,6 +44,7 @@ __all__ = [
     "Result",
     "Runtime",
     "Scored",
+    "Shift",
     "Side",
     "Unreadable",
     "Verdict",
@@ -61,7 +64,8 @@ _HOMES = {
     "MuflowError": "errors",
     **dict.fromkeys(("FaceScore", "Facts", "Judgement", "NoFace", "Result"), "records"),
     **dict.fromkeys(("Scored", "Side", "Unreadable", "Verdict"), "records"),
-    **dict.fromkeys(("Damaged", "InputSpec", "OnNoFace", "Precision", "Runtime"), "run_specs"),
+    "Shift": "run_records",
+    **dict.fromkeys(("Atypical", "Damaged", "InputSpec", "OnNoFace", "Precision", "Runtime"), "run_specs"),
     **dict.fromkeys(("ContainerSpec", "FaceSpec"), "specs"),
 }
 

@@ -13,8 +13,8 @@ from muflow_cli.errors import MuflowError, NothingToDo
 
 LIMITS: Final = (
     "using the built-in demo detector: it misses most synthetic portraits and flags a third of the real ones of some "
-    "sources (figures in weights/README.md); fit one to your own real images with `muflow fit` and pass it with --detector (--quiet hides "
-    "this)"
+    "sources (figures in weights/README.md); fit one to your own real images with `muflow fit` and pass it with "
+    "--detector (--quiet hides this)"
 )
 
 _NAME: Final = "default.safetensors"
