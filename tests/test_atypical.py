@@ -124,5 +124,8 @@ def test_the_summary_says_what_became_of_atypical_images_and_warns_of_a_shift_on
         assert line.startswith(f"116 images {word}")
         assert "(90 by format, 26 by face size)" in line
         assert sum(line.startswith("warning") and "as a group" in line for line in said[atypical]) == 1
+    kept = replace(SHIFT, share=0.06, share_at_least=0.03)
+    (line,) = [one for one in summary_lines(replace(summary, shift=kept), 0.05, Atypical.FLAG) if "as a group" in one]
+    assert "No more have small p-values than the stated rate allows" in line
     quiet = replace(summary, atypical=0, atypical_by_fact={}, shift=replace(SHIFT, alike=True))
     assert len(list(summary_lines(quiet, 0.05, Atypical.INCONCLUSIVE))) == 2
