@@ -22,6 +22,6 @@ def shift_text(shift: Shift, alpha: float) -> str:
         )
     return (
         f"{found}. Either some of them are synthetic or they come from other sources, or from a part of the "
-        "calibration's. No more have small p-values than the stated rate allows, but it is not the rate of these images; "
-        "calibrate on real images of the same origin (muflow calibrate)"
+        "calibration's. No more have small p-values than the stated rate allows, but it is not the rate of these "
+        "images; calibrate on real images of the same origin (muflow calibrate)"
     )
