@@ -20,6 +20,7 @@ SETTINGS = (
     "target.images_per_average=8",
     "target.n_averages=30",
     "target.components=1",
+    "train.selection=held-out",
     "train.epochs=2",
     "train.batch_size=16",
     "train.calibration_share=0.4",

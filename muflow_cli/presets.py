@@ -12,6 +12,7 @@ from muflow_cli.specs import (
     FlowSpec,
     Normalisation,
     RuleSpec,
+    Selection,
     Tail,
     TargetSpec,
     TrainSpec,
@@ -19,7 +20,8 @@ from muflow_cli.specs import (
     ViewSpec,
 )
 
-LIGHT: Final = DetectorSpec()
+# Reals of other sources decide how long a flow trains and how large it is; docs/training.md has the figures.
+LIGHT: Final = DetectorSpec(train=TrainSpec(selection=Selection.SOURCES))
 
 # Pontorno et al. 2026 as published, short of the traps listed in the README: LayerNorm without affine parameters,
 # a mixture over the vectors that the flow sees, every position's vector scored, distinct views only.

@@ -37,6 +37,7 @@ TINY_SETTINGS = (
     "target.images_per_average=8",
     "target.n_averages=30",
     "target.components=1",
+    "train.selection=held-out",
     "train.epochs=3",
     "train.batch_size=16",
     "train.checkpoint_every=1",

@@ -85,7 +85,7 @@ class Rounds:
 def select(rounds: Rounds) -> Chosen:
     """The flow and training that `rounds.train.selection` asks for; steps and epochs never exceed the given ones."""
     branch, spec = rounds.branch, rounds.train
-    if spec.selection is Selection.HELD_OUT:
+    if spec.selection is Selection.HELD_OUT or not branch.flow.steps:
         return Chosen(branch, spec, None)
     if spec.selection is Selection.PRIOR or len(rounds.folds) < 2:
         steps, epochs = min(spec.prior_steps, branch.flow.steps), min(spec.prior_epochs, spec.epochs)
