@@ -69,6 +69,15 @@ class Mixture(nn.Module):
         x, _, means, factors = self._matched(x)
         return _distances(x, means, factors).amin(dim=-1)
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D) of the whole mixture, float64."""
+        weights, means, factors = (t.double() for t in (self.weights, self.means, self.precisions_cholesky))
+        mean = weights @ means
+        apart = means - mean
+        # The inverse of U Uᵀ.
+        within = torch.cholesky_inverse(factors.mT)
+        return mean, torch.einsum("k,kij->ij", weights, within) + apart.T @ (weights[:, None] * apart)
+
     def spread(self) -> float:
         """Root of the mean over dimensions of the mixture's total variance, in the unit of its vectors."""
         weights, means, factors = (t.double() for t in (self.weights, self.means, self.precisions_cholesky))
