@@ -104,6 +104,7 @@ def calibrate(
     reals: StrPaths = (),
     *,
     output: StrPath | None = None,
+    adapt: StrPaths = (),
     append: bool = False,
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
@@ -118,6 +119,8 @@ def calibrate(
         detector: the bundle.
         reals: real face images that the detector was not fitted on; none = the stored scores.
         output: the bundle to write; None = `detector` itself, which needs `force`.
+        adapt: at least 50 real face images of one source, on which the projections are re-centred and re-whitened;
+            without `reals`, some of them calibrate instead.
         append: add to the stored scores instead of replacing them.
         runtime: device, precision, workers.
         inputs: which files are read.
@@ -134,6 +137,7 @@ def calibrate(
         reals=_texts(reals),
         output=None if output is None else Path(output),
         rule=rule,
+        adapt=_texts(adapt),
         append=append,
         inputs=inputs,
         runtime=runtime,

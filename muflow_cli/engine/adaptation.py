@@ -93,4 +93,5 @@ def between(own: Moments, training: Moments, images: int) -> Adaptation:
 
 def _power(symmetric: Tensor, exponent: float) -> Tensor:
     values, vectors = torch.linalg.eigh(symmetric)
-    return (vectors * values.clamp_min(values[-1] * 1e-12) ** exponent) @ vectors.T
+    power: Tensor = (vectors * values.clamp_min(values[-1] * 1e-12) ** exponent) @ vectors.T
+    return power

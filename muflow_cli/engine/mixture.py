@@ -72,21 +72,17 @@ class Mixture(nn.Module):
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean (D,) and covariance (D, D) of the whole mixture, float64."""
         weights, means, factors = (t.double() for t in (self.weights, self.means, self.precisions_cholesky))
+        identity = torch.eye(means.shape[1], dtype=torch.float64, device=means.device)
+        inverse = torch.linalg.solve_triangular(factors, identity, upper=True)
         mean = weights @ means
         apart = means - mean
-        # The inverse of U Uᵀ.
-        within = torch.cholesky_inverse(factors.mT)
-        return mean, torch.einsum("k,kij->ij", weights, within) + apart.T @ (weights[:, None] * apart)
+        within = torch.einsum("k,kij->ij", weights, inverse.mT @ inverse)  # the inverse of U Uᵀ is U⁻ᵀ U⁻¹
+        return mean, within + apart.T @ (weights[:, None] * apart)
 
     def spread(self) -> float:
         """Root of the mean over dimensions of the mixture's total variance, in the unit of its vectors."""
-        weights, means, factors = (t.double() for t in (self.weights, self.means, self.precisions_cholesky))
-        identity = torch.eye(means.shape[1], dtype=torch.float64, device=means.device)
-        # The covariance is U⁻ᵀ U⁻¹, so its trace is the sum of the squares of U⁻¹.
-        inverse = torch.linalg.solve_triangular(factors, identity, upper=True)
-        within = inverse.square().sum(dim=(1, 2))
-        between = (means - weights @ means).square().sum(dim=1)
-        return math.sqrt(float(weights @ (within + between)) / means.shape[1])
+        _, covariance = self.moments()
+        return math.sqrt(float(covariance.trace()) / len(covariance))
 
     def _matched(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(x.dtype, torch.float32)

@@ -136,8 +136,9 @@ class Projection(nn.Module):
         """A projection of `channels` channels to `dimensions` (0 = no PCA) without values (meta device)."""
         width = dimensions or channels
         vector, square = torch.empty(width, device="meta"), torch.empty(width, width, device="meta")
-        own = (torch.empty(shape, device="meta") for shape in ((channels,), (channels,), (channels, dimensions)))
-        return cls(*own, Moments(vector, square) if moments else None, Adaptation(square, vector) if adapted else None)
+        of_channels, axes = torch.empty(channels, device="meta"), torch.empty(channels, dimensions, device="meta")
+        own = Moments(vector, square) if moments else None
+        return cls(of_channels, of_channels, axes, own, Adaptation(square, vector) if adapted else None)
 
     @property
     def dimensions(self) -> int:
