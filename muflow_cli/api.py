@@ -153,6 +153,7 @@ def scan(
     *,
     fdr: float | None = None,
     adaptive: bool = False,
+    reweight: bool = False,
     resume: StrPath | None = None,
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
@@ -164,6 +165,7 @@ def scan(
         detector: or its bundle; None = the built-in demo detector, which rarely flags anything.
         fdr: flag by q-values at this false discovery rate instead of the rule's alpha; results then come at the end.
         adaptive: with `fdr`, flag by p-values of a score that is learned between calibration reals and these images.
+        reweight: flag by p-values that count a calibration image the more, the more it is like these as a file.
         resume: a JSON-lines report of the same detector; what it holds is not scored again. It is only read.
         runtime: device, precision, batch size, workers.
         inputs: which files are read.
@@ -171,7 +173,7 @@ def scan(
     Raises:
         MuflowError: with `.problem` and `.remedy`.
     """
-    comparison = Comparison(fdr=fdr, adaptive=adaptive)
+    comparison = Comparison(fdr=fdr, adaptive=adaptive, reweight=reweight)
     if not isinstance(detector, Detector):
         detector = load(embedded_detector() if detector is None else Path(detector))
     request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs)
@@ -179,7 +181,9 @@ def scan(
     check_comparison(comparison, detector.calibration, placement)
     if comparison.any:
         if resume is not None:
-            raise IncompatibleOptions("resume", "fdr", "a comparison of all images needs each of them")
+            raise IncompatibleOptions(
+                "resume", "reweight" if reweight else "fdr", "a comparison of all images needs each of them"
+            )
         return _compared(request, _texts(paths), comparison)
     earlier = {}
     if resume is not None:

@@ -125,6 +125,13 @@ class TooFewForRate(MuflowError):
         )
 
 
+class CannotReweight(MuflowError):
+    """A detector whose p-values cannot be weighted."""
+
+    def __init__(self, why: str, remedy: str) -> None:
+        super().__init__(f"--reweight cannot be used with this detector, because {why}", remedy)
+
+
 class FeaturesDiffer(MuflowError):
     """A batch cannot be compared with features that were computed otherwise.
 

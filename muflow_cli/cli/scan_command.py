@@ -129,6 +129,14 @@ def scan_command(
             rich_help_panel=_RUN,
         ),
     ] = False,
+    reweight: Annotated[
+        bool,
+        typer.Option(
+            "--reweight",
+            help="Flag by p-values that count a calibration image the more, the more it is like these as a file.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
     group_by: Annotated[
         str | None,
         typer.Option(
@@ -249,7 +257,8 @@ def scan_command(
     names = None if fields is None else tuple(fields.split(","))
     check_fields(names)
     resumed = _resumed(outputs, names) if resume else None
-    comparison = _comparison(fdr, adaptive, groups, group_by, listed=files_from and not null and not paths)
+    grouped = _grouped(groups, group_by, listed=files_from and not null and not paths)
+    comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)
     outputs.check_groups(comparison)
     arguments, read = scan_arguments(paths or [], files_from, outputs.paths, null=null, group_by=group_by)
     signing = prepare_signing(sign, outputs, console)
@@ -289,12 +298,12 @@ def scan_command(
     raise typer.Exit(status)
 
 
-def _comparison(fdr: float | None, adaptive: bool, groups: bool, group_by: str | None, *, listed: object) -> Comparison:
-    """What to compare within the run; `listed`: whether all inputs are of a list that may have columns."""
+def _grouped(groups: bool, group_by: str | None, *, listed: object) -> bool:
+    """Whether to judge groups; `listed`: whether all inputs are of a list that may have columns."""
     if group_by is not None and not listed:
         why = "that CSV file alone names the images and their groups"
         raise IncompatibleOptions("--group-by", "--files-from FILE without PATH", why, needs=True)
-    return Comparison(fdr=fdr, adaptive=adaptive, groups=groups or group_by is not None)
+    return groups or group_by is not None
 
 
 def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None) -> Path:

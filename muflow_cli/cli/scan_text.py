@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from muflow_cli.output.inert import escape
-from muflow_cli.run_records import ImageGroup, Summary
+from muflow_cli.run_records import ImageGroup, ReweightInfo, Summary
 
 # Groups that are listed; the reports hold all of them.
 _LISTED: Final = 20
@@ -32,8 +32,26 @@ def summary_lines(summary: Summary, alpha: float) -> Iterator[str]:
         )
         if learned.atypical > _SUSPICIOUS:
             yield _doubt(f"{learned.atypical:.0%} of the images", "The false discovery rate")
+    if summary.reweight is not None:
+        yield from _reweight_lines(summary.reweight, alpha)
     if summary.groups:
         yield from _group_lines(summary.ranked_groups, alpha if summary.fdr is None else summary.fdr)
+
+
+def _reweight_lines(info: ReweightInfo, alpha: float) -> Iterator[str]:
+    if not info.learned_from:
+        yield "reweight: too few images to learn weights from, so every calibration image counts alike"
+        return
+    yield (
+        f"reweight: p-values are weighted; the calibration images count as {info.effective:.0f} that are like these "
+        "in format, size, quality and sharpness"
+    )
+    if info.undecided:
+        images, them = ("1 image", "it") if info.undecided == 1 else (f"{info.undecided} images", "them")
+        yield (
+            f"{images} cannot be flagged at alpha {alpha:g}, since too few calibration images resemble {them}: "
+            "inconclusive"
+        )
 
 
 def _group_lines(groups: tuple[ImageGroup, ...], level: float) -> Iterator[str]:
