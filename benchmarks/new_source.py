@@ -10,7 +10,8 @@ reals, random splits give images to adapt to, to calibrate on and to test, and e
     adapted only  to the first part, with the stored calibration of the detector, which the command does not offer
     adapted       to the first part, and calibrated on the second
 
-A cell is the mean share of flagged images over the splits, and its deviation.
+A cell is the mean share of flagged images over the splits, and its deviation. A second table judges batches of reals
+and fakes by weighted p-values (`scan --reweight`) with the detector's own calibration.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ import torch
 from muflow_cli.bench.data import known_to
 from muflow_cli.bench.intervals import clopper_pearson
 from muflow_cli.bundle import load
+from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.pvalues import Scores
 from muflow_cli.calibration.rules import rule_class
+from muflow_cli.calibration.weights import likelihood_ratios
 from muflow_cli.detector import Detector
 from muflow_cli.engine.adaptation import adapted
 from muflow_cli.engine.branch import Branch
@@ -38,11 +41,13 @@ from muflow_cli.images.find import find
 from muflow_cli.images.loader import Loaded
 from muflow_cli.images.loader import load as load_images
 from muflow_cli.images.near import distinct, near_duplicate_groups, near_hash
-from muflow_cli.records import Facts
+from muflow_cli.records import Facts, Verdict
 from muflow_cli.run_specs import InputSpec, Runtime
 from muflow_cli.specs import RuleSpec
 
 WAYS = ("as is", "calibrated", "adapted only", "adapted")
+BATCH = 100
+SHARES = (0.0, 0.2, 0.5)
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,30 @@ def split_shares(
     }
 
 
+def batch_row(
+    detector: Detector, rule: RuleSpec, source: Source, fake: Source, share: float, draws: int
+) -> list[np.ndarray]:
+    """Reals and fakes flagged one by one, the same by weighted p-values, both undecided, effective count; per draw."""
+    judge = Judge(replace(detector.calibration, rule=rule))
+    rows = []
+    for seed in range(draws):
+        generator = np.random.default_rng(seed)
+        fakes = round(BATCH * share)
+        reals = min(len(source), BATCH - fakes)
+        parts = [(source, generator.permutation(len(source))[:reals]), (fake, generator.permutation(len(fake))[:fakes])]
+        facts = [images.facts[row] for images, drawn in parts for row in drawn]
+        scores = np.concatenate(
+            [columns(images, drawn, dict(detector.branches)) for images, drawn in parts if len(drawn)]
+        )
+        weights = likelihood_ratios(detector.calibration.facts, facts)
+        judged = judge.weighted(scores, facts, weights)
+        plain = np.array([one.verdict is Verdict.FLAGGED for one in judge.judge(scores, facts)])
+        flagged, undecided = judged.p_value <= rule.alpha, judged.least > rule.alpha
+        both = [own[part] for own in (plain, flagged, undecided) for part in (slice(reals), slice(reals, None))]
+        rows.append([*(own.mean() if len(own) else np.nan for own in both), judged.effective])
+    return list(np.array(rows).T)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("detector", type=Path)
@@ -149,8 +178,8 @@ def main() -> None:
     print("fakes:", ", ".join(f"{name} {len(images)}" for name, images in fakes.items()))
     heads = ["reals", "n", "way", "reals flagged", *fakes]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for folder in options.real:
-        source = read(folder, detector, encoders)
+    sources = {folder.name: read(folder, detector, encoders) for folder in options.real}
+    for folder, source in zip(options.real, sources.values(), strict=True):
         judged = (
             rule_class(rule.method)
             .fit(detector.calibration.scores, rule)
@@ -167,6 +196,29 @@ def main() -> None:
                 f"{mean:.3f} ± {off:.3f}" for mean, off in zip(shares.mean(axis=0), shares.std(axis=0), strict=True)
             ]
             print(f"| {folder.name} | {len(source)} | {way} | {' | '.join(cells)} |", flush=True)
+    print(f"\nBatches of {BATCH}, weighted p-values against {len(detector.calibration)} calibration images")
+    heads = [
+        "reals",
+        "fakes",
+        "share",
+        "reals flagged",
+        "fakes flagged",
+        "the same, weighted",
+        "undecided",
+        "effective",
+    ]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for name, source in sources.items():
+        for share in SHARES:
+            for kind, fake in list(fakes.items())[: None if share else 1]:
+                means = [float(own.mean()) for own in batch_row(detector, rule, source, fake, share, options.splits)]
+                real, false, weighted, weighted_false, undecided, undecided_false, effective = means
+                cells = f"{weighted:.2f} / {weighted_false:.2f} | {undecided:.2f} / {undecided_false:.2f}"
+                label = kind if share else "none"
+                print(
+                    f"| {name} | {label} | {share:.0%} | {real:.2f} | {false:.2f} | {cells} | {effective:.0f} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -128,6 +128,11 @@ def test_help_loads_no_library_that_computes() -> None:
             ["scan", "x", "--adaptive"],
             "--adaptive needs --fdr RATE, because it flags at a false discovery rate",
         ),
+        (
+            ["scan", "x", "--reweight", "--fdr", "0.1"],
+            "--reweight cannot be combined with --fdr, because Benjamini-Hochberg needs p-values that do not work "
+            "against each other, and weighted ones may",
+        ),
         (["calibrate", "none"], "nothing to calibrate: give real face images, or a rule for the stored scores"),
         (
             ["calibrate", "none", "--band", "1"],
