@@ -17,8 +17,8 @@ and fakes by weighted p-values (`scan --reweight`) with the detector's own calib
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +52,12 @@ SHARES = (0.0, 0.2, 0.5)
 
 @dataclass(frozen=True)
 class Source:
-    """Distinct images of a folder: facts, and per branch and layer the pooled maps (V, C, g, g) of each image."""
+    """Distinct images of a folder: facts, per branch and layer the pooled maps (V, C, g, g) of each image, and the
+    detector's scores (n, S)."""
 
     facts: Sequence[Facts]
     pooled: Sequence[dict[str, list[torch.Tensor]]]
+    columns: Scores = field(default_factory=lambda: np.empty(0))
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -73,22 +75,23 @@ def read(folder: Path, detector: Detector, encoders: dict[str, PlacedEncoder]) -
             views = {name: torch.tensor(own).permute(0, 3, 1, 2) for name, own in item.views.items()}
             pooled.append({name: encoders[name].submit(own).result() for name, own in views.items()})
     rows = distinct([image.sha256 for image in facts], near_duplicate_groups(hashes))
-    return Source([facts[row] for row in rows], [pooled[row] for row in rows])
+    source = Source([facts[row] for row in rows], [pooled[row] for row in rows])
+    return replace(source, columns=columns(source, detector.branches))
 
 
 @torch.inference_mode()
-def columns(source: Source, rows: Sequence[int], branches: dict[str, Branch]) -> Scores:
-    """(n, S) scores of some of the images."""
+def columns(source: Source, branches: Mapping[str, Branch]) -> Scores:
+    """(n, S) scores of the images."""
     result = []
     for name, branch in branches.items():
         for layer, head in enumerate(branch.layer_heads()):
-            maps = [source.pooled[row][name][layer] for row in rows]
+            maps = [image[name][layer] for image in source.pooled]
             by_view = head(torch.cat(maps)).mean(dim=(1, 2)).double()
             result.append(torch.stack([own.mean() for own in by_view.split([len(map_) for map_ in maps])]).numpy())
     return np.stack(result, axis=1)
 
 
-def adapted_to(source: Source, rows: Sequence[int], branches: dict[str, Branch]) -> dict[str, Branch]:
+def adapted_to(source: Source, rows: Sequence[int], branches: Mapping[str, Branch]) -> dict[str, Branch]:
     """The branches adapted to some of the images."""
     changed = {}
     for name, branch in branches.items():
@@ -115,21 +118,19 @@ def split_shares(
     needed = rule_class(rule.method).minimum_images(rule)
     calibrating = max(needed, (len(order) - adapting) // 2)
     first, second, tested = np.split(order, [adapting, adapting + calibrating])
-    branches = dict(detector.branches)
-    moved = adapted_to(source, first, branches)
-    both = np.concatenate([first, second])
+    branches = adapted_to(source, first, detector.branches)
+    moved = [columns(images, branches) for images in (source, *fakes.values())]
+    fitted = [images.columns for images in (source, *fakes.values())]
+    stored = detector.calibration.scores
     ways = {
-        "as is": (branches, detector.calibration.scores),
-        "calibrated": (branches, columns(source, both, branches)),
-        "adapted only": (moved, detector.calibration.scores),
-        "adapted": (moved, columns(source, second, moved)),
+        "as is": (stored, fitted),
+        "calibrated": (source.columns[np.concatenate([first, second])], fitted),
+        "adapted only": (stored, moved),
+        "adapted": (moved[0][second], moved),
     }
     return {
-        way: [
-            flagging(reals, rule)(columns(images, rows, own))
-            for images, rows in ((source, tested), *((fake, range(len(fake))) for fake in fakes.values()))
-        ]
-        for way, (own, reals) in ways.items()
+        way: [flagging(reals, rule)(scores) for scores in (own[tested], *others)]
+        for way, (reals, (own, *others)) in ways.items()
     }
 
 
@@ -145,9 +146,7 @@ def batch_row(
         reals = min(len(source), BATCH - fakes)
         parts = [(source, generator.permutation(len(source))[:reals]), (fake, generator.permutation(len(fake))[:fakes])]
         facts = [images.facts[row] for images, drawn in parts for row in drawn]
-        scores = np.concatenate(
-            [columns(images, drawn, dict(detector.branches)) for images, drawn in parts if len(drawn)]
-        )
+        scores = np.concatenate([images.columns[drawn] for images, drawn in parts])
         weights = likelihood_ratios(detector.calibration.facts, facts)
         judged = judge.weighted(scores, facts, weights)
         plain = np.array([one.verdict is Verdict.FLAGGED for one in judge.judge(scores, facts)])
@@ -180,11 +179,7 @@ def main() -> None:
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     sources = {folder.name: read(folder, detector, encoders) for folder in options.real}
     for folder, source in zip(options.real, sources.values(), strict=True):
-        judged = (
-            rule_class(rule.method)
-            .fit(detector.calibration.scores, rule)
-            .judge(columns(source, range(len(source)), dict(detector.branches)))
-        )
+        judged = rule_class(rule.method).fit(detector.calibration.scores, rule).judge(source.columns)
         interval = clopper_pearson(int(judged.flagged.sum()), len(source))
         whole = f"{judged.flagged.mean():.3f} [{interval.low:.3f}, {interval.high:.3f}]"
         print(f"| {folder.name} | {len(source)} | as is, all images | {whole} |{' |' * len(fakes)}", flush=True)

@@ -250,7 +250,7 @@ def test_weighted_p_values_decide_and_are_recorded(calibrated: Path, accounts: P
     decided = [one for one in judged if one["verdict"] != "inconclusive"]
     assert len(judged) - len(decided) == info["undecided"]
     assert all(one["flagged"] == (one["weighted_p_value"] <= alpha) for one in decided)
-    assert "reweight: p-values are weighted; the calibration images count as" in done.stderr.decode()
+    assert "reweight: p-values are weighted; effective number of calibration images" in done.stderr.decode()
     # The run is continued and verified as any other, and not without the option.
     assert run("scan", *words, "--resume").returncode == done.returncode
     assert result_lines(report) == results

@@ -135,6 +135,7 @@ def scan_command(
             "--reweight",
             help="Flag by p-values that count a calibration image the more, the more it is like these as a file.",
             rich_help_panel=_RUN,
+            hidden=True,
         ),
     ] = False,
     group_by: Annotated[
@@ -215,6 +216,10 @@ def scan_command(
 
     A detector of faces (muflow fit --faces) has options of its own: --max-faces N, --on-no-face whole or skip, --per
     face for a CSV with one row for each face, --face-model FILE.
+
+    --reweight flags by p-values that count a calibration image the more, the more it is like these images in format,
+    size, quality and sharpness. It helps where the batch is another mix of such files; a batch full of synthetic images
+    is a shift as well, and more of them are then missed.
 
     **Exit status**: 0 nothing to report; 1 an image was flagged or declares itself synthetic (--fail-on says what
     counts; with error, an unreadable input counts too); 2 wrong usage, an unreadable detector, or an output that

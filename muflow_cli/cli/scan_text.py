@@ -42,10 +42,7 @@ def _reweight_lines(info: ReweightInfo, alpha: float) -> Iterator[str]:
     if not info.learned_from:
         yield "reweight: too few images to learn weights from, so every calibration image counts alike"
         return
-    yield (
-        f"reweight: p-values are weighted; the calibration images count as {info.effective:.0f} that are like these "
-        "in format, size, quality and sharpness"
-    )
+    yield f"reweight: p-values are weighted; effective number of calibration images {info.effective:.0f} (Kish)"
     if info.undecided:
         images, them = ("1 image", "it") if info.undecided == 1 else (f"{info.undecided} images", "them")
         yield (
