@@ -104,6 +104,7 @@ def calibrate(
     reals: StrPaths = (),
     *,
     output: StrPath | None = None,
+    adapt: StrPaths = (),
     append: bool = False,
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
@@ -118,6 +119,8 @@ def calibrate(
         detector: the bundle.
         reals: real face images that the detector was not fitted on; none = the stored scores.
         output: the bundle to write; None = `detector` itself, which needs `force`.
+        adapt: at least 50 real face images of one source, on which the projections are re-centred and re-whitened;
+            without `reals`, some of them calibrate instead.
         append: add to the stored scores instead of replacing them.
         runtime: device, precision, workers.
         inputs: which files are read.
@@ -134,6 +137,7 @@ def calibrate(
         reals=_texts(reals),
         output=None if output is None else Path(output),
         rule=rule,
+        adapt=_texts(adapt),
         append=append,
         inputs=inputs,
         runtime=runtime,
@@ -149,6 +153,7 @@ def scan(
     *,
     fdr: float | None = None,
     adaptive: bool = False,
+    reweight: bool = False,
     atypical: Atypical | str = Atypical.INCONCLUSIVE,
     resume: StrPath | None = None,
     runtime: Runtime = _RUNTIME,
@@ -161,6 +166,7 @@ def scan(
         detector: or its bundle; None = the built-in demo detector.
         fdr: flag by q-values at this false discovery rate instead of the rule's alpha; results then come at the end.
         adaptive: with `fdr`, flag by p-values of a score that is learned between calibration reals and these images.
+        reweight: flag by p-values that count a calibration image the more, the more it is like these as a file.
         atypical: verdict on images outside the ranges of the calibration images, "flag", "inconclusive" or "report".
         resume: a JSON-lines report of the same detector; what it holds is not scored again. It is only read.
         runtime: device, precision, batch size, workers.
@@ -171,7 +177,7 @@ def scan(
     """
     if atypical not in set(Atypical):
         raise BadSpec("atypical", atypical, "one of " + ", ".join(Atypical))
-    comparison = Comparison(fdr=fdr, adaptive=adaptive)
+    comparison = Comparison(fdr=fdr, adaptive=adaptive, reweight=reweight)
     if not isinstance(detector, Detector):
         detector = load(embedded_detector() if detector is None else Path(detector))
     request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs, atypical=Atypical(atypical))
@@ -179,7 +185,9 @@ def scan(
     check_comparison(comparison, detector.calibration, placement)
     if comparison.any:
         if resume is not None:
-            raise IncompatibleOptions("resume", "fdr", "a comparison of all images needs each of them")
+            raise IncompatibleOptions(
+                "resume", "reweight" if reweight else "fdr", "a comparison of all images needs each of them"
+            )
         return _compared(request, _texts(paths), comparison)
     earlier = {}
     if resume is not None:

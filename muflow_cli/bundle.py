@@ -37,6 +37,8 @@ _KEY: Final = "muflow"
 _CALIBRATION: Final = "calibration."
 _FITTED_ON: Final = "fitted_on"
 _FITTED_NEAR: Final = "fitted_near"
+_ADAPTED_TO: Final = "adapted_to"
+_ADAPTED_NEAR: Final = "adapted_near"
 _MOST_COMPONENTS: Final = 1024
 
 
@@ -180,6 +182,7 @@ def _outline(stored: Mapping[str, Any], entries: Mapping[str, Entry]) -> _Outlin
         detector_row(spec.faces.detector)
     renamed = {names[name]: entry for name, entry in entries.items()}
     known = {_FITTED_ON, _FITTED_NEAR, *(name for name in renamed if name.startswith(_CALIBRATION))}
+    known |= {_ADAPTED_TO, _ADAPTED_NEAR} if _ADAPTED_TO in renamed else set()
     branches = {}
     for branch in spec.branches:
         branches[branch.name] = _empty(branch, renamed)
@@ -188,12 +191,19 @@ def _outline(stored: Mapping[str, Any], entries: Mapping[str, Entry]) -> _Outlin
         raise ValueError("it holds a tensor twice")
     if renamed.keys() - known:
         raise ValueError(f"it holds the unknown tensor {min(renamed.keys() - known)}")
-    fitted_on = renamed[_FITTED_ON]
-    if fitted_on.dtype != "U8" or fitted_on.shape[1:] != (32,):
-        raise ValueError(f"{_FITTED_ON} holds no content hashes")
-    if renamed.get(_FITTED_NEAR, Entry("U8", (fitted_on.shape[0], 8))) != Entry("U8", (fitted_on.shape[0], 8)):
-        raise ValueError(f"{_FITTED_NEAR} holds no perceptual hashes of the images in {_FITTED_ON}")
+    fitted_near = renamed.get(_FITTED_NEAR)
+    _check_hashes(_FITTED_ON, renamed[_FITTED_ON], _FITTED_NEAR, fitted_near)
+    if _ADAPTED_TO in renamed:
+        _check_hashes(_ADAPTED_TO, renamed[_ADAPTED_TO], _ADAPTED_NEAR, renamed[_ADAPTED_NEAR])
     return _Outline(head, spec, branches, names)
+
+
+def _check_hashes(name: str, entry: Entry, near_name: str, near: Entry | None) -> None:
+    """ValueError where a tensor holds no content hashes, or the other no perceptual hashes of as many images."""
+    if entry.dtype != "U8" or entry.shape[1:] != (32,):
+        raise ValueError(f"{name} holds no content hashes")
+    if near is not None and near != Entry("U8", (entry.shape[0], 8)):
+        raise ValueError(f"{near_name} holds no perceptual hashes of the images in {name}")
 
 
 def _empty(spec: BranchSpec, entries: Mapping[str, Entry]) -> Branch:
@@ -203,7 +213,10 @@ def _empty(spec: BranchSpec, entries: Mapping[str, Entry]) -> Branch:
     components = [entries[f"{prefix}heads.{index}.density.weights"].count for index in range(len(layers))]
     if not all(1 <= count <= _MOST_COMPONENTS for count in components):
         raise ValueError(f"a density has {max(components)} components, which is not from 1 to {_MOST_COMPONENTS}")
-    branch = Branch.empty(spec, components)
+    # Bundles of earlier versions hold no moments, and a detector is adapted in all of its layers or in none.
+    moments = f"{prefix}heads.0.projection.moments.mean" in entries
+    adapted = f"{prefix}heads.0.projection.adaptation.matrix" in entries
+    branch = Branch.empty(spec, components, moments=moments, adapted=adapted)
     for key, empty in branch.state_dict().items():
         entry, needed = entries[prefix + key], Entry.of(empty)
         if entry != needed:
@@ -228,6 +241,8 @@ def _assemble(outline: _Outline, tensors: Mapping[str, Tensor]) -> Detector:
         fitted_on=tensors[_FITTED_ON].numpy(),
         calibration=Calibration.load(arrays, outline.head["calibration"]),
         fitted_near=tensors[_FITTED_NEAR].numpy() if _FITTED_NEAR in tensors else None,
+        adapted_to=tensors[_ADAPTED_TO].numpy() if _ADAPTED_TO in tensors else None,
+        adapted_near=tensors[_ADAPTED_NEAR].numpy() if _ADAPTED_NEAR in tensors else None,
     )
 
 
@@ -254,9 +269,24 @@ def _check_provenance(detector: Detector) -> None:
         raise ValueError("its provenance counts other images than it holds")
     if origin.train_digest != source_digest([bytes(row).hex() for row in fitted_on]):
         raise ValueError("its provenance names another set of images than it holds")
+    _check_adaptation(detector)
     if origin.branches.keys() != detector.branches.keys():
         raise ValueError("its provenance names other branches than it holds")
     for name, branch in detector.branches.items():
         heads, made = branch.layer_heads(), origin.branches[name]
         if made.components != tuple(len(head.density.weights) for head in heads) or len(made.reg_covar) != len(heads):
             raise ValueError("its provenance describes other densities than it holds")
+
+
+def _check_adaptation(detector: Detector) -> None:
+    """ValueError where the adaptation that the provenance names is not the one that the bundle holds."""
+    named, held = detector.provenance.adaptation, detector.adapted_to
+    changed = {
+        head.projection.adaptation is not None for branch in detector.branches.values() for head in branch.layer_heads()
+    }
+    if changed != {named is not None} or (held is None) != (named is None):
+        raise ValueError("its provenance names an adaptation that it does not hold, or lacks the one that it holds")
+    if named is not None and held is not None:
+        datetime.fromisoformat(named.created)
+        if (named.images, named.digest) != (len(held), source_digest([bytes(row).hex() for row in held])):
+            raise ValueError("its provenance names other images than it was adapted to")

@@ -119,6 +119,21 @@ class BranchProvenance:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptedTo:
+    """The reals of another source that the projections were adapted to.
+
+    Attributes:
+        created: when, UTC, ISO 8601.
+        images: how many.
+        digest: SHA-256 over their sorted content hashes.
+    """
+
+    created: str
+    images: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Provenance:
     """Where a detector comes from.
 
@@ -131,6 +146,7 @@ class Provenance:
         validation: number of images that decided when to stop.
         train_digest: SHA-256 over the sorted content hashes of both.
         branches: by name.
+        adaptation: to reals of another source; None = the detector is as it was fitted.
     """
 
     created: str
@@ -141,6 +157,7 @@ class Provenance:
     validation: int
     train_digest: str
     branches: dict[str, BranchProvenance]
+    adaptation: AdaptedTo | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +194,9 @@ class Detector:
         fitted_on: (n, 32) uint8 content hashes of the images that took part in fitting, sorted.
         calibration: scores of reals that did not, and the rule.
         fitted_near: (n, 8) uint8 perceptual hashes of the images in `fitted_on`; None in bundles of earlier versions.
+        adapted_to: (n, 32) uint8 content hashes of the images that the projections were adapted to, sorted; None where
+            they are those of the fit.
+        adapted_near: (n, 8) uint8 perceptual hashes of the images in `adapted_to`.
         file: that it was loaded from; None for one that was made in memory.
 
     Raises:
@@ -189,6 +209,8 @@ class Detector:
     fitted_on: NDArray[np.uint8]
     calibration: Calibration
     fitted_near: NDArray[np.uint8] | None = None
+    adapted_to: NDArray[np.uint8] | None = None
+    adapted_near: NDArray[np.uint8] | None = None
     file: BundleFile | None = field(default=None, init=False, repr=False, compare=False)
     _fingerprint: str = field(default="", init=False, repr=False, compare=False)
     _scorers: dict[Placement, Scorer] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -245,8 +267,8 @@ class Detector:
             for name, branch in self.branches.items()
             for key, tensor in branch.state_dict().items()
         }
-        near = {} if self.fitted_near is None else {"fitted_near": torch.from_numpy(self.fitted_near)}
-        return named | {"fitted_on": torch.from_numpy(self.fitted_on)} | near
+        hashes = ("fitted_on", "fitted_near", "adapted_to", "adapted_near")
+        return named | {name: torch.from_numpy(own) for name in hashes if (own := getattr(self, name)) is not None}
 
     @property
     def fingerprint(self) -> str:

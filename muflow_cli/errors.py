@@ -60,6 +60,35 @@ class TooFewImages(MuflowError):
         super().__init__(f"{purpose} needs at least {needed} real images ({why}), found {count}", "add images")
 
 
+class TooFewToAdapt(MuflowError):
+    """Not enough real images to adapt a detector to, and to calibrate it on.
+
+    Args:
+        found: distinct images that may be used.
+        adapt: fewest to adapt to.
+        calibrate: fewest that the rule needs besides; 0 where other images calibrate.
+    """
+
+    def __init__(self, found: int, adapt: int, calibrate: int) -> None:
+        also = f" and {calibrate} to calibrate" if calibrate else ""
+        remedy = "add images, or give others to calibrate on as REAL" if calibrate else "add images"
+        super().__init__(f"--adapt needs {adapt} real images to adapt to{also}, found {found}", remedy)
+
+
+class CannotAdapt(MuflowError):
+    """A detector that does not say what its training reals were like.
+
+    Args:
+        branch: whose projection holds no moments.
+    """
+
+    def __init__(self, branch: str) -> None:
+        super().__init__(
+            f"the detector cannot be adapted, because its branch {branch} holds no moments of the training reals",
+            "fit it again with this version, or calibrate it without --adapt",
+        )
+
+
 class TooFewScores(MuflowError):
     """Not enough scores of real images for a rule."""
 
@@ -94,6 +123,13 @@ class TooFewForRate(MuflowError):
             f"detector has {count}",
             f"calibrate it with more real images, or give a rate of at least 1/{count // 2 + 1}",
         )
+
+
+class CannotReweight(MuflowError):
+    """A detector whose p-values cannot be weighted."""
+
+    def __init__(self, why: str, remedy: str) -> None:
+        super().__init__(f"--reweight cannot be used with this detector, because {why}", remedy)
 
 
 class FeaturesDiffer(MuflowError):

@@ -176,6 +176,8 @@ class Judgement:
         q_value: Benjamini-Hochberg over this run, where a false discovery rate was given, of the adaptive p-values if
             there are any, else of the p-values.
         adaptive_p_value: in (0, 1], by a score learned between calibration reals and this batch, in an adaptive run.
+        weighted_p_value: in (0, 1], as `p_value`, where each calibration image counts by how much it resembles this
+            batch as a file; it decides in a run that reweights.
     """
 
     p_value: float
@@ -187,6 +189,7 @@ class Judgement:
     heaviest: str | None = None
     q_value: float | None = None
     adaptive_p_value: float | None = None
+    weighted_p_value: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -145,6 +145,24 @@ class Shift:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReweightInfo:
+    """How the weighted p-values of a run came about.
+
+    Attributes:
+        learned_from: photographs of the run that the weights were learned from; 0 = too few, so that all weights are 1.
+        bound: largest weight, and the inverse of the smallest.
+        effective: how many equally weighted calibration images say as much as those that the images were ranked among
+            (Kish's effective sample size).
+        undecided: photographs whose p-value cannot be alpha or less, whatever their score; they are inconclusive.
+    """
+
+    learned_from: int
+    bound: float
+    effective: float
+    undecided: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """The end of a run. `inputs` = scored + no_face + unreadable; `duplicates` are among the first two.
 
@@ -181,6 +199,7 @@ class Summary:
     atypical_by_fact: Mapping[str, int] = field(default_factory=dict)
     fdr: float | None = None
     adaptive: AdaptiveInfo | None = None
+    reweight: ReweightInfo | None = None
     shift: Shift | None = None
     groups: tuple[ImageGroup, ...] = ()
     interrupted: bool = False

@@ -52,7 +52,7 @@ def test_a_scan_has_at_most_22_visible_options() -> None:
         (
             "scan",
             {"json_output", "jsonl_output", "csv_output", "sarif_output", "report", "verbose"}
-            | {"batch_size", "c2pa_trust", "exit_zero", "group_by", "sign", "signers"}
+            | {"batch_size", "c2pa_trust", "exit_zero", "group_by", "reweight", "sign", "signers"}
             | {"max_faces", "on_no_face", "face_model", "per"}
             | SELDOM,
         ),
@@ -127,6 +127,11 @@ def test_help_loads_no_library_that_computes() -> None:
         (
             ["scan", "x", "--adaptive"],
             "--adaptive needs --fdr RATE, because it flags at a false discovery rate",
+        ),
+        (
+            ["scan", "x", "--reweight", "--fdr", "0.1"],
+            "--reweight cannot be combined with --fdr, because Benjamini-Hochberg needs p-values that do not work "
+            "against each other, and weighted ones may",
         ),
         (["calibrate", "none"], "nothing to calibrate: give real face images, or a rule for the stored scores"),
         (

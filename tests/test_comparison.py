@@ -235,6 +235,30 @@ def test_what_a_resumed_report_held_of_other_images_is_said(calibrated: Path, ac
     assert f"14 results of {tmp_path / 'b.jsonl'} had no place, since no input has that content now" in said
 
 
+def test_weighted_p_values_decide_and_are_recorded(calibrated: Path, accounts: Path, tmp_path: Path) -> None:
+    report = tmp_path / "a.jsonl"
+    words = [accounts, "--detector", calibrated, "--reweight", "--precision", "fp32", "-o", report]
+    done = run("scan", *words)
+    assert done.returncode in (0, 1), done.stderr
+    head, *_, end = lines(report.read_bytes())
+    info, results = end["summary"]["reweight"], result_lines(report)
+    assert head["run"]["options"]["reweight"] is True
+    assert (info["learned_from"], info["bound"]) == (28, 20.0)
+    assert 1 < info["effective"] <= 60
+    alpha = head["detector"]["alpha"]
+    judged = [json.loads(line) for line in results]
+    decided = [one for one in judged if one["verdict"] != "inconclusive"]
+    assert len(judged) - len(decided) == info["undecided"]
+    assert all(one["flagged"] == (one["weighted_p_value"] <= alpha) for one in decided)
+    assert "reweight: p-values are weighted; effective number of calibration images" in done.stderr.decode()
+    # The run is continued and verified as any other, and not without the option.
+    assert run("scan", *words, "--resume").returncode == done.returncode
+    assert result_lines(report) == results
+    refused = run("scan", *[word for word in words if word != "--reweight"], "--resume")
+    assert b"it was written with another --reweight" in refused.stderr
+    assert run("scan", "--verify", report).returncode == 0
+
+
 def test_the_library_gives_what_the_command_gives(calibrated: Path, accounts: Path) -> None:
     report = scan(accounts, "--detector", calibrated, *RATE, "--adaptive", cwd=accounts)
     results = muflow_cli.scan(accounts, calibrated, fdr=0.2, adaptive=True, runtime=FP32)

@@ -18,6 +18,7 @@ from muflow_cli.output.inert import escape
 from muflow_cli.output.report import PLOTTED, Exhibit, render_report
 from muflow_cli.output.report_writer import page_limits
 from muflow_cli.output.strips import strips
+from muflow_cli.run_records import ReweightInfo
 
 
 class Page(HTMLParser):
@@ -184,6 +185,24 @@ def test_an_adaptive_run_says_how_its_p_values_came_about() -> None:
     assert (
         "classifier logistic 0.01, learned from 150 calibration images and ranked among 150 others; at least 14" in text
     )
+
+
+def test_a_reweighted_run_says_how_its_p_values_came_about() -> None:
+    info = ReweightInfo(learned_from=120, bound=20.0, effective=61.4, undecided=7)
+    judgement = dataclasses.replace(scored().judgement, weighted_p_value=0.125)
+    results = [dataclasses.replace(scored(), judgement=judgement)]
+    page = render_report(report_data(0, results=results, summary=dataclasses.replace(SUMMARY, reweight=info)))
+    text = plain_text(page)
+    assert "weights learned from 120 images of this run, between 0.05 and 20" in text
+    assert "7 images cannot be flagged, since too few calibration images resemble them" in text
+    assert "The weighted calibration images say as much as 61 equally weighted ones." in text
+    heading = '<th scope="col" data-key="weighted_p_value"'
+    assert heading in page
+    few = dataclasses.replace(SUMMARY, reweight=dataclasses.replace(info, learned_from=0))
+    assert "too few images to learn weights from, so all are 1" in plain_text(
+        render_report(report_data(0, results=results, summary=few))
+    )
+    assert heading not in render_report(report_data(3))
 
 
 def test_only_the_groups_with_the_smallest_p_values_have_a_plot_and_the_user_is_told() -> None:

@@ -42,7 +42,7 @@ class Known:
     """Content hashes of the images that a detector has seen, and perceptual hashes by which near copies are recognised.
 
     Attributes:
-        fitted: trained on, or used to decide when to stop.
+        fitted: trained on, used to decide when to stop, or adapted to.
         calibrated: held-out reals that the rule was fitted to.
         fitted_near: perceptual hashes of those fitted; empty for bundles of earlier versions.
         calibrated_near: perceptual hashes of those calibrated; likewise.
@@ -60,11 +60,13 @@ class Known:
 
 def known_to(detector: Detector) -> Known:
     """The images that `detector` has seen."""
-    fitted, calibrated = detector.fitted_near, detector.calibration.near_hashes
+    calibrated = detector.calibration.near_hashes
+    fitted = [rows for rows in (detector.fitted_on, detector.adapted_to) if rows is not None]
+    near = [rows for rows in (detector.fitted_near, detector.adapted_near) if rows is not None]
     return Known(
-        frozenset(bytes(row).hex() for row in detector.fitted_on),
+        frozenset(bytes(row).hex() for rows in fitted for row in rows),
         frozenset(facts.sha256 for facts in detector.calibration.facts),
-        () if fitted is None else tuple(unpacked(fitted)),
+        tuple(own for rows in near for own in unpacked(rows)),
         () if calibrated is None else tuple(unpacked(calibrated)),
     )
 

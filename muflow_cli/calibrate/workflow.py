@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,28 @@ from typing import Any
 import numpy as np
 
 from muflow_cli.bundle import load, save
+from muflow_cli.calibrate.adapt import Adapted, AdaptWork, adapt, without_adaptation
+from muflow_cli.calibrate.intake import Intake
 from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.coverage import Description
 from muflow_cli.calibration.features import FeatureInfo, Features
 from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.claims import InputGuard, claimed
-from muflow_cli.detector import Detector
+from muflow_cli.detector import AdaptedTo, Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream
 from muflow_cli.environment import utc_now
-from muflow_cli.errors import NothingToDo
+from muflow_cli.errors import IncompatibleOptions, NothingToDo
 from muflow_cli.images.find import find
-from muflow_cli.images.loader import Loaded, LoadSpec
+from muflow_cli.images.inputs import Input
+from muflow_cli.images.loader import Loaded
 from muflow_cli.images.loader import load as load_images
-from muflow_cli.images.near import distinct, near_duplicate_groups, near_hash, packed, unpacked
+from muflow_cli.images.near import near_hash, packed
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
-from muflow_cli.records import Origin, Unreadable
+from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec, Runtime
+from muflow_cli.specs import RuleSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,8 @@ class CalibrateRequest:
         reals: files, folders, globs, archives of real face images; none = the stored scores.
         output: the bundle to write; None = the detector's own file, which needs `force`.
         rule: fields of RuleSpec to change; the others stay as the detector has them.
+        adapt: files, folders, globs, archives of real face images to adapt the projections to first. Without `reals`,
+            about half of these images calibrate and the others adapt.
         append: add to the stored scores instead of replacing them.
         features: store the features of the images, with which `scan --adaptive` and `--groups` compare a batch.
         inputs: which files are read.
@@ -52,6 +58,7 @@ class CalibrateRequest:
     reals: tuple[str, ...] = ()
     output: Path | None = None
     rule: Mapping[str, Any] = field(default_factory=dict)
+    adapt: tuple[str, ...] = ()
     append: bool = False
     features: bool = True
     inputs: InputSpec = field(default_factory=InputSpec)
@@ -60,9 +67,11 @@ class CalibrateRequest:
     force: bool = False
 
     def __post_init__(self) -> None:
+        if self.adapt and self.append:
+            raise IncompatibleOptions("--append", "--adapt", "the stored scores are those of the detector before it")
         if not self.reals and self.append:
             raise NothingToDo("nothing to append", "give files or folders of real face images")
-        if not self.reals and not self.rule and self.features:
+        if not self.reals and not self.adapt and not self.rule and self.features:
             raise NothingToDo("nothing to calibrate", "give real face images, or a rule for the stored scores")
 
 
@@ -76,14 +85,16 @@ class CalibrateSummary:
         kept: number of calibration images whose stored scores are still in use.
         left_out: readable images not scored, by reason: "seen_in_fit" (the detector was fitted on these bytes),
             "duplicate" (given twice), "calibrated" (appended before), "near_copy" (of an image that is counted, fitted
-            to or appended before), "declared_synthetic" (it says so itself), "no_face" (for a detector of faces).
+            to or appended before), "adapted_to" (the detector was adapted to these bytes), "declared_synthetic" (it
+            says so itself), "no_face" (for a detector of faces).
         declared_synthetic: paths of the images left out for that reason.
         unreadable: inputs that could not be read, by code.
         description: of the calibration.
         features: of the calibration images; None where they were left out.
         seconds: per stage.
-        fingerprint: of the detector, which calibrating does not change.
+        fingerprint: of the detector, which calibrating does not change, and adapting does.
         calibration_fingerprint: of scores and rule together.
+        adaptation: the images that the detector was adapted to now; None without.
     """
 
     output: str
@@ -97,6 +108,7 @@ class CalibrateSummary:
     seconds: dict[str, float]
     fingerprint: str
     calibration_fingerprint: str
+    adaptation: AdaptedTo | None = None
 
 
 def calibrate(request: CalibrateRequest, progress: ProgressListener | None = None) -> CalibrateSummary:
@@ -107,82 +119,121 @@ def calibrate(request: CalibrateRequest, progress: ProgressListener | None = Non
     """
     output = request.output or request.detector
     # The detector is no input here: that a calibrated one takes its place is what calibrating in place means.
-    with claimed([output], force=request.force, inputs=request.reals):
+    with claimed([output], force=request.force, inputs=[*request.reals, *request.adapt]):
         return _calibrate(request, output, StageTimer(progress or NoProgress()))
 
 
 def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> CalibrateSummary:
     detector = load(request.detector)
+    given = _Given(request, replace(detector.calibration.rule, **request.rule), timer)
+    adapted = given.adapted(detector) if request.adapt else None
+    if adapted is not None:
+        detector = adapted.detector
     intake = Intake(detector, append=request.append, allow_declared=request.allow_declared)
     if request.reals:
-        calibration = _measured(request, detector, intake, timer)
+        calibration = given.measured(detector, intake, lambda: find(request.reals, request.inputs))
+    elif adapted is not None:
+        calibration = given.measured(detector, intake, lambda: adapted.others)
     else:  # the stored scores under another rule; they keep their date, since nothing was measured
-        calibration = replace(detector.calibration, rule=replace(detector.calibration.rule, **request.rule))
+        calibration = replace(detector.calibration, rule=given.rule)
         if not request.features:
             calibration = replace(calibration, features=None)
     # This refuses a rule that needs more reals, before anything is written.
     description = Judge(calibration).describe()
     timer.close()
     save(replace(detector, calibration=calibration), output, force=request.force)
+    intakes = [intake] if adapted is None else [adapted.intake, intake]
     return CalibrateSummary(
         output=str(output),
         scored=intake.used,
         kept=len(calibration) - intake.used,
-        left_out=dict(sorted(intake.left_out.items())),
-        declared_synthetic=tuple(intake.declared_synthetic),
-        unreadable=dict(sorted(intake.unreadable.items())),
+        left_out=_sum(own.left_out for own in intakes),
+        declared_synthetic=tuple(path for own in intakes for path in own.declared_synthetic),
+        unreadable=_sum(own.unreadable for own in intakes),
         description=description,
         features=None if calibration.features is None else calibration.features.info,
         seconds=dict(timer.seconds),
         fingerprint=detector.fingerprint,
         calibration_fingerprint=calibration.fingerprint(),
+        adaptation=None if adapted is None else detector.provenance.adaptation,
     )
 
 
-def _measured(request: CalibrateRequest, detector: Detector, intake: Intake, timer: StageTimer) -> Calibration:
-    """A calibration of the given images, with the stored scores before them if `append`."""
-    rule = replace(detector.calibration.rule, **request.rule)
-    earlier = detector.calibration if request.append else None
-    inputs = sum(not isinstance(item, Unreadable) for item in find(request.reals, request.inputs))
-    if inputs:
-        # Refuse now, not after hours of scoring, if there are too few files.
-        rule_class(rule.method).require_images(rule, inputs + (len(earlier) if earlier else 0))
-    placement = place(request.runtime)
-    timer.stage("score", inputs)
-    spec = detector.load_spec(request.inputs, request.runtime, placement)
-    rows, features, facts, hashes = [], [], [], []
-    extras = Extras(features=request.features)
-    for scored in score_stream(intake.usable(_loaded(request, spec, timer)), detector.scorer(placement), extras):
-        if isinstance(scored, ScoredUnit):
-            rows.append(scored.columns)
-            features.append(scored.features)
-            facts.append(scored.unit.facts)
-            hashes.append(near_hash(scored.unit.views))
-    fresh = intake.without_near_copies([image.sha256 for image in facts], hashes)
-    if not fresh:
-        raise NothingToDo(
-            f"no image to calibrate on in {', '.join(request.reals)} ({intake.reasons()})",
-            "give files or folders of real face images that the detector does not know",
+def _sum(counters: Iterable[Counter[str]]) -> dict[str, int]:
+    total = sum(counters, Counter[str]())
+    return dict(sorted(total.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a request asks for: how images are read and placed, and the rule that they are to calibrate."""
+
+    request: CalibrateRequest
+    rule: RuleSpec
+    timer: StageTimer
+
+    def adapted(self, detector: Detector) -> Adapted:
+        """The detector adapted to the images of `--adapt`, of which some are left for the rule without REAL."""
+        request = self.request
+        needed = 0 if request.reals else rule_class(self.rule.method).minimum_images(self.rule)
+        plain = without_adaptation(detector)
+        intake = Intake(plain, append=False, allow_declared=request.allow_declared)
+        placement = place(request.runtime)
+        spec = detector.load_spec(request.inputs, request.runtime, placement)
+        inputs = list(find(request.adapt, request.inputs))
+        return adapt(plain, self._guarded(inputs), AdaptWork(intake, spec, placement, self.timer), needed)
+
+    def measured(
+        self, detector: Detector, intake: Intake, inputs: Callable[[], Iterable[Input | Unreadable]]
+    ) -> Calibration:
+        """A calibration of the images, with the stored scores before them if the request appends."""
+        request = self.request
+        earlier = detector.calibration if request.append else None
+        count = sum(not isinstance(item, Unreadable) for item in inputs())
+        if count:
+            # Refuse now, not after hours of scoring, if there are too few files.
+            rule_class(self.rule.method).require_images(self.rule, count + (len(earlier) if earlier else 0))
+        placement = place(request.runtime)
+        self.timer.stage("score", count)
+        spec = detector.load_spec(request.inputs, request.runtime, placement)
+        rows, features, facts, hashes = [], [], [], []
+        loaded = self._advancing(load_images(self._guarded(inputs()), spec))
+        extras = Extras(features=request.features)
+        for scored in score_stream(intake.usable(loaded), detector.scorer(placement), extras):
+            if isinstance(scored, ScoredUnit):
+                rows.append(scored.columns)
+                features.append(scored.features)
+                facts.append(scored.unit.facts)
+                hashes.append(near_hash(scored.unit.views))
+        fresh = intake.without_near_copies([image.sha256 for image in facts], hashes)
+        if not fresh:
+            raise NothingToDo(
+                f"no image to calibrate on in {', '.join([*request.reals, *request.adapt])} ({intake.reasons()})",
+                "give files or folders of real face images that the detector does not know",
+            )
+        own = Features(np.stack([features[i] for i in fresh]), *placement.computed_by) if request.features else None
+        measured = Calibration(
+            scores=np.stack([rows[index] for index in fresh]),
+            columns=detector.columns,
+            facts=tuple(facts[index] for index in fresh),
+            near_hashes=packed([hashes[index] for index in fresh]),
+            features=own,
+            rule=self.rule,
+            created=utc_now(),
         )
-    measured = Calibration(
-        scores=np.stack([rows[index] for index in fresh]),
-        columns=detector.columns,
-        facts=tuple(facts[index] for index in fresh),
-        near_hashes=packed([hashes[index] for index in fresh]),
-        features=Features(np.stack([features[i] for i in fresh]), *placement.computed_by) if request.features else None,
-        rule=rule,
-        created=utc_now(),
-    )
-    return measured if earlier is None else _joined(earlier, measured)
+        return measured if earlier is None else _joined(earlier, measured)
 
+    def _guarded(self, inputs: Iterable[Input | Unreadable]) -> Iterator[Input | Unreadable]:
+        """The inputs, none of which may be the output."""
+        guard = InputGuard([self.request.output or self.request.detector])
+        for item in inputs:
+            guard.check(item.path)
+            yield item
 
-def _loaded(request: CalibrateRequest, spec: LoadSpec, timer: StageTimer) -> Iterator[Loaded | Unreadable]:
-    """The reals, none of which may be the output."""
-    guard = InputGuard([request.output or request.detector])
-    for item in load_images(find(request.reals, request.inputs), spec):
-        guard.check(item.path)
-        yield item
-        timer.advance()
+    def _advancing(self, items: Iterable[Loaded | Unreadable]) -> Iterator[Loaded | Unreadable]:
+        for item in items:
+            yield item
+            self.timer.advance()
 
 
 def _joined(earlier: Calibration, measured: Calibration) -> Calibration:
@@ -197,71 +248,3 @@ def _joined(earlier: Calibration, measured: Calibration) -> Calibration:
         features=None if features[0] is None or features[1] is None else features[0].with_more(features[1]),
         source_digest="",
     )
-
-
-class Intake:
-    """Passes each readable image that may calibrate, once, and counts the others.
-
-    Args:
-        detector: to calibrate; images that it was fitted on must not calibrate it.
-        append: whether the images that already calibrate it stay in use.
-        allow_declared: also pass images that declare themselves synthetic.
-
-    Attributes:
-        used: number of images passed.
-        left_out: reason -> number of readable images that were not.
-        declared_synthetic: paths of those that declare themselves synthetic.
-        unreadable: code -> number of inputs.
-    """
-
-    def __init__(self, detector: Detector, *, append: bool, allow_declared: bool = False) -> None:
-        self._allow_declared = allow_declared
-        self.declared_synthetic: list[str] = []
-        self._why = dict.fromkeys((bytes(row).hex() for row in detector.fitted_on), "seen_in_fit")
-        if append:
-            self._why |= dict.fromkeys((facts.sha256 for facts in detector.calibration.facts), "calibrated")
-        known = (detector.fitted_near, detector.calibration.near_hashes if append else None)
-        self._known_near = [near for rows in known if rows is not None for near in unpacked(rows)]
-        self.used = 0
-        self.left_out: Counter[str] = Counter()
-        self.unreadable: Counter[str] = Counter()
-
-    def usable(self, items: Iterable[Loaded | Unreadable]) -> Iterator[Loaded]:
-        """The images among `items` that may calibrate, in order."""
-        for item in items:
-            if isinstance(item, Unreadable) and item.code == "no_face":
-                self.left_out["no_face"] += 1
-            elif isinstance(item, Unreadable):
-                self.unreadable[item.code] += 1
-            elif item.facts.sha256 in self._why:
-                self.left_out[self._why[item.facts.sha256]] += 1
-            elif item.declared.origin is Origin.SYNTHETIC and not self._allow_declared:
-                self.left_out["declared_synthetic"] += 1
-                self.declared_synthetic.append(item.path)
-            else:
-                self._why[item.facts.sha256] = "duplicate"
-                self.used += 1
-                yield item
-
-    def without_near_copies(self, digests: Sequence[str], hashes: Sequence[int]) -> list[int]:
-        """Positions of the images that may calibrate beside those known and beside each other; the others are counted.
-
-        Of several near copies of one photograph the one with the smallest content hash stays, whatever their order;
-        none stays where the photograph was fitted to or already calibrates.
-
-        Args:
-            digests: content hashes of the images that `usable` passed.
-            hashes: their perceptual hashes.
-        """
-        groups = near_duplicate_groups([*self._known_near, *hashes])
-        taken, own = set(groups[: len(self._known_near)].tolist()), groups[len(self._known_near) :]
-        fresh = [index for index in distinct(digests, own) if int(own[index]) not in taken]
-        if len(fresh) < len(digests):
-            self.left_out["near_copy"] += len(digests) - len(fresh)
-        self.used = len(fresh)
-        return fresh
-
-    def reasons(self) -> str:
-        """The counts in words."""
-        counts = sorted((self.unreadable + self.left_out).items())
-        return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts) or "no file"

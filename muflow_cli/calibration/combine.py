@@ -14,8 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muflow_cli.calibration.coverage import RateBounds, rate_bounds
-from muflow_cli.calibration.pvalues import Scores, conformal_p_values, exact, mean_scores, tail_p_values
-from muflow_cli.calibration.rule import Rule, RuleJudgement
+from muflow_cli.calibration.pvalues import (
+    Scores,
+    conformal_p_values,
+    exact,
+    mean_scores,
+    tail_p_values,
+    weighted_tail_p_values,
+)
+from muflow_cli.calibration.rule import Rule, RuleJudgement, WeightedPValues
+from muflow_cli.calibration.weights import Weights, effective_count
 from muflow_cli.specs import RuleSpec, Tail
 
 TIE_BREAK: Final = 1e-6
@@ -31,12 +39,16 @@ class Combined(Rule):
         statistics: (m,) ascending: of the second half, m = n - n // 2, ties broken by distance.
     """
 
+    weighable: ClassVar[bool] = True
+
     def __init__(self, scores: Scores, spec: RuleSpec) -> None:
         half = len(scores) // 2
         self.spec = spec
         self.reference = np.sort(scores[:half], axis=0)
         p_values, _ = self._column_p_values(scores[half:])
-        self.statistics = np.sort(self.statistic(p_values) + self._tie_break(scores[half:]))
+        statistics = self.statistic(p_values) + self._tie_break(scores[half:])
+        order = np.argsort(statistics, kind="stable")
+        self.statistics, self._order = statistics[order], half + order
 
     @staticmethod
     @abstractmethod
@@ -71,6 +83,14 @@ class Combined(Rule):
         p_value, _ = tail_p_values(self.statistics, self.statistic(p_values) + self._tie_break(scores))
         heaviest = p_values.argmin(axis=1)
         return RuleJudgement(p_value, p_value <= self.spec.alpha, high[np.arange(len(high)), heaviest], heaviest)
+
+    def weighted(self, scores: Scores, weights: Weights) -> WeightedPValues:
+        """P-values of the statistic among the second half, which alone is weighted: the first half defines a statistic,
+        and any fixed one may be calibrated."""
+        reals = weights.reals[self._order]
+        statistics = self.statistic(self._column_p_values(scores)[0]) + self._tie_break(scores)
+        p_value, _, least = weighted_tail_p_values(self.statistics, reals, statistics, weights.batch)
+        return WeightedPValues(p_value, least, effective_count(reals))
 
     def _column_p_values(self, scores: Scores) -> tuple[Scores, NDArray[np.bool_]]:
         """Conformal p-values (B, S) of each column among the reference reals, and whether it is in the upper half."""

@@ -9,9 +9,10 @@ import numpy as np
 from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.coverage import Description, Stratum
 from muflow_cli.calibration.pvalues import Scores, over_tests
-from muflow_cli.calibration.rule import Rule
+from muflow_cli.calibration.rule import Rule, WeightedPValues
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.calibration.strata import ranges_of, rows_by_stratum
+from muflow_cli.calibration.weights import Weights
 from muflow_cli.errors import NotFinite
 from muflow_cli.records import CalibrationMatch, Facts, Judgement, Side, Verdict
 from muflow_cli.run_specs import Atypical
@@ -101,6 +102,28 @@ class Judge:
             rule, _ = self._rule_for(name)
             ranking[rows] = rule.ranking(scores[rows])
         return ranking
+
+    def weighted(self, scores: Scores, facts: Sequence[Facts], weights: Weights) -> WeightedPValues:
+        """P-values of B images, where the calibration's images count by their weights, by the rule of their stratum.
+
+        Args:
+            scores: (B, S) one score per column, nats per dimension.
+            facts: (B,) what was read of each image.
+            weights: of all calibration images, in their order, and of the B images.
+
+        Raises:
+            BadSpec: for a rule that is not `weighable`.
+            NotFinite: for a score that is NaN or infinite.
+        """
+        scores = _finite(scores)
+        p_value, least, effective = np.empty(len(scores)), np.empty(len(scores)), 0.0
+        for name, rows in rows_by_stratum(facts, self._spec.by).items():
+            rule, _ = self._rule_for(name)
+            members = self._members[name] if name in self._rules else range(len(self._calibration))
+            judged = rule.weighted(scores[rows], weights.of(members, rows))
+            p_value[rows], least[rows] = judged.p_value, judged.least
+            effective += judged.effective * len(rows) / len(scores)
+        return WeightedPValues(p_value, least, effective)
 
     def describe(self) -> Description:
         """What may be said of these reals and this rule, for a summary."""

@@ -47,6 +47,29 @@ def tail_p_values(reals: Scores, scores: Scores) -> tuple[Scores, Scores]:
     return (1 + at_least) / (n + 1), (1 + at_most) / (n + 1)
 
 
+def weighted_tail_p_values(
+    reals: Scores, real_weights: Scores, scores: Scores, weights: Scores
+) -> tuple[Scores, Scores, Scores]:
+    """As `tail_p_values`, where every image counts by its weight, and the least that either can be; three of (B,).
+
+    (weight of the reals at least as extreme + own weight) / (weight of all reals + own weight). With weights that are
+    all equal these are the p-values of `tail_p_values`.
+
+    Args:
+        reals: (n,) ascending.
+        real_weights: (n,) of the reals, positive, in their order.
+        scores: (B,) to be judged.
+        weights: (B,) of their images, positive.
+
+    Source: Tibshirani et al. 2019.
+    """
+    sums = np.concatenate([[0.0], np.cumsum(real_weights)])
+    at_least = sums[-1] - sums[np.searchsorted(reals, scores, side="left")]
+    at_most = sums[np.searchsorted(reals, scores, side="right")]
+    total = sums[-1] + weights
+    return (at_least + weights) / total, (at_most + weights) / total, weights / total
+
+
 def conformal_p_values(reals: Scores, scores: Scores, tail: Tail) -> tuple[Scores, NDArray[np.bool_]]:
     """Conformal p-values (B,) for `tail`, and whether each score lies in the upper half.
 

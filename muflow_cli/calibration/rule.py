@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from muflow_cli.calibration.coverage import RateBounds
 from muflow_cli.calibration.pvalues import Scores, exact, images_to_reach_alpha, tail_count
-from muflow_cli.errors import TooFewScores
+from muflow_cli.calibration.weights import Weights
+from muflow_cli.errors import BadSpec, TooFewScores
 from muflow_cli.specs import RuleSpec
 
 
@@ -33,6 +34,21 @@ class RuleJudgement:
     heaviest: NDArray[np.intp] | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightedPValues:
+    """What a rule says of B images when the calibration's images count by their weights.
+
+    Attributes:
+        p_value: (B,) in (0, 1].
+        least: (B,) smallest p-value that an image of this weight can have, whatever its score.
+        effective: how many equally weighted reals say as much as those that the images were ranked among.
+    """
+
+    p_value: Scores
+    least: Scores
+    effective: float
+
+
 class Rule(ABC):
     """Fitted once to scores of reals, then judges (B, S) scores, nats per dimension.
 
@@ -47,10 +63,12 @@ class Rule(ABC):
         name: as settings, reports and the command line spell it.
         dependence_safe: whether the p-value holds, at least approximately, for columns that depend on each other even
             without a joint calibration. The calibrated p-values of all rules here hold for dependent columns.
+        weighable: whether the rule flags by p-values alone and has `weighted`.
     """
 
     name: ClassVar[str]
     dependence_safe: ClassVar[bool] = True
+    weighable: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, scores: Scores, spec: RuleSpec) -> None: ...
@@ -112,6 +130,18 @@ class Rule(ABC):
     @abstractmethod
     def judge(self, scores: Scores) -> RuleJudgement:
         """Judge B images by their (B, S) scores."""
+
+    def weighted(self, scores: Scores, weights: Weights) -> WeightedPValues:  # noqa: ARG002 - of rules that have it
+        """P-values of B images by their (B, S) scores, among reals that count by their weights.
+
+        Args:
+            scores: to be judged.
+            weights: of the reals, in the order in which the rule was given them, and of the B images.
+
+        Raises:
+            BadSpec: for a rule that is not `weighable`.
+        """
+        raise BadSpec("method", self.name, "one whose flags come from p-values")
 
     def ranking(self, scores: Scores) -> Scores:
         """How suspicious each of (B, S) scores is, (B,), higher = more; flagged images rank above all others."""

@@ -16,8 +16,10 @@ from muflow_cli.calibration.pvalues import (
     images_to_reach_alpha,
     mean_scores,
     tail_count,
+    weighted_tail_p_values,
 )
-from muflow_cli.calibration.rule import Rule, RuleJudgement
+from muflow_cli.calibration.rule import Rule, RuleJudgement, WeightedPValues
+from muflow_cli.calibration.weights import Weights, effective_count
 from muflow_cli.errors import BadCalibration, BadSpec
 from muflow_cli.specs import RuleSpec, Tail
 
@@ -30,9 +32,12 @@ class Conformal(Rule):
     """
 
     name: ClassVar[str] = "conformal"
+    weighable: ClassVar[bool] = True
 
     def __init__(self, scores: Scores, spec: RuleSpec) -> None:
-        self.reals, self.spec = np.sort(mean_scores(scores)), spec
+        means = mean_scores(scores)
+        self._order = np.argsort(means, kind="stable")
+        self.reals, self.spec = means[self._order], spec
 
     @classmethod
     def minimum_images(cls, spec: RuleSpec) -> int:
@@ -49,6 +54,14 @@ class Conformal(Rule):
         """Judge (B, S) scores; the p-value of the mean score decides the flag."""
         p_value, high = conformal_p_values(self.reals, mean_scores(scores), self.spec.tail)
         return RuleJudgement(p_value, p_value <= self.spec.alpha, high)
+
+    def weighted(self, scores: Scores, weights: Weights) -> WeightedPValues:
+        """P-values of the mean scores; two tails take half each, as without weights."""
+        reals = weights.reals[self._order]
+        upper, lower, least = weighted_tail_p_values(self.reals, reals, mean_scores(scores), weights.batch)
+        tails = tail_count(self.spec)
+        p_value = upper if tails == 1 else np.minimum(1.0, 2 * np.minimum(upper, lower))
+        return WeightedPValues(p_value, np.minimum(1.0, tails * least), effective_count(reals))
 
 
 class Gaussian(Rule):

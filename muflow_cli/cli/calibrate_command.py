@@ -56,6 +56,14 @@ def calibrate_command(
             "--by", metavar="FACT,...", help="Calibrate separately by format, quality or size; none = together."
         ),
     ] = None,
+    adapt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapt",
+            metavar="FOLDER",
+            help="First re-centre and re-whiten the projections on these real faces, at least 50, all of one source.",
+        ),
+    ] = None,
     append: Annotated[
         bool, typer.Option("--append", help="Add to the stored scores instead of replacing them.")
     ] = False,
@@ -89,11 +97,16 @@ def calibrate_command(
     unless --damaged score is given. Options that are not given keep their values in the detector; without REAL, the
     stored scores are used under the new rule. Without -o the detector's own file is replaced, which needs --force.
 
+    With --adapt, real faces of a new source look to the detector as those of the fit did. Scores change, flow, target
+    and encoder stay. REAL then calibrates; without REAL, about half of the images in FOLDER do, and the others adapt.
+
     **Examples**
 
     ```sh
     muflow calibrate faces.safetensors ~/reals -o mine.safetensors --alpha 0.01
     muflow calibrate mine.safetensors --method fisher --alpha 0.05 --force
+    # At least 50 images to adapt to, and as many to calibrate on as the rule needs
+    muflow calibrate faces.safetensors --adapt ~/reals -o mine.safetensors
     ```
     """
     rule = {"method": method, "alpha": alpha, "tail": tail}
@@ -114,6 +127,7 @@ def calibrate_command(
         reals=tuple(reals or ()),
         output=output,
         rule=given,
+        adapt=tuple(adapt or ()),
         append=append,
         features=not no_features,
         inputs=inputs,
@@ -150,7 +164,10 @@ def _rows(summary: CalibrateSummary) -> Iterator[tuple[str, str]]:
     yield from options.declared_rows(summary.declared_synthetic)
     yield from description_rows(summary.description)
     yield "features", features_text(summary.features)
-    yield "fingerprint", f"{summary.fingerprint} (unchanged)"
+    adapted = summary.adaptation
+    if adapted is not None:
+        yield "adapted", f"to {adapted.images} real images, SHA-256 of the set {adapted.digest}"
+    yield "fingerprint", f"{summary.fingerprint} ({'unchanged' if adapted is None else 'changed, as scores do'})"
     yield "calibration", summary.calibration_fingerprint
     yield "wrote", summary.output
 

@@ -91,6 +91,9 @@ def _rows(path: Path, detector: Detector, file: BundleFile, description: Descrip
         )
     yield "fitted", f"{origin.created} on {origin.device} in {origin.precision}, preset {spec.preset}"
     yield "images", f"{origin.train} train, {origin.validation} validation, SHA-256 of the set {origin.train_digest}"
+    if origin.adaptation is not None:
+        named = origin.adaptation
+        yield "adapted", f"{named.created} to {named.images} real images, SHA-256 of the set {named.digest}"
     yield "versions", ", ".join(f"{name} {number}" for name, number in origin.versions.items())
     if spec.container is not None:
         what = "image" if spec.faces is None else "square of a face"

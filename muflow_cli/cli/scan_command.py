@@ -130,6 +130,15 @@ def scan_command(
             rich_help_panel=_RUN,
         ),
     ] = False,
+    reweight: Annotated[
+        bool,
+        typer.Option(
+            "--reweight",
+            help="Flag by p-values that count a calibration image the more, the more it is like these as a file.",
+            rich_help_panel=_RUN,
+            hidden=True,
+        ),
+    ] = False,
     group_by: Annotated[
         str | None,
         typer.Option(
@@ -212,6 +221,10 @@ def scan_command(
     A detector of faces (muflow fit --faces) has options of its own: --max-faces N, --on-no-face whole or skip, --per
     face for a CSV with one row for each face, --face-model FILE.
 
+    --reweight flags by p-values that count a calibration image the more, the more it is like these images in format,
+    size, quality and sharpness. It helps where the batch is another mix of such files; a batch full of synthetic images
+    is a shift as well, and more of them are then missed.
+
     **Exit status**: 0 nothing to report; 1 an image was flagged or declares itself synthetic (--fail-on says what
     counts; with error, an unreadable input counts too); 2 wrong usage, an unreadable detector, or an output that
     cannot be written; 3 nothing of that, but some inputs unreadable; 130 interrupted, finished work is kept.
@@ -253,7 +266,8 @@ def scan_command(
     names = None if fields is None else tuple(fields.split(","))
     check_fields(names)
     resumed = _resumed(outputs, names) if resume else None
-    comparison = _comparison(fdr, adaptive, groups, group_by, listed=files_from and not null and not paths)
+    grouped = _grouped(groups, group_by, listed=files_from and not null and not paths)
+    comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)
     outputs.check_groups(comparison)
     arguments, read = scan_arguments(paths or [], files_from, outputs.paths, null=null, group_by=group_by)
     signing = prepare_signing(sign, outputs, console)
@@ -294,12 +308,12 @@ def scan_command(
     raise typer.Exit(status)
 
 
-def _comparison(fdr: float | None, adaptive: bool, groups: bool, group_by: str | None, *, listed: object) -> Comparison:
-    """What to compare within the run; `listed`: whether all inputs are of a list that may have columns."""
+def _grouped(groups: bool, group_by: str | None, *, listed: object) -> bool:
+    """Whether to judge groups; `listed`: whether all inputs are of a list that may have columns."""
     if group_by is not None and not listed:
         why = "that CSV file alone names the images and their groups"
         raise IncompatibleOptions("--group-by", "--files-from FILE without PATH", why, needs=True)
-    return Comparison(fdr=fdr, adaptive=adaptive, groups=groups or group_by is not None)
+    return groups or group_by is not None
 
 
 def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None) -> Path:

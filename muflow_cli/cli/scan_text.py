@@ -7,7 +7,7 @@ from typing import Final
 
 from muflow_cli.output.inert import escape
 from muflow_cli.output.shift_text import shift_text
-from muflow_cli.run_records import ImageGroup, Summary
+from muflow_cli.run_records import ImageGroup, ReweightInfo, Summary
 from muflow_cli.run_specs import Atypical
 
 # Groups that are listed; the reports hold all of them.
@@ -39,6 +39,8 @@ def summary_lines(summary: Summary, alpha: float, atypical: Atypical) -> Iterato
         )
         if learned.atypical > _SUSPICIOUS:
             yield _doubt(f"{learned.atypical:.0%} of the images", "The false discovery rate")
+    if summary.reweight is not None:
+        yield from _reweight_lines(summary.reweight, alpha)
     if summary.groups:
         yield from _group_lines(summary.ranked_groups, alpha if summary.fdr is None else summary.fdr)
 
@@ -51,6 +53,19 @@ def _atypical_line(summary: Summary, atypical: Atypical) -> str:
         return f"{images} {outside}; no rate is promised for verdicts on such images"
     verdict = "flagged" if atypical is Atypical.FLAG else "inconclusive"
     return f"{images} {verdict} because of lying {outside}; --atypical report judges such images as any other"
+
+
+def _reweight_lines(info: ReweightInfo, alpha: float) -> Iterator[str]:
+    if not info.learned_from:
+        yield "reweight: too few images to learn weights from, so every calibration image counts alike"
+        return
+    yield f"reweight: p-values are weighted; effective number of calibration images {info.effective:.0f} (Kish)"
+    if info.undecided:
+        images, them = ("1 image", "it") if info.undecided == 1 else (f"{info.undecided} images", "them")
+        yield (
+            f"{images} cannot be flagged at alpha {alpha:g}, since too few calibration images resemble {them}: "
+            "inconclusive"
+        )
 
 
 def _group_lines(groups: tuple[ImageGroup, ...], level: float) -> Iterator[str]:

@@ -96,12 +96,16 @@ class Branch(nn.Module):
         self.heads = nn.ModuleList(heads)
 
     @classmethod
-    def empty(cls, spec: BranchSpec, components: Sequence[int]) -> Branch:
+    def empty(
+        cls, spec: BranchSpec, components: Sequence[int], *, moments: bool = True, adapted: bool = False
+    ) -> Branch:
         """The branch of `spec`: tensors of the right shapes without values (meta device).
 
         Args:
             spec: of the branch.
             components: of each layer's density.
+            moments: whether its projections hold those of the training reals.
+            adapted: whether it was adapted to other reals.
 
         Raises:
             BadSpec: as `layers_of`.
@@ -111,7 +115,8 @@ class Branch(nn.Module):
         heads = []
         for layer, count in zip(layers, components, strict=True):
             channels = layer.channels * feature.per_channel
-            projection = Projection.empty(channels, min(feature.dimensions, channels))
+            dimensions = min(feature.dimensions, channels)
+            projection = Projection.empty(channels, dimensions, moments=moments, adapted=adapted)
             flow = PlainFlow.empty(projection.dimensions, spec.flow)
             density = Mixture.empty(count, projection.dimensions)
             heads.append(Head(projection, flow, density, spec.target.score_kind))

@@ -69,15 +69,20 @@ class Mixture(nn.Module):
         x, _, means, factors = self._matched(x)
         return _distances(x, means, factors).amin(dim=-1)
 
-    def spread(self) -> float:
-        """Root of the mean over dimensions of the mixture's total variance, in the unit of its vectors."""
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D) of the whole mixture, float64."""
         weights, means, factors = (t.double() for t in (self.weights, self.means, self.precisions_cholesky))
         identity = torch.eye(means.shape[1], dtype=torch.float64, device=means.device)
-        # The covariance is U⁻ᵀ U⁻¹, so its trace is the sum of the squares of U⁻¹.
         inverse = torch.linalg.solve_triangular(factors, identity, upper=True)
-        within = inverse.square().sum(dim=(1, 2))
-        between = (means - weights @ means).square().sum(dim=1)
-        return math.sqrt(float(weights @ (within + between)) / means.shape[1])
+        mean = weights @ means
+        apart = means - mean
+        within = torch.einsum("k,kij->ij", weights, inverse.mT @ inverse)  # the inverse of U Uᵀ is U⁻ᵀ U⁻¹
+        return mean, within + apart.T @ (weights[:, None] * apart)
+
+    def spread(self) -> float:
+        """Root of the mean over dimensions of the mixture's total variance, in the unit of its vectors."""
+        _, covariance = self.moments()
+        return math.sqrt(float(covariance.trace()) / len(covariance))
 
     def _matched(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(x.dtype, torch.float32)

@@ -6,7 +6,6 @@ A flow over single vectors is the case grid = 1; it needs no second code path.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +64,44 @@ def _pool_rows(map_: Tensor, grid: int) -> Tensor:
     return cells.div(height * width // grid**2).permute(0, 3, 1, 2).contiguous()
 
 
+class Moments(nn.Module):
+    """Mean and covariance of projected vectors over all positions of many images.
+
+    Args:
+        mean: (D,).
+        covariance: (D, D).
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("covariance", covariance)
+
+
+class Adaptation(nn.Module):
+    """An affine map of projected vectors, by which reals of another source get the moments of the training reals.
+
+    Args:
+        matrix: (D, D).
+        offset: (D,).
+    """
+
+    matrix: Tensor
+    offset: Tensor
+
+    def __init__(self, matrix: Tensor, offset: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("offset", offset)
+
+    def forward(self, projected: Tensor) -> Tensor:
+        """(B, D, g, g) of (B, D, g, g)."""
+        return functional.conv2d(projected, self.matrix[:, :, None, None], self.offset)
+
+
 class Projection(nn.Module):
     """The fixed affine map of one layer, from C channels to D dimensions at every grid position.
 
@@ -72,62 +109,78 @@ class Projection(nn.Module):
         mean: (C,) of the training reals.
         std: (C,) of the training reals.
         axes: (C, D) orthonormal principal axes of the standardised channels; (C, 0) = no PCA, D = C.
+        moments: of the projected training reals, which decide no score; None in bundles of earlier versions.
+        adaptation: that follows; None = the projection of the fit.
     """
 
     mean: Tensor
     std: Tensor
     axes: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor, axes: Tensor) -> None:
+    def __init__(
+        self,
+        mean: Tensor,
+        std: Tensor,
+        axes: Tensor,
+        moments: Moments | None = None,
+        adaptation: Adaptation | None = None,
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         self.register_buffer("axes", axes)
+        self.moments, self.adaptation = moments, adaptation
 
     @classmethod
-    def empty(cls, channels: int, dimensions: int) -> Projection:
+    def empty(cls, channels: int, dimensions: int, *, moments: bool = True, adapted: bool = False) -> Projection:
         """A projection of `channels` channels to `dimensions` (0 = no PCA) without values (meta device)."""
-        return cls(*(torch.empty(shape, device="meta") for shape in ((channels,), (channels,), (channels, dimensions))))
+        width = dimensions or channels
+        vector, square = torch.empty(width, device="meta"), torch.empty(width, width, device="meta")
+        of_channels, axes = torch.empty(channels, device="meta"), torch.empty(channels, dimensions, device="meta")
+        own = Moments(vector, square) if moments else None
+        return cls(of_channels, of_channels, axes, own, Adaptation(square, vector) if adapted else None)
 
     @property
     def dimensions(self) -> int:
         """D."""
         return self.axes.shape[1] or self.mean.shape[0]
 
+    def with_adaptation(self, adaptation: Adaptation | None) -> Projection:
+        """The projection of the fit followed by `adaptation` in place of its own."""
+        return Projection(self.mean, self.std, self.axes, self.moments, adaptation)
+
     def forward(self, pooled: Tensor) -> Tensor:
         """(B, D, g, g) of pooled maps (B, C, g, g)."""
-        standard = (pooled - self.mean[:, None, None]) / self.std[:, None, None]
-        if self.axes.shape[1] == 0:
-            return standard
-        return functional.conv2d(standard, self.axes.T[:, :, None, None])
+        projected = (pooled - self.mean[:, None, None]) / self.std[:, None, None]
+        if self.axes.shape[1]:
+            projected = functional.conv2d(projected, self.axes.T[:, :, None, None])
+        return projected if self.adaptation is None else self.adaptation(projected)
 
 
-@dataclass(frozen=True, slots=True)
-class _Moments:
-    count: int
-    mean: Tensor
-    covariance: Tensor
+class RunningMoments:
+    """Moments of all position vectors of maps that come a few at a time, in float64."""
 
+    def __init__(self) -> None:
+        self._count, self._mean, self._scatter = 0, torch.zeros(()), torch.zeros(())
 
-def _moments(chunks: Iterable[Tensor]) -> _Moments:
-    """Mean and covariance of all position vectors of pooled maps (b, C, g, g), one pass, float64, chunk-merged."""
-    count, mean, scatter = 0, torch.zeros(()), torch.zeros(())
-    for chunk in chunks:
-        vectors = chunk.movedim(1, -1).reshape(-1, chunk.shape[1]).double()
-        chunk_mean = vectors.mean(dim=0)
-        centred = vectors - chunk_mean
-        gap, total = chunk_mean - mean, count + len(vectors)
-        # Chan, Golub & LeVeque 1979: merge the moments of two sets without cancellation.
-        scatter = (
-            scatter + centred.T @ centred + torch.outer(gap, gap) * (count * len(vectors) / total)
-            if count
-            else (centred.T @ centred)
-        )
-        mean = mean + gap * (len(vectors) / total) if count else chunk_mean
-        count = total
-    if count < 2:
-        raise TooFewImages("feature statistics", count, 2, "a deviation needs two values")
-    return _Moments(count, mean, scatter / (count - 1))
+    def add(self, maps: Tensor) -> None:
+        """Take the vectors of maps (b, D, g, g) in."""
+        vectors = maps.movedim(1, -1).reshape(-1, maps.shape[1]).double()
+        mean = vectors.mean(dim=0)
+        centred = vectors - mean
+        scatter = centred.T @ centred
+        if self._count:
+            # Chan, Golub & LeVeque 1979: merge the moments of two sets without cancellation.
+            gap, total = mean - self._mean, self._count + len(vectors)
+            scatter = self._scatter + scatter + torch.outer(gap, gap) * (self._count * len(vectors) / total)
+            mean = self._mean + gap * (len(vectors) / total)
+        self._count, self._mean, self._scatter = self._count + len(vectors), mean, scatter
+
+    def moments(self) -> Moments:
+        """Mean and covariance, float64; TooFewImages of fewer than two positions."""
+        if self._count < 2:
+            raise TooFewImages("feature statistics", self._count, 2, "a deviation needs two values")
+        return Moments(self._mean, self._scatter / (self._count - 1))
 
 
 def fit_projection(chunks: Iterable[Tensor], spec: FeatureSpec) -> Projection:
@@ -142,18 +195,22 @@ def fit_projection(chunks: Iterable[Tensor], spec: FeatureSpec) -> Projection:
 
     The sign of an axis is fixed (its entry of largest magnitude is positive), so that two fits agree.
     """
-    moments = _moments(chunks)
+    running = RunningMoments()
+    for chunk in chunks:
+        running.add(chunk)
+    moments = running.moments()
     if not bool(moments.covariance.isfinite().all()):
         raise NotFinite("the encoder gave NaN or infinite values", "use --precision fp32, or other weights")
-    variance = moments.covariance.diagonal()
-    std = variance.sqrt().clamp_min(_LEAST_STD)
-    channels = len(std)
+    std = moments.covariance.diagonal().sqrt().clamp_min(_LEAST_STD)
+    mean = moments.mean
     if spec.normalisation is Normalisation.LAYERNORM:
-        moments = _Moments(moments.count, torch.zeros_like(std), moments.covariance)
-        std = torch.ones_like(std)
+        mean, std = torch.zeros_like(std), torch.ones_like(std)
+    centre, correlation = (moments.mean - mean) / std, moments.covariance / torch.outer(std, std)
+    channels = len(std)
     if spec.dimensions == 0:
-        return Projection(moments.mean.float(), std.float(), torch.zeros(channels, 0))
-    correlation = moments.covariance / torch.outer(std, std)
+        own = Moments(centre.float(), correlation.float())
+        return Projection(mean.float(), std.float(), torch.zeros(channels, 0), own)
     axes = torch.linalg.eigh(correlation).eigenvectors.flip(1)[:, : min(spec.dimensions, channels)]
-    signs = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
-    return Projection(moments.mean.float(), std.float(), (axes * signs).float().contiguous())
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    own = Moments((centre @ axes).float(), (axes.T @ correlation @ axes).float())
+    return Projection(mean.float(), std.float(), axes.float().contiguous(), own)

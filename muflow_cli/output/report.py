@@ -103,6 +103,9 @@ def render_report(data: ReportData) -> str:
         has_adaptive=any(
             isinstance(result, Scored) and result.judgement.adaptive_p_value is not None for result in data.results
         ),
+        has_weighted=any(
+            isinstance(result, Scored) and result.judgement.weighted_p_value is not None for result in data.results
+        ),
         shown=len(data.exhibits),
     )
 

@@ -54,6 +54,7 @@ _WIDTHS: Final = {
     "heaviest": 16,
     "q_value": 8,
     "adaptive_p_value": 16,
+    "weighted_p_value": 16,
     "declared": 9,
     "duplicate_of": 40,
     "group": 24,

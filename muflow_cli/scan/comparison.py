@@ -15,19 +15,21 @@ from muflow_cli.errors import FeaturesDiffer, NoFeatures, TooFewForRate
 from muflow_cli.images.inputs import Input, InputKind
 from muflow_cli.images.remote import is_remote
 from muflow_cli.records import Result, Scored, Side
-from muflow_cli.run_records import AdaptiveInfo, ImageGroup
+from muflow_cli.run_records import AdaptiveInfo, ImageGroup, ReweightInfo
 from muflow_cli.run_specs import Atypical
 from muflow_cli.scan.evidence import Evidence
 from muflow_cli.scan.fdr import photographs, with_q_values
+from muflow_cli.scan.reweighting import check_reweighting, reweighted
 from muflow_cli.scan.settings import Comparison
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Results with their final verdicts, how the adaptive p-values came about, and the groups, by name."""
+    """Results with their final verdicts, how adaptive and weighted p-values came about, and the groups, by name."""
 
     results: Sequence[Result]
     adaptive: AdaptiveInfo | None = None
+    reweight: ReweightInfo | None = None
     groups: tuple[ImageGroup, ...] = ()
 
 
@@ -38,7 +40,10 @@ def check_comparison(comparison: Comparison, calibration: Calibration, placement
         NoFeatures: where it holds none.
         FeaturesDiffer: where they were computed otherwise than this run computes.
         TooFewForRate: where an adaptive run could never flag an image.
+        CannotReweight: for a rule whose flags do not come from p-values, or a detector of faces.
     """
+    if comparison.reweight:
+        check_reweighting(calibration)
     if not comparison.features:
         return
     features = calibration.features
@@ -89,7 +94,9 @@ def compare(
         return Compared(results)
     first = {result.facts.sha256: result for result in results if isinstance(result, Scored)}
     distinct = sorted(set(photograph_of.values()))
-    info = None
+    info, weighted = None, None
+    if comparison.reweight:
+        results, weighted = reweighted(results, photograph_of, calibration)
     if comparison.fdr is not None:
         p_values = {digest: first[digest].judgement.p_value for digest in distinct}
         if comparison.adaptive:
@@ -97,12 +104,12 @@ def compare(
             results = [_with_adaptive(result, photograph_of, p_values) for result in results]
         results = with_q_values(results, comparison.fdr, photograph_of, p_values, atypical)
     if not comparison.groups:
-        return Compared(results, info)
+        return Compared(results, info, weighted)
     results = [
         replace(result, group=group_of[result.path]) if isinstance(result, Scored) else result for result in results
     ]
     level = calibration.rule.alpha if comparison.fdr is None else comparison.fdr
-    return Compared(results, info, _groups(results, level, photograph_of, calibration, evidence))
+    return Compared(results, info, weighted, _groups(results, level, photograph_of, calibration, evidence))
 
 
 def calibration_sample(calibration: Calibration) -> Sample:

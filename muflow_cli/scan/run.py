@@ -219,6 +219,7 @@ def _pass(
         no_face_skipped=scan.no_face_skipped,
         fdr=job.comparison.fdr,
         adaptive=compared.adaptive,
+        reweight=compared.reweight,
         groups=compared.groups,
         stages={name: round(seconds, 3) for name, seconds in stages.items()},
         bottleneck=max(stages, key=lambda stage: stages[stage]),

@@ -135,6 +135,7 @@
       cell("p-value", "number", decimal(row.p_value)),
     ];
     if (document.querySelector('th[data-key="adaptive_p_value"]')) cells.push(cell("adaptive p", "number", decimal(row.adaptive_p_value)));
+    if (document.querySelector('th[data-key="weighted_p_value"]')) cells.push(cell("weighted p", "number", decimal(row.weighted_p_value)));
     if (document.querySelector('th[data-key="q_value"]')) cells.push(cell("q-value", "number", decimal(row.q_value)));
     cells.push(cell("Score", "number", decimal(row.score)));
     columns.forEach((column, at) => cells.push(cell(column, "number", decimal(row[`column-${at}`]))));
@@ -196,6 +197,7 @@
   function facts(row) {
     const parts = [["Verdict", words(row.verdict)], ["Tail", row.tail && tail(row)], ["p-value", row.p_value !== undefined && decimal(row.p_value, 6)],
       ["Adaptive p-value", row.adaptive_p_value !== undefined && decimal(row.adaptive_p_value, 6)],
+      ["Weighted p-value", row.weighted_p_value !== undefined && decimal(row.weighted_p_value, 6)],
       ["q-value", row.q_value !== undefined && decimal(row.q_value, 6)], ["Score", row.score !== undefined && decimal(row.score, 6)]];
     (row.column_scores || []).forEach((score, at) => parts.push([`Score, ${columns[at] || at + 1}`, decimal(score, 6)]));
     parts.push(["Heaviest column", row.heaviest], ["Calibration", row.calibration], ["Stratum", row.stratum],
