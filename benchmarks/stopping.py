@@ -24,6 +24,7 @@ from muflow_cli.bench.intervals import clopper_pearson
 from muflow_cli.bench.metrics import auc, count
 from muflow_cli.calibration.pvalues import mean_scores
 from muflow_cli.calibration.rules import Conformal
+from muflow_cli.canonical import to_json
 from muflow_cli.engine.branch import Encoder, Head
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.encoding import PlacedEncoder
@@ -47,7 +48,7 @@ from muflow_cli.progress import NoProgress
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec, Runtime
 from muflow_cli.settings import override
-from muflow_cli.specs import DetectorSpec
+from muflow_cli.specs import DetectorSpec, RuleSpec
 
 # Name -> settings of flow and training that differ from 8 steps and 120 epochs.
 WAYS = {
@@ -83,6 +84,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--unseen", nargs="+", default=[], help="folders of real faces of other sources")
     parser.add_argument("--fake", nargs="*", default=[], help="folders of fakes, one for each generator")
     parser.add_argument("--most", type=int, default=300, help="images of a folder")
+    parser.add_argument("--held-back", type=float, default=0.25, help="share of --real that is only measured")
     parser.add_argument("--quality", type=int, default=90, help="of the JPEG that every image becomes")
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--encoder", default="resnet50")
@@ -115,8 +117,14 @@ def read(given: argparse.Namespace, spec: DetectorSpec, folder: Path) -> Images:
     store = build_store(loaded, folder, {branch.name: branch.view.size}, sources=sources, allow_declared=True)
     group_of = [entry.source for entry in store.entries]
     seen = frozenset(given.real)
-    fitted = [index for index, source in enumerate(group_of) if source in seen]
-    groups = near_duplicate_groups([store.entries[index].near_hash for index in fitted])
+    every = near_duplicate_groups([entry.near_hash for entry in store.entries])
+    first: dict[int, str] = {}
+    for entry, group in zip(store.entries, every.tolist(), strict=True):
+        first[group] = min(entry.facts.sha256, first.get(group, entry.facts.sha256))
+    # Near copies stay on one side, by the smallest content hash of theirs.
+    back = {group for group, digest in first.items() if int(digest[:8], 16) < given.held_back * 2**32}
+    fitted = [index for index, source in enumerate(group_of) if source in seen and int(every[index]) not in back]
+    groups = every[fitted]
     digests = [store.entries[index].facts.sha256 for index in fitted]
     dealt = split(digests, groups, spec.train)
     parts = Split(*(tuple(fitted[i] for i in part) for part in (dealt.train, dealt.validation, dealt.calibration)))
@@ -214,11 +222,11 @@ class Bench:
         return self.scored(trained.flows), facts
 
 
-def figures(images: Images, scores: NDArray[np.float64], fakes: Sequence[str]) -> dict[str, object]:
-    """Rates at alpha 0.05 with 95 % intervals, and AUC of each generator, one- and two-sided, by kind of reals."""
+def figures(images: Images, scores: NDArray[np.float64], fakes: Sequence[str], rule: RuleSpec) -> dict[str, object]:
+    """Rates of flagged reals with 95 % intervals, and AUC of each generator, one- and two-sided, by kind of reals."""
     calibration = list(images.parts.calibration)
     used = {*images.parts.train, *images.parts.validation, *calibration}
-    judged = Conformal.fit(scores[calibration], LIGHT.rule).judge(scores)
+    judged = Conformal.fit(scores[calibration], rule).judge(scores)
     one, two = mean_scores(scores), -judged.p_value
     rows = {
         name: [i for i, group in enumerate(images.group_of) if group == name and i not in used]
@@ -232,7 +240,7 @@ def figures(images: Images, scores: NDArray[np.float64], fakes: Sequence[str]) -
         found[kind] = {
             "images": number,
             "rate": rates and float(np.mean(list(rates.values()))),
-            "interval": number and clopper_pearson(flagged, number),
+            "interval": number and to_json(clopper_pearson(flagged, number)),
             "rates": {Path(name).name: round(rate, 3) for name, rate in rates.items()},
             "auc": {
                 name: {
@@ -267,7 +275,9 @@ def main() -> None:
         bench = Bench(given, spec, Path(folder))
         for name, way in ways(given, spec):
             scores, facts = bench.fitted(way)
-            print(json.dumps({"way": name, **facts, **figures(bench.images, scores, given.fake)}), flush=True)
+            print(
+                json.dumps({"way": name, **facts, **figures(bench.images, scores, given.fake, spec.rule)}), flush=True
+            )
 
 
 if __name__ == "__main__":
