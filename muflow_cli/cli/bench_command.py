@@ -195,6 +195,7 @@ def bench_command(
     --precision, --batch-size, --workers, --quiet). What is scored is kept beside the first -o FILE until all outputs
     are written; after an interruption or a crash, the same command with --resume continues. --adaptive and
     --groups also measure what batches and groups of images tell; docs/bench.md explains their figures.
+    --protocol measures the detector's settings, fitted again, in place of the detector.
 
     **Exit status**: 0 done, all gates held; 1 a gate failed; 2 wrong usage, or a detector or data that cannot be used;
     130 interrupted, what was scored is kept.
