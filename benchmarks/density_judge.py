@@ -47,7 +47,7 @@ Key = tuple[str, str]  # kind and folder
 ALPHA: Final = 0.05
 HELD_OUT: Final = 60  # images of a held-out group
 DISTURBED: Final = 24  # of them that are disturbed
-RESAMPLES: Final = 300
+RESAMPLES: Final = 100
 
 
 def encoder_of(name: str, weights: Path | None) -> Callable[[Tensor], Tensor]:
