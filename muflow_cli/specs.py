@@ -303,8 +303,8 @@ class TrainSpec:
     selection_steps: tuple[int, ...] = field(default=(0, 2, 8), metadata=ADDED)
     source_minimum: int = field(default=50, metadata=ADDED)
     source_folds: int = field(default=4, metadata=ADDED)
-    prior_epochs: int = field(default=20, metadata=ADDED)
-    prior_steps: int = field(default=2, metadata=ADDED)
+    prior_epochs: int = field(default=120, metadata=ADDED)
+    prior_steps: int = field(default=8, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.selection_steps) <= 16 or any(not 0 <= steps <= 256 for steps in self.selection_steps):
