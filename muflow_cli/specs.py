@@ -197,6 +197,10 @@ class FeatureSpec:
             raise BadSpec("statistics", self.statistics.value, "mean with grid 0, where a cell is a single position")
         if self.joint and self.grid == 0:
             raise BadSpec("grid", 0, "at least 1 with joint, which needs the same cells in every layer")
+        if self.joint and self.dimensions == 0:
+            raise BadSpec("dimensions", 0, "at least 2 with joint, whose vectors are too long as they are")
+        if self.joint and self.normalisation is not Normalisation.STATISTICS:
+            raise BadSpec("normalisation", self.normalisation.value, "statistics with joint")
         if self.dimensions == 1:
             raise BadSpec("dimensions", 1, "0 (all channels) or at least 2, since a coupling splits the channels")
 

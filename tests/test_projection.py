@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
+import muflow_cli.engine.projection as projection_module
 from muflow_cli.engine.projection import Projection, fit_projection, pool
 from muflow_cli.errors import BadSpec, NotFinite, TooFewImages
 from muflow_cli.specs import FeatureSpec, Normalisation, Statistics
@@ -132,6 +134,23 @@ def test_only_joint_cells_tell_where_something_lies() -> None:
         assert torch.allclose(*norms, rtol=1e-3) is not joint
 
 
-def test_joint_cells_need_a_grid() -> None:
-    with pytest.raises(BadSpec, match="grid"):
-        FeatureSpec(grid=0, joint=True)
+@pytest.mark.parametrize("wrong", [{"grid": 0}, {"dimensions": 0}, {"normalisation": Normalisation.LAYERNORM}])
+def test_joint_cells_need_a_grid_a_projection_and_statistics(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadSpec, match=next(iter(wrong))):
+        FeatureSpec(joint=True, **wrong)
+
+
+def test_wide_joint_cells_give_the_same_projection_from_fewer_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the sign that is fixed, and to rounding."""
+    spec = FeatureSpec(grid=4, dimensions=5, joint=True)
+    pooled = pool(maps(side=4), spec)
+    usual = fit_projection(pooled.split(7), spec)
+    monkeypatch.setattr(projection_module, "WIDE", 100)
+    wide = fit_projection(pooled.split(7), spec)
+    for name in ("mean", "std", "axes"):
+        torch.testing.assert_close(getattr(wide, name), getattr(usual, name), atol=1e-4, rtol=1e-4)
+    assert wide.moments is not None
+    assert usual.moments is not None
+    torch.testing.assert_close(wide.moments.covariance, usual.moments.covariance, atol=1e-3, rtol=1e-3)
+    with pytest.raises(TooFewImages, match="projection"):
+        fit_projection([pooled[:5]], spec)

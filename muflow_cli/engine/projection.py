@@ -6,6 +6,8 @@ A flow over single vectors is the case grid = 1; it needs no second code path.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain, islice
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ from muflow_cli.specs import FeatureSpec, Normalisation, Statistics
 
 # Standard deviation of a channel that never varies among the training reals, in place of 0.
 _LEAST_STD = 1e-6
+# Joint cells with more numbers than this are described by at most so many images.
+WIDE: Final = 2048
+WIDE_IMAGES: Final = 4096
 # A deviation below this share of the cell's mean comes from rounding in float32.
 _ROUNDING = 1e-5
 
@@ -193,14 +198,22 @@ def fit_projection(chunks: Iterable[Tensor], spec: FeatureSpec) -> Projection:
     Raises:
         NotFinite: if the encoder gave NaN or infinite values.
 
-    The sign of an axis is fixed (its entry of largest magnitude is positive), so that two fits agree.
+    The sign of an axis is fixed (its entry of largest magnitude is positive), so that two fits agree. Joint cells of
+    more than WIDE numbers are described by the first WIDE_IMAGES images, since their covariance would take too much
+    memory.
     """
+    chunks = iter(chunks)
+    first = next(chunks, None)
+    if first is None:
+        raise TooFewImages("feature statistics", 0, 2, "a deviation needs two values")
+    if spec.joint and first.shape[1] > WIDE:
+        return _fit_wide(chain([first], chunks), spec)
+    chunks = chain([first], chunks)
     running = RunningMoments()
     for chunk in chunks:
         running.add(chunk)
     moments = running.moments()
-    if not bool(moments.covariance.isfinite().all()):
-        raise NotFinite("the encoder gave NaN or infinite values", "use --precision fp32, or other weights")
+    _check_finite(moments.covariance)
     std = moments.covariance.diagonal().sqrt().clamp_min(_LEAST_STD)
     mean = moments.mean
     if spec.normalisation is Normalisation.LAYERNORM:
@@ -214,3 +227,25 @@ def fit_projection(chunks: Iterable[Tensor], spec: FeatureSpec) -> Projection:
     axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
     own = Moments((centre @ axes).float(), (axes.T @ correlation @ axes).float())
     return Projection(mean.float(), std.float(), axes.float().contiguous(), own)
+
+
+def _fit_wide(chunks: Iterable[Tensor], spec: FeatureSpec) -> Projection:
+    """The same from the images' inner products, of which there are fewer than products of numbers."""
+    vectors = torch.cat([chunk.flatten(1) for chunk in islice(chunks, WIDE_IMAGES)])[:WIDE_IMAGES].double()
+    _check_finite(vectors)
+    if len(vectors) <= spec.dimensions:
+        raise TooFewImages("projection", len(vectors), spec.dimensions + 1, "one more than its dimensions")
+    std, mean = torch.std_mean(vectors, dim=0)
+    std = std.clamp_min(_LEAST_STD)
+    standard = (vectors - mean) / std
+    values, images = torch.linalg.eigh(standard @ standard.T)
+    values, images = (part.flip(-1)[..., : spec.dimensions] for part in (values, images))
+    axes = standard.T @ images / values.sqrt()
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    own = Moments(torch.zeros(axes.shape[1]), torch.diag(values / (len(vectors) - 1)).float())
+    return Projection(mean.float(), std.float(), axes.float().contiguous(), own)
+
+
+def _check_finite(numbers: Tensor) -> None:
+    if not bool(numbers.isfinite().all()):
+        raise NotFinite("the encoder gave NaN or infinite values", "use --precision fp32, or other weights")
