@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FP32, Muflow, fit_arguments, write_faces
+from conftest import FP32, Muflow, draw_face, fit_arguments, write_faces
 
+import muflow_cli
 from muflow_cli.bundle import load
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
@@ -437,3 +438,20 @@ def test_averages_of_one_image_are_the_images_themselves(
         # The projected training reals are centred, and so is their density.
         torch.testing.assert_close(head.density.means, torch.zeros_like(head.density.means), atol=1e-4, rtol=0)
         assert head.projection.mean.shape[0] in {64 * 4, 128 * 4}
+
+
+def test_a_fit_with_crops_calibrates_on_the_crops_of_a_scan(
+    tmp_path: Path, tiny_weights: Path, tiny_spec: DetectorSpec
+) -> None:
+    folder = tmp_path / "reals"
+    folder.mkdir()
+    generator = np.random.default_rng(8)
+    for number in range(60):
+        draw_face(generator, 100).save(folder / f"{number}.png")
+    spec = override(tiny_spec, ["view.kind=crops", "view.size=64", "view.count=4", "view.fit_count=2", "flow.steps=0"])
+    output = tmp_path / "crops.safetensors"
+    fit(FitRequest(reals=(str(folder),), output=output, spec=spec, weights={"main": tiny_weights}, runtime=FP32))
+    calibration = load(output).calibration
+    scanned = {r.facts.sha256: r.column_scores for r in muflow_cli.scan(folder, output, runtime=FP32)}
+    for facts, scores in zip(calibration.facts, calibration.scores, strict=True):
+        assert scores == pytest.approx(scanned[facts.sha256], abs=1e-6)

@@ -130,8 +130,8 @@ def read_images(
     encoded = store_images([*reals, *further], fit_views, folder / "reals", progress, is_no_fake, sources)
     scanned = encoded
     if template.sees_crops:
-        progress.stage("read real images again", len(reals))
-        scanned = store_images(reals, scan, folder / "scanned", progress)
+        progress.stage("read real images again", len(reals) + len(further))
+        scanned = store_images([*reals, *further], scan, folder / "scanned", progress)
     progress.stage("read fakes", len(fakes))
     stored_fakes = store_images(fakes, scan, folder / "fakes", progress)
     return _counted(selection, _pool(encoded, sources, samples), (encoded, scanned, stored_fakes))

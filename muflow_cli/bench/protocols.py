@@ -207,7 +207,13 @@ class _Run:
             tuple(at[pool.digests[index]] for index in part)
             for part in (parts.train, parts.validation, parts.calibration)
         )
-        fitted = refit(self.template, self.images.reals, Split(*stored), self.folder / f"fit-{len(self.fits)}")
+        fitted = refit(
+            self.template,
+            self.images.reals,
+            self.images.scanned,
+            Split(*stored),
+            self.folder / f"fit-{len(self.fits)}",
+        )
         rows = self._scored(fitted, tasks)
         used = [*parts.train, *parts.validation, *parts.calibration]
         digests = [pool.digests[index] for index in used]

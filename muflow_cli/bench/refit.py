@@ -188,12 +188,13 @@ class Refitted:
         return np.asarray((columns.mean(axis=1) - centre) / deviation, np.float64)
 
 
-def refit(template: Template, reals: Encoded, parts: Split, folder: Path) -> Refitted:
+def refit(template: Template, reals: Encoded, scanned: Encoded, parts: Split, folder: Path) -> Refitted:
     """Fit every branch of the template, and calibrate.
 
     Args:
         template: the settings and encoders.
         reals: with the views of a fit.
+        scanned: the same reals with the views of a scan, which calibrate.
         parts: positions in `reals`.
         folder: for what is too large for memory; made and removed here.
 
@@ -209,10 +210,11 @@ def refit(template: Template, reals: Encoded, parts: Split, folder: Path) -> Ref
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     heads = {name: heads_for_inference(part.branch, placement) for name, part in fitted.items()}
+    held_out = [scanned.at[reals.store.entries[index].facts.sha256] for index in parts.calibration]
     calibration = Calibration(
-        scores=_columns(heads, placement, reals, parts.calibration),
+        scores=_columns(heads, placement, scanned, held_out),
         columns=detector.columns,
-        facts=tuple(reals.store.entries[index].facts for index in parts.calibration),
+        facts=tuple(scanned.store.entries[index].facts for index in held_out),
         rule=detector.spec.rule,
         created=utc_now(),
     )

@@ -27,15 +27,15 @@ from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.scoring import Extras, ScoredUnit, Scorer, score_stream
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
-from muflow_cli.errors import BadSpec, CannotWrite, NothingToDo
+from muflow_cli.errors import BadData, BadSpec, CannotWrite, NothingToDo
 from muflow_cli.files import write_whole
 from muflow_cli.fit.branch import BranchFit, FittedBranch, branch_history, fit_branch
 from muflow_cli.fit.features import work_bytes
 from muflow_cli.fit.sources import Fold, rounds_of, short_names, sources_of
 from muflow_cli.fit.split import Split, deal
-from muflow_cli.fit.store import Store, build_store, has_store, open_store
+from muflow_cli.fit.store import Store, StoredImage, build_store, has_store, open_store
 from muflow_cli.fit.work import Work, open_work
-from muflow_cli.images.find import find_each
+from muflow_cli.images.find import find, find_each
 from muflow_cli.images.loader import Loaded, LoadSpec, face_search, load
 from muflow_cli.images.near import near_duplicate_groups, packed
 from muflow_cli.output.history import HISTORY_WRITERS, History, history_suffix
@@ -43,7 +43,7 @@ from muflow_cli.presets import LIGHT
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec, Runtime
-from muflow_cli.specs import DetectorSpec
+from muflow_cli.specs import DetectorSpec, View
 
 _AHEAD = 64
 
@@ -215,15 +215,6 @@ class _Fit:
         self.timer.stage("read", None)
         if self.request.resume and has_store(self.work.folder):
             return open_store(self.work.folder)
-        spec = LoadSpec(
-            views={branch.name: branch.view for branch in self.spec.branches},
-            inputs=self.request.inputs,
-            workers=self.request.runtime.threads,
-            ahead=_AHEAD,
-            crops_seed=self.spec.train.seed,
-            container=self.spec.container,
-            faces=face_search(self.spec.faces, self.request.inputs),
-        )
         found = list(find_each(self.request.reals, self.request.inputs))
         inputs = [item for _, item in found]
         guard = InputGuard([self.request.output, *self.request.reports])
@@ -232,7 +223,7 @@ class _Fit:
         self.check_room(sum(not isinstance(item, Unreadable) for item in inputs))
 
         def counted() -> Iterator[Loaded | Unreadable]:
-            for item in load(inputs, spec):
+            for item in load(inputs, self.load_spec(crops_seed=self.spec.train.seed)):
                 self.timer.advance()
                 yield item
 
@@ -243,6 +234,18 @@ class _Fit:
             sizes,
             allow_declared=self.request.allow_declared,
             sources=sources_of(found),
+        )
+
+    def load_spec(self, *, crops_seed: int | None) -> LoadSpec:
+        """How images become views; with `crops_seed` as in training, otherwise as in a scan."""
+        return LoadSpec(
+            views={branch.name: branch.view for branch in self.spec.branches},
+            inputs=self.request.inputs,
+            workers=self.request.runtime.threads,
+            ahead=_AHEAD,
+            crops_seed=crops_seed,
+            container=self.spec.container,
+            faces=face_search(self.spec.faces, self.request.inputs),
         )
 
     def check_room(self, files: int) -> None:
@@ -310,11 +313,28 @@ class _Fit:
             calibration=self.calibration(store, parts, branches),
         )
 
+    def held_out(self, store: Store, parts: Split) -> Iterator[StoredImage | Loaded]:
+        """The images that calibrate, with the views of a scan; read again where those of training are others.
+
+        Raises:
+            BadData: where one of them cannot be read any more, or holds other bytes.
+        """
+        if all(branch.view.kind is not View.CROPS for branch in self.spec.branches):
+            yield from (store.image(index) for index in parts.calibration)
+            return
+        at = {item.path: item for item in find(self.request.reals, self.request.inputs)}
+        entries = [store.entries[index] for index in parts.calibration]
+        inputs = [at.get(entry.path) or Unreadable(path=entry.path, code="missing", message="") for entry in entries]
+        for entry, item in zip(entries, load(inputs, self.load_spec(crops_seed=None)), strict=True):
+            if not isinstance(item, Loaded) or item.facts.sha256 != entry.facts.sha256:
+                raise BadData(f"{entry.path} changed while the detector was fitted", "start again with --force")
+            yield item
+
     def calibration(self, store: Store, parts: Split, branches: Mapping[str, Branch]) -> Calibration:
         """Scores and features of the reals that no branch saw."""
         self.timer.stage("calibrate", len(parts.calibration))
         rows, facts, features = [], [], []
-        held_out = (store.image(index) for index in parts.calibration)
+        held_out = self.held_out(store, parts)
         for scored in score_stream(held_out, Scorer(branches, self.placement), Extras(features=True)):
             if isinstance(scored, ScoredUnit):
                 rows.append(scored.columns)
