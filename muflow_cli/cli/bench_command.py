@@ -111,8 +111,7 @@ def bench_command(
             "--protocol",
             metavar="seen|pooled|unseen",
             rich_help_panel=_PROTOCOLS,
-            help="Fit the settings of DETECTOR to other folds of a source, to those of all sources, or to the other "
-            "sources, and measure these fits (repeatable).",
+            help="Fit the settings of DETECTOR again, to reals that are not measured (repeatable).",
         ),
     ] = None,
     folds: Annotated[
@@ -195,7 +194,8 @@ def bench_command(
     --precision, --batch-size, --workers, --quiet). What is scored is kept beside the first -o FILE until all outputs
     are written; after an interruption or a crash, the same command with --resume continues. --adaptive and
     --groups also measure what batches and groups of images tell; docs/bench.md explains their figures.
-    --protocol measures the detector's settings, fitted again, in place of the detector.
+    --protocol measures the detector's settings in place of the detector: they are fitted again to other folds of a
+    source (seen), to those of all sources (pooled) or to the other sources (unseen).
 
     **Exit status**: 0 done, all gates held; 1 a gate failed; 2 wrong usage, or a detector or data that cannot be used;
     130 interrupted, what was scored is kept.

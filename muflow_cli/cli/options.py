@@ -75,8 +75,7 @@ AtypicalOption = Annotated[
     Atypical,
     typer.Option(
         "--atypical",
-        help="Verdict on images whose format, size or quality no calibration image has: flagged, inconclusive, or that "
-        "of any other.",
+        help="What to do with images whose format, size or quality no calibration image has.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")]

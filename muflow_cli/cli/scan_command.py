@@ -86,7 +86,7 @@ def scan_command(
     null: Annotated[bool, typer.Option("-0", "--null", help="Paths in --files-from end with NUL.")] = False,
     exclude: options.Exclude = None,
     hidden: options.Hidden = False,
-    follow_links: options.FollowLinks = False,
+    follow_links: Annotated[bool, typer.Option("--follow-links", hidden=True)] = False,
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     damaged: options.DamagedOption = Damaged.REFUSE,
