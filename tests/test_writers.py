@@ -377,7 +377,11 @@ def gate(name: str, *, held: bool) -> dict[str, Any]:
 
 
 def bench_context(gates: list[dict[str, Any]]) -> BenchContext:
-    report = {"gates": gates, "headline": {"source": "reals", "value": 0.9, "low": 0.8, "high": 1.0, "rule": None}}
+    report = {
+        "gates": gates,
+        "protocols": None,
+        "headline": {"source": "reals", "value": 0.9, "low": 0.8, "high": 1.0, "rule": None},
+    }
     return BenchContext(report=report, page=lambda: pytest.fail("no page wanted"), scores=lambda: b"path,label\r\n")
 
 
