@@ -13,8 +13,8 @@ from muflow_cli.errors import MuflowError, NothingToDo
 
 LIMITS: Final = (
     "using the built-in demo detector: it misses most synthetic portraits and flags up to a quarter of the real ones "
-    "of a source that it does not know (figures in weights/README.md); fit one to your own real images with `muflow fit` "
-    "and pass it with --detector (--quiet hides this)"
+    "of a source that it does not know (figures in weights/README.md); fit one to your own real images with `muflow "
+    "fit` and pass it with --detector (--quiet hides this)"
 )
 
 _NAME: Final = "default.safetensors"
