@@ -27,7 +27,8 @@ from muflow_cli.images.loader import Loaded
 from muflow_cli.images.loader import load as load_images
 from muflow_cli.run_specs import InputSpec, Runtime
 
-COLOURS = ("#0b6", "#27c", "#084", "#59d", "#063", "#9bf", "#c33", "#e80", "#a0a", "#d6a", "#850", "#f66")
+REALS = ("#0b6", "#27c", "#084", "#59d", "#063", "#9bf")
+FAKES = ("#e80", "#a0a", "#f6a", "#c33", "#850", "#f66")
 SIDE = 320
 
 
@@ -54,6 +55,15 @@ def features(detector_path: Path, images: torch.Tensor, size: int, count: int) -
     return torch.cat(maps).mean(dim=(2, 3)).double().numpy()
 
 
+def colours(names: list[str], fakes: set[str]) -> dict[str, str]:
+    """Folder -> colour, cold for reals and warm for fakes."""
+    reals = [name for name in names if name not in fakes]
+    synthetic = [name for name in names if name in fakes]
+    return {name: REALS[i % len(REALS)] for i, name in enumerate(reals)} | {
+        name: FAKES[i % len(FAKES)] for i, name in enumerate(synthetic)
+    }
+
+
 def panel(points: dict[str, NDArray[np.float64]], fakes: set[str], left: int, title: str) -> str:
     """A scatter plot as SVG; circles are reals, crosses fakes."""
     names = [name for name, rows in points.items() for _ in rows]
@@ -61,10 +71,11 @@ def panel(points: dict[str, NDArray[np.float64]], fakes: set[str], left: int, ti
     rows = (rows - rows.mean(0)) / (rows.std(0) + 1e-9)
     plane = PCA(2, svd_solver="full").fit_transform(rows)
     low, high = plane.min(0), plane.max(0)
+    palette = colours(list(points), fakes)
     place_ = 20 + (SIDE - 40) * (plane - low) / (high - low)
     marks = [f'<text x="{left + 10}" y="14">{title}, silhouette {silhouette_score(rows, names):.2f}</text>']
     for (across, up), name in zip(place_, names, strict=True):
-        colour, x, y = COLOURS[list(points).index(name) % len(COLOURS)], left + across, SIDE - up + 20
+        colour, x, y = palette[name], left + across, SIDE - up + 20
         shape = f'<path d="M{x - 3:.1f} {y - 3:.1f}l6 6m0-6l-6 6" stroke="{colour}"/>'
         marks.append(shape if name in fakes else f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>')
     return "".join(marks)
@@ -92,8 +103,9 @@ def main() -> None:
             if len(views) >= size
         }
         panels.append(panel(points, fakes, number * SIDE, f"N = {size}"))
+    palette = colours(list(images), fakes)
     legend = "".join(
-        f'<text x="{10 + 160 * (i % 6)}" y="{SIDE + 40 + 16 * (i // 6)}" fill="{COLOURS[i % len(COLOURS)]}">'
+        f'<text x="{10 + 160 * (i % 6)}" y="{SIDE + 40 + 16 * (i // 6)}" fill="{palette[name]}">'
         f"{'x' if name in fakes else 'o'} {name}</text>"
         for i, name in enumerate(images)
     )

@@ -114,7 +114,9 @@ def _measured(
         points = None
         if Axis.IMAGES_PER_AVERAGE in request.axes:
             points = silhouettes(tested, images, fitted, subject, request.bootstrap.seed, timer)
-    settings = Settings(evaluate=evaluate, overlap=request.overlap, limit=request.limit)
+    # What is measured went through the detector's own container, if it has one.
+    container = subject.scoring.detector.spec.container
+    settings = Settings(evaluate=evaluate, overlap=request.overlap, limit=request.limit, container=container)
     return AblationDocument(
         detector=subject.scoring.detector.info(str(request.detector)),
         branch=subject.spec.name,
