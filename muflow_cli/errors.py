@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class MuflowError(Exception):
     """Base of every error that is the input's fault: printed as one sentence, exit status 2.
@@ -67,12 +69,15 @@ class TooFewToAdapt(MuflowError):
         found: distinct images that may be used.
         adapt: fewest to adapt to.
         calibrate: fewest that the rule needs besides; 0 where other images calibrate.
+        left_out: reason -> number of images that may not be used.
     """
 
-    def __init__(self, found: int, adapt: int, calibrate: int) -> None:
+    def __init__(self, found: int, adapt: int, calibrate: int, left_out: Mapping[str, int]) -> None:
         also = f" and {calibrate} to calibrate" if calibrate else ""
+        reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in left_out.items() if count)
+        without = f" (left out: {reasons})" if reasons else ""
         remedy = "add images, or give others to calibrate on as REAL" if calibrate else "add images"
-        super().__init__(f"--adapt needs {adapt} real images to adapt to{also}, found {found}", remedy)
+        super().__init__(f"--adapt needs {adapt} real images to adapt to{also}, found {found}{without}", remedy)
 
 
 class CannotAdapt(MuflowError):

@@ -198,14 +198,14 @@ def test_the_detectors_own_container_is_not_applied_twice(
     assert scores[0] == scores[1]
 
 
-def evaluation(low: float) -> Evaluation:
+def evaluation(low: float, fakes: int = 20) -> Evaluation:
     """Against two sources, of which the second has an interval that begins at `low`."""
 
     def against(low: float) -> Against:
         figure = Figure(value=0.9, low=low, high=0.95)
-        generator = Generator(family="f", fakes=9, prevalence=0.5, caught=None, figures={"auc": figure})
+        generator = Generator(family="f", fakes=fakes, prevalence=0.5, caught=None, figures={"auc": figure})
         return Against(
-            reals=9, flagged=None, generators={"g": generator}, families={}, macro={"auc": figure}, pooled={}
+            reals=20, flagged=None, generators={"g": generator}, families={}, macro={"auc": figure}, pooled={}
         )
 
     return Evaluation(sources={"a": against(0.8), "b": against(low)}, all_reals=against(low), worst_source="b")
@@ -227,3 +227,9 @@ def test_detects_needs_one_container_nulls_at_chance_and_every_source(
     nulls = {"sharpness only": {"a": NullAgainst({"g": 0.5}, 0.5), "b": NullAgainst({"g": null}, null)}}
     (claim,) = make_claims(evaluation(low).sources, nulls, container)
     assert (claim.detects, claim.why_not) == (not why_not, why_not)
+
+
+def test_a_handful_of_images_shows_nothing() -> None:
+    nulls = {"sharpness only": {"a": NullAgainst({"g": 0.5}, 0.5), "b": NullAgainst({"g": 0.5}, 0.5)}}
+    (claim,) = make_claims(evaluation(0.7, fakes=19).sources, nulls, ONE)
+    assert (claim.detects, claim.why_not) == (False, "g has fewer than 20 images")

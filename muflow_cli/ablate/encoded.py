@@ -16,9 +16,9 @@ from muflow_cli.bench.manifest import Label
 from muflow_cli.bench.near import one_each
 from muflow_cli.bench.scoring import Scoring
 from muflow_cli.engine.encoding import PlacedEncoder
-from muflow_cli.engine.projection import Projection, fit_projection
+from muflow_cli.engine.projection import Projection
 from muflow_cli.errors import BadSpec, TooFewImages
-from muflow_cli.fit.features import chunks, encode, project
+from muflow_cli.fit.features import encode, project, projections_of
 from muflow_cli.fit.split import images_needed, split
 from muflow_cli.fit.store import Store, build_store
 from muflow_cli.fit.work import Work
@@ -141,7 +141,7 @@ def encode_fit(
     train_rows, held_out_rows = store.rows(name, parts.train), store.rows(name, parts.validation)
     pooled = encode(subject.encoder, store.views[name], train_rows + held_out_rows, Work(folder), progress)
     trained_on = len(train_rows)
-    projections = [fit_projection(chunks(map_[:trained_on]), subject.spec.feature) for map_ in pooled]
+    projections = projections_of([map_[:trained_on] for map_ in pooled], subject.spec.feature)
     features = _projected(pooled, projections, subject, folder)
     return Fitted(
         projections=projections,

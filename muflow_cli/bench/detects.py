@@ -12,6 +12,8 @@ from muflow_cli.specs import ContainerSpec
 
 # A null baseline further than this from 0.5 tells the images apart by what has nothing to do with a face.
 ABOUT_CHANCE: Final = 0.1
+# Fewer images of a generator or a source show nothing: their bootstrap interval of a perfect AUC has no width.
+FEWEST: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +53,11 @@ def _against(
 ) -> str:
     if container is None:
         return "the images are measured as found, so their containers may differ"
+    counts = {source: against.reals for source, against in measured.items()}
+    counts[generator] = next(iter(measured.values())).generators[generator].fakes
+    few = min(counts, key=lambda name: counts[name])
+    if counts[few] < FEWEST:
+        return f"{few} has fewer than {FEWEST} images"
     lows = {}
     for source, against in measured.items():
         figures = against.generators[generator].figures

@@ -27,7 +27,7 @@ from muflow_cli.bench.refit import Encoded, Refitted, Template, refit
 from muflow_cli.bench.scores import Row
 from muflow_cli.bench.scoring import Scoring
 from muflow_cli.calibration.calibration import source_digest
-from muflow_cli.errors import BadCalibration, IncompatibleOptions, NotFinite, TooFewImages, TooFewScores
+from muflow_cli.errors import BadCalibration, IncompatibleOptions, NotFinite, NothingToDo, TooFewImages, TooFewScores
 from muflow_cli.files import temporary_folder
 from muflow_cli.fit.split import Split, deal
 from muflow_cli.progress import ProgressListener
@@ -161,10 +161,13 @@ class _Run:
                 dealt[fit_to] = self._dealt(fit_to)
             except _IMPOSSIBLE as error:
                 self._at[fit_to] = error.problem
+        if not dealt:
+            reasons = [reason for reason in self._at.values() if isinstance(reason, str)]
+            why = reasons[0] if reasons else "there is no other source to fit to"
+            raise NothingToDo(f"no fit is possible ({why})", "give more real images, or other sources with --fit-on")
         progress.note(self._announcement(plan, dealt))
-        if dealt:
-            self.images = self.images.encode(self.template, progress)
-            progress.stage("fit and score", len(dealt))
+        self.images = self.images.encode(self.template, progress)
+        progress.stage("fit and score", len(dealt))
         for fit_to, parts in dealt.items():
             try:
                 self._make(parts, tasks[fit_to])
@@ -187,8 +190,6 @@ class _Run:
 
     def _announcement(self, plan: Mapping[Protocol, Sequence[Task]], dealt: Mapping[tuple[int, ...], Split]) -> str:
         """How much there is to do, as a sentence."""
-        if not dealt:
-            return "no fit is possible, since every one would have too few images"
         counts = ", ".join(
             f"{protocol} {len({task.fit_to for task in tasks} & dealt.keys())}" for protocol, tasks in plan.items()
         )

@@ -94,7 +94,7 @@ def adapt(detector: Detector, inputs: Iterable[Input | Unreadable], work: AdaptW
         training_moments(branch)  # refuses before anything is read
     images = _distinct(list(inputs), work)
     if len(images) < LEAST_IMAGES + calibrating:
-        raise TooFewToAdapt(len(images), LEAST_IMAGES, calibrating)
+        raise TooFewToAdapt(len(images), LEAST_IMAGES, calibrating, work.intake.left_out)
     count = min(max(LEAST_IMAGES, len(images) // 2), len(images) - calibrating) if calibrating else len(images)
     used = images[:count]
     own = _moments(detector, used, work)

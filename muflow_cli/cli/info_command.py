@@ -123,9 +123,11 @@ def _branch_rows(detector: Detector) -> Iterator[tuple[str, str]]:
         yield "  columns", ", ".join(columns)
         yield "  modelled", _modelled(branch.feature)
         yield "  weights", f"{made.weights_origin}, SHA-256 {made.weights_sha256}"
+        images = branch.target.images_per_average
+        averages = "single images" if images == 1 else f"{branch.target.n_averages} averages of {images} images"
         yield (
             "  target",
-            f"{branch.target.kind}, {branch.target.n_averages} averages of {branch.target.images_per_average} images, "
+            f"{branch.target.kind}, {averages}, "
             f"components {', '.join(map(str, made.components))}; score {branch.target.score_kind}",
         )
         yield (

@@ -223,9 +223,10 @@ def fit_projection(chunks: Iterable[Tensor], spec: FeatureSpec) -> Projection:
     if spec.dimensions == 0:
         own = Moments(centre.float(), correlation.float())
         return Projection(mean.float(), std.float(), torch.zeros(channels, 0), own)
-    axes = torch.linalg.eigh(correlation).eigenvectors.flip(1)[:, : min(spec.dimensions, channels)]
-    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
-    own = Moments((centre @ axes).float(), (axes.T @ correlation @ axes).float())
+    values, vectors = (part.flip(-1)[..., : min(spec.dimensions, channels)] for part in torch.linalg.eigh(correlation))
+    axes = vectors * vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).sign()
+    # The eigenvalues are its covariance; a product would leave rounding beside them that differs between machines.
+    own = Moments((centre @ axes).float(), torch.diag(values).float())
     return Projection(mean.float(), std.float(), axes.float().contiguous(), own)
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from muflow_cli.detector import BranchProvenance
 from muflow_cli.engine.branch import Branch, Head
 from muflow_cli.engine.encoding import PlacedEncoder
-from muflow_cli.engine.projection import Projection, fit_projection
+from muflow_cli.engine.projection import Projection
 from muflow_cli.engine.train_state import Progress, TrainHooks
 from muflow_cli.engine.training import Trained, train
-from muflow_cli.fit.features import chunks, encode, project, take
+from muflow_cli.fit.features import encode, project, projections_of, take
 from muflow_cli.fit.selection import Chosen, Round, Rounds, select, why_stopped
 from muflow_cli.fit.sources import Fold
 from muflow_cli.fit.split import Split
@@ -99,7 +99,7 @@ def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
         )
     )
     fit.progress.stage(work.stage("statistics"), len(pooled))
-    projections = [fit_projection(chunks(map_[:trained_on]), spec.feature) for map_ in pooled]
+    projections = projections_of([map_[:trained_on] for map_ in pooled], spec.feature)
     features = [
         project(map_, projection, spec.feature, work.file(f"vectors.{index}"))
         for index, (map_, projection) in enumerate(zip(pooled, projections, strict=True))

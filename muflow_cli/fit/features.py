@@ -19,7 +19,7 @@ from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.executor import one_thread, pipelined
 from muflow_cli.engine.flow import count_parameters
 from muflow_cli.engine.mixture import BIC_COMPONENTS
-from muflow_cli.engine.projection import Projection
+from muflow_cli.engine.projection import Projection, fit_projection
 from muflow_cli.fit.parts import Part
 from muflow_cli.fit.work import Work
 from muflow_cli.progress import ProgressListener
@@ -102,6 +102,17 @@ def encode(
                 progress.advance(len(pooled[0]))
             work.finish("encode", {path.name: part.finish() for path, part in zip(paths, parts, strict=True)})
     return [np.memmap(p, dtype, "c", shape=s) for p, s in zip(paths, full, strict=True)]
+
+
+def projections_of(
+    pooled: Sequence[NDArray[np.generic]], feature: FeatureSpec, rows: Sequence[int] | None = None
+) -> list[Projection]:
+    """The projection of every layer, fitted to its maps, or to those at `rows`.
+
+    On one core, because the last digits of a product depend on how many cores share it.
+    """
+    with one_thread():
+        return [fit_projection(chunks(map_, rows), feature) for map_ in pooled]
 
 
 def take(pooled: NDArray[np.generic], rows: Sequence[int], path: Path) -> NDArray[np.generic]:

@@ -19,11 +19,11 @@ from muflow_cli.canonical import canonical_json
 from muflow_cli.detector import LeftOut, Selected
 from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.mixture import Mixture
-from muflow_cli.engine.projection import Projection, fit_projection
+from muflow_cli.engine.projection import Projection
 from muflow_cli.engine.train_state import Progress, TrainHooks
 from muflow_cli.engine.training import train
 from muflow_cli.fit.choice import choose
-from muflow_cli.fit.features import chunks, project
+from muflow_cli.fit.features import project, projections_of
 from muflow_cli.fit.parts import read_sealed, write_sealed
 from muflow_cli.fit.sources import Fold
 from muflow_cli.fit.split import Split
@@ -161,7 +161,7 @@ def _train_round(rounds: Rounds, number: int, paths: Mapping[int, Path]) -> None
     judged = [index for index in (*parts.train, *parts.validation) if index in left_out]
     rows = _pooled_rows(rounds)
     sets = [[row for index in images for row in rows[index]] for images in (train_on, held_out, judged)]
-    projections = [fit_projection(chunks(map_, sets[0]), branch.feature) for map_ in rounds.pooled]
+    projections = projections_of(rounds.pooled, branch.feature, sets[0])
     together = [row for one in sets for row in one]
     vectors = [
         project(map_, projection, branch.feature, rounds.work.file(f"round.{layer}"), together)
