@@ -6,11 +6,15 @@ Every image goes into one container (centre square, 256 px, JPEG quality 90). Th
 each from the one below: a logistic law of the three details (horizontal, vertical, diagonal) of each 2 x 2 block. The
 statistic is the NLL minus the entropy of the law, averaged: 0 where an image obeys the network, whatever it shows, and
 negative where it is smoother than the network expects. Images that `density_judge.py` holds out take no part.
+
+Every CHECKPOINT steps the state is kept beside the output; the same command continues it and ends in the same weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
@@ -29,6 +33,7 @@ CHANNELS: Final = 16
 LEVELS: Final = 3
 BATCHES: Final = (16, 8, 8)  # patches of 64, 128 and 256 pixels: 32 x 32 blocks of each level
 RATE: Final = 3e-3
+CHECKPOINT: Final = 50
 LIMIT: Final = 160  # images of a folder that `density_judge.py` looks at
 
 
@@ -105,15 +110,30 @@ def not_held_out(files: Sequence[Path]) -> list[Path]:
     return [*files[: count // 2], *files[count:]]
 
 
-def train(images: NDArray[np.uint8], steps: int, seed: int) -> Density:
-    """Maximum likelihood on random patches (mirrored half of the time) of images (N, 256, 256, 3)."""
+def train(images: NDArray[np.uint8], steps: int, seed: int, checkpoint: Path) -> Density:
+    """Maximum likelihood on random patches (mirrored half of the time) of images (N, 256, 256, 3).
+
+    Args:
+        images: reals alone.
+        steps: of the optimiser.
+        seed: of the network and the patches.
+        checkpoint: file of the state, which is continued where it is of the same images, steps and seed.
+    """
+    key = [steps, seed, hashlib.sha256(images.tobytes()).hexdigest()]
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     density = Density().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(density.parameters(), lr=RATE, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps, pct_start=0.05)
-    recent = []
-    for step in range(1, steps + 1):
+    recent: list[NDArray[np.float32]] = []
+    done = 0
+    if checkpoint.exists() and (state := torch.load(checkpoint, weights_only=True))["key"] == key:
+        for part, name in ((density, "density"), (optimiser, "optimiser"), (schedule, "schedule")):
+            part.load_state_dict(state[name])
+        rng.bit_generator.state = json.loads(state["rng"])
+        done = state["step"]
+        print(f"continued after step {done}", flush=True)
+    for step in range(done + 1, steps + 1):
         losses = torch.stack([_loss(density, images, level, rng) for level in range(LEVELS)])
         optimiser.zero_grad()
         losses.sum().backward()
@@ -123,6 +143,17 @@ def train(images: NDArray[np.uint8], steps: int, seed: int) -> Density:
         recent.append(losses.detach().numpy())
         if step % 100 == 0 or step == steps:
             print(f"step {step} of {steps}: NLL per level {np.mean(recent[-100:], axis=0).round(4)}", flush=True)
+        if step % CHECKPOINT == 0:
+            parts = {"density": density.state_dict(), "optimiser": optimiser.state_dict()}
+            own = {
+                "schedule": schedule.state_dict(),
+                "rng": json.dumps(rng.bit_generator.state),
+                "step": step,
+                "key": key,
+            }
+            unfinished = checkpoint.with_suffix(".part")
+            torch.save(parts | own, unfinished)
+            unfinished.replace(checkpoint)
     return density.to(memory_format=torch.contiguous_format).eval()
 
 
@@ -151,7 +182,9 @@ def main() -> None:
     files = [path for folder in options.reals for path in not_held_out(files_in(folder))]
     images = np.stack([pixels_of(square(path)) for path in files])
     print(f"{len(images)} images")
-    save_file(train(images, options.steps, options.seed).state_dict(), options.output)
+    checkpoint = options.output.with_suffix(".checkpoint")
+    save_file(train(images, options.steps, options.seed, checkpoint).state_dict(), options.output)
+    checkpoint.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
