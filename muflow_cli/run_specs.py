@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
+from muflow_cli.bounds import between
 from muflow_cli.records import Verdict
-from muflow_cli.specs import between
 
 
 class Precision(StrEnum):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from muflow_cli.bounds import at_most, between, inside_unit
 from muflow_cli.canonical import ADDED
 from muflow_cli.errors import BadSpec
 
@@ -67,26 +68,6 @@ class Tail(StrEnum):
     BOTH = "both"
 
 
-def between(spec: object, least: float, most: float, *names: str) -> None:
-    """Refuse, with BadSpec, attributes of `spec` that are not from `least` to `most`."""
-    for name in names:
-        value = getattr(spec, name)
-        if not least <= value <= most:  # NaN is not
-            raise BadSpec(name, value, f"a value from {least:g} to {most:g}")
-
-
-def _inside_unit(spec: object, *names: str) -> None:
-    for name in names:
-        value = getattr(spec, name)
-        if not 0 < value < 1:
-            raise BadSpec(name, value, "between 0 and 1, both excluded")
-
-
-def _at_most(most: float, product: str, value: float) -> None:
-    if value > most:
-        raise BadSpec(product, value, f"at most {most}")
-
-
 # Each factor has bounds of its own; these bound what they ask for together.
 MOST_VIEW_PIXELS: Final = 2**24  # of the views of one image, 50 MB as bytes
 MOST_KERNEL_WEIGHTS: Final = 4096  # of a flow, per pair of channels
@@ -145,7 +126,7 @@ class ViewSpec:
         between(self, 16, 2048, "size")
         between(self, 1, 4096, "count", "fit_count")
         views = max(self.count, self.fit_count) if self.kind is View.CROPS else 1
-        _at_most(MOST_VIEW_PIXELS, "size x size x count", self.size**2 * views)
+        at_most(MOST_VIEW_PIXELS, "size x size x count", self.size**2 * views)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,7 +224,7 @@ class FlowSpec:
         between(self, 0.01, 16, "hidden_ratio")
         between(self, 0.01, 100, "clamp")
         weights = self.hidden_ratio * sum(self.kernels[step % len(self.kernels)] ** 2 for step in range(self.steps))
-        _at_most(MOST_KERNEL_WEIGHTS, "steps x kernels x kernels x hidden_ratio", weights)
+        at_most(MOST_KERNEL_WEIGHTS, "steps x kernels x kernels x hidden_ratio", weights)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -274,7 +255,7 @@ class TargetSpec:
         between(self, 2, 1_000_000, "n_averages")
         between(self, 0, 1024, "components")
         between(self, 0, 1e6, "reg_covar")
-        _at_most(MOST_MEMBERS, "n_averages x images_per_average", self.n_averages * self.images_per_average)
+        at_most(MOST_MEMBERS, "n_averages x images_per_average", self.n_averages * self.images_per_average)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -320,7 +301,7 @@ class TrainSpec:
         between(self, 0, 2**63 - 1, "seed")
         between(self, 0, 1e9, "epochs", "weight_decay", "plateau_patience")
         between(self, 1, 1e9, "batch_size", "stop_patience", "checkpoint_every")
-        _inside_unit(self, "plateau_factor", "validation_share", "calibration_share")
+        inside_unit(self, "plateau_factor", "validation_share", "calibration_share")
         between(self, 1e-12, 1e6, "learning_rate", "clip_norm")
         if self.validation_share + self.calibration_share >= 1:
             raise BadSpec(
@@ -349,7 +330,7 @@ class RuleSpec:
     by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _inside_unit(self, "alpha")
+        inside_unit(self, "alpha")
         if self.band is not None and not 0 <= self.band[0] <= self.band[1] <= 1:
             raise BadSpec("band", self.band, "two p-values LO,HI with 0 <= LO <= HI <= 1")
         unknown = set(self.by) - {"format", "quality", "size"}
@@ -409,4 +390,4 @@ class DetectorSpec:
         names = [branch.name for branch in self.branches]
         if not names or len(set(names)) < len(names):
             raise BadSpec("branches", ", ".join(names) or "empty", "one branch or several with different names")
-        _at_most(MOST_BRANCHES, "the number of branches", len(names))
+        at_most(MOST_BRANCHES, "the number of branches", len(names))

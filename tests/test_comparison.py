@@ -83,7 +83,9 @@ def test_what_the_images_have_in_common_is_found(calibrated: Path, accounts: Pat
     flagged = [result["path"].split("/")[0] for result in report["results"] if result["flagged"]]
     assert flagged.count("bob") >= 6
     assert flagged.count("ann") <= 2
-    assert all(result["flagged"] == (result["q_value"] <= 0.2) for result in report["results"])
+    for result in report["results"]:
+        # What no calibration image is like is inconclusive, whatever its q-value.
+        assert result["flagged"] == (result["q_value"] <= 0.2 and not result["atypical_input"])
     assert all(1 / 31 <= result["adaptive_p_value"] <= 1 for result in report["results"])
     assert [(group["name"], group["images"], group["unlike_calibration"]) for group in summary["groups"]] == [
         ("ann", 14, False),

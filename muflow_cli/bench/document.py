@@ -12,7 +12,7 @@ from typing import Any
 
 from muflow_cli.bench.batches import Batches
 from muflow_cli.bench.data import OverlapPolicy, Selection
-from muflow_cli.bench.detects import make_claims
+from muflow_cli.bench.detects import Claim, make_claims
 from muflow_cli.bench.differences import Difference
 from muflow_cli.bench.evaluate import Against, EvaluateSpec, Evaluation
 from muflow_cli.bench.gates import Checked
@@ -125,11 +125,7 @@ def make_document(measured: Measured, settings: Settings, run: BenchRun) -> Benc
         settings=make_bootstrap(settings.evaluate),
         headline=None if measured.evaluation is None else headline(measured.evaluation),
         results=measured.evaluation,
-        claims=(
-            make_claims(measured.evaluation.sources, measured.nulls, settings.container)
-            if measured.evaluation is not None and measured.nulls
-            else ()
-        ),
+        claims=_claims(measured, settings),
         protocols=measured.protocols,
         undeclared=None if measured.undeclared is None else make_undeclared(*measured.undeclared),
         roc=RocPoints(fpr=tuple(GRID.tolist()), tpr=roc_points(measured.rows)) if measured.evaluation else None,
@@ -162,6 +158,13 @@ def make_document(measured: Measured, settings: Settings, run: BenchRun) -> Benc
         gates=tuple(measured.checked),
         run=run,
     )
+
+
+def _claims(measured: Measured, settings: Settings) -> tuple[Claim, ...]:
+    """What may be said of each generator; nothing of scores from a file, which have no null baselines."""
+    if measured.evaluation is None or not measured.nulls:
+        return ()
+    return make_claims(measured.evaluation.sources, measured.nulls, settings.container)
 
 
 def make_undeclared(rows: Sequence[Row], evaluation: Evaluation) -> Undeclared:

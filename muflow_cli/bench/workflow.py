@@ -33,6 +33,7 @@ from muflow_cli.bench.robustness import Condition, On, mixed
 from muflow_cli.bench.scores import Row, compare_scores, read_scores
 from muflow_cli.bench.scoring import Picture, Scoring
 from muflow_cli.bench.speed import measure_speed
+from muflow_cli.bounds import between
 from muflow_cli.bundle import load
 from muflow_cli.detector import Detector
 from muflow_cli.environment import utc_now, versions
@@ -43,7 +44,7 @@ from muflow_cli.records import Origin
 from muflow_cli.run_specs import InputSpec, Runtime
 from muflow_cli.scan.comparison import calibration_sample, check_comparison
 from muflow_cli.scan.settings import Comparison as BatchComparison
-from muflow_cli.specs import ContainerSpec, between
+from muflow_cli.specs import ContainerSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

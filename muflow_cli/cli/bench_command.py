@@ -71,7 +71,7 @@ def bench_command(
     data: Labelled = None,
     families: Annotated[
         File,
-        typer.Option("--families", metavar="FILE", rich_help_panel=DATA, help="Families of generators, as CSV."),
+        typer.Option("--families", metavar="FILE", hidden=True, help="Families of generators, as CSV."),
     ] = None,
     limit: Limit = 0,
     overlap: Overlap = "refuse",
@@ -101,9 +101,7 @@ def bench_command(
     ] = None,
     on: Annotated[
         Texts,
-        typer.Option(
-            "--on", metavar="SIDE", rich_help_panel=_ROBUSTNESS, help="Perturb both, reals or fakes (repeatable)."
-        ),
+        typer.Option("--on", metavar="SIDE", hidden=True, help="Perturb both, reals or fakes (repeatable)."),
     ] = None,
     protocol: Annotated[
         Texts,
@@ -116,7 +114,7 @@ def bench_command(
     ] = None,
     folds: Annotated[
         int | None,
-        typer.Option("--folds", min=2, max=1000, rich_help_panel=_PROTOCOLS, help="Folds of a source; 5 by default."),
+        typer.Option("--folds", min=2, max=1000, hidden=True, help="Folds of a source; 5 by default."),
     ] = None,
     fit_on: Annotated[
         Texts,
@@ -137,7 +135,7 @@ def bench_command(
     ] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option("--max-drop", rich_help_panel=_GATES, help="Largest drop below the baseline; 0.01 by default."),
+        typer.Option("--max-drop", hidden=True, help="Largest drop below the baseline; 0.01 by default."),
     ] = None,
     output: Annotated[
         Files,

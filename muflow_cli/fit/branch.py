@@ -85,19 +85,7 @@ def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
     else:
         pooled = [take(map_, rows, work.file(f"pooled.{index}")) for index, map_ in enumerate(fit.pooled)]
     trained_on = len(train_rows)
-    chosen = select(
-        Rounds(
-            branch=spec,
-            train=fit.train,
-            store=store,
-            parts=parts,
-            folds=fit.folds,
-            encoder=fit.encoder,
-            pooled=pooled,
-            work=work,
-            progress=fit.progress,
-        )
-    )
+    chosen = _select(fit, store, parts, pooled)
     fit.progress.stage(work.stage("statistics"), len(pooled))
     projections = projections_of([map_[:trained_on] for map_ in pooled], spec.feature)
     features = [
@@ -112,7 +100,30 @@ def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
         for projection, flow, mixture in zip(projections, trained.flows, targets.mixtures, strict=True)
     ]
     branch = Branch(chosen.branch, fit.encoder.encoder, heads).requires_grad_(False)
-    provenance = BranchProvenance(
+    provenance = _provenance(fit, chosen, targets, trained)
+    raised = (column for column, fitted in zip(branch.columns, targets.fits, strict=True) if fitted.raised)
+    return FittedBranch(branch, provenance, tuple(raised), chosen.rounds, trained.history)
+
+
+def _select(fit: BranchFit, store: Store, parts: Split, pooled: Sequence[NDArray[np.generic]]) -> Chosen:
+    """The flow and the training that `fit.train` asks for."""
+    return select(
+        Rounds(
+            branch=fit.spec,
+            train=fit.train,
+            store=store,
+            parts=parts,
+            folds=fit.folds,
+            encoder=fit.encoder,
+            pooled=pooled,
+            work=fit.work,
+            progress=fit.progress,
+        )
+    )
+
+
+def _provenance(fit: BranchFit, chosen: Chosen, targets: Targets, trained: Trained) -> BranchProvenance:
+    return BranchProvenance(
         weights_origin=fit.weights_origin,
         weights_sha256=fit.weights_sha256,
         overlap=targets.overlap.shared,
@@ -126,8 +137,6 @@ def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
         stopped=why_stopped(fit.train, chosen, trained.epochs),
         selected=chosen.selected,
     )
-    raised = (column for column, fitted in zip(branch.columns, targets.fits, strict=True) if fitted.raised)
-    return FittedBranch(branch, provenance, tuple(raised), chosen.rounds, trained.history)
 
 
 def _targets(
