@@ -16,7 +16,7 @@ from scipy.stats import false_discovery_control
 from muflow_cli.bench.evaluate import Figure
 from muflow_cli.bench.intervals import BootstrapSpec, EventRate, event_rate, percentile_interval
 from muflow_cli.bench.metrics import Floats, signed_auc
-from muflow_cli.bench.scores import Row
+from muflow_cli.bench.scores import Row, grouped
 from muflow_cli.calibration.batch import component_count, learned_p_values
 from muflow_cli.calibration.components import Sample, components, whitened
 
@@ -109,11 +109,7 @@ class Batches:
 
 def by_source(rows: Sequence[Row], *, fake: bool) -> dict[str, list[Row]]:
     """Generator or real source -> its rows, in the order of their content hashes."""
-    groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row.sha256 or ""):
-        if row.fake is fake:
-            groups.setdefault(row.group if fake else row.source, []).append(row)
-    return dict(sorted(groups.items()))
+    return dict(sorted(grouped(sorted(rows, key=lambda row: row.sha256 or ""), fake=fake).items()))
 
 
 def sample_of(rows: Sequence[Row], features: FeaturesOf) -> Sample:

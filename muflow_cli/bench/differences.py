@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from muflow_cli.bench.evaluate import Figure
 from muflow_cli.bench.intervals import BootstrapSpec, percentile_interval, resample
 from muflow_cli.bench.metrics import Floats, auc, macro, rank
-from muflow_cli.bench.scores import Row
+from muflow_cli.bench.scores import Row, grouped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,15 +38,14 @@ def paired_differences(
         bootstrap: resamples, seed, level.
     """
     own = {row.path: row for row in ours}
-    pairs = [(own[row.path], row) for row in theirs]
     rankings: dict[str, Callable[[Row], float]] = {"score": lambda row: row.score}
-    if all(row.suspicion is not None for pair in pairs for row in pair):
+    if all(row.suspicion is not None for row in (*(own[row.path] for row in theirs), *theirs)):
         rankings["rule"] = lambda row: row.suspicion or 0.0
-    sources: dict[str, list[tuple[Row, Row]]] = {}
-    groups: dict[str, list[tuple[Row, Row]]] = {}
-    for pair in pairs:
-        members, name = (groups, pair[0].group) if pair[0].fake else (sources, pair[0].source)
-        members.setdefault(name, []).append(pair)
+
+    def paired(*, fake: bool) -> dict[str, list[tuple[Row, Row]]]:
+        return {name: [(own[row.path], row) for row in rows] for name, rows in grouped(theirs, fake=fake).items()}
+
+    sources, groups = paired(fake=False), paired(fake=True)
     if not groups:
         return {}
     return {

@@ -30,7 +30,7 @@ from muflow_cli.bench.metrics import (
     rank,
     worst,
 )
-from muflow_cli.bench.scores import Row
+from muflow_cli.bench.scores import Row, grouped
 from muflow_cli.errors import BadScores
 
 # No group has this name, since names come from folders and CSV cells.
@@ -144,7 +144,7 @@ def evaluate(rows: Sequence[Row], spec: EvaluateSpec) -> Evaluation:
         BadScores: where reals or fakes are missing.
         NotFinite: where a score is NaN or infinite.
     """
-    reals, fakes = _by(rows, fake=False), _by(rows, fake=True)
+    reals, fakes = grouped(rows, fake=False), grouped(rows, fake=True)
     if not reals or not fakes:
         raise BadScores("a benchmark", sum(map(len, reals.values())), sum(map(len, fakes.values())))
     sources = {name: _against(members, fakes, spec) for name, members in reals.items()}
@@ -152,14 +152,6 @@ def evaluate(rows: Sequence[Row], spec: EvaluateSpec) -> Evaluation:
     lowest, _ = worst({name: against.macro["auc"].value for name, against in sources.items()})
     together = sources[lowest] if len(sources) == 1 else _against(everyone, fakes, spec)
     return Evaluation(sources=sources, all_reals=together, worst_source=lowest)
-
-
-def _by(rows: Sequence[Row], *, fake: bool) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.fake is fake:
-            groups.setdefault(row.group if fake else row.source, []).append(row)
-    return groups
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from muflow_cli.bench.intervals import BootstrapSpec, resample
 from muflow_cli.bench.metrics import Floats, ScoreCounts, rank, tpr_at_fpr
-from muflow_cli.bench.scores import Row
+from muflow_cli.bench.scores import Row, grouped
 from muflow_cli.output.bench_report import Roc
 
 GRID: Final = np.linspace(0, 1, 51)
@@ -27,11 +27,7 @@ def roc_bands(rows: Sequence[Row], source: str, bootstrap: BootstrapSpec) -> dic
         bootstrap: seed and level of the band.
     """
     spec = replace(bootstrap, resamples=min(bootstrap.resamples, _RESAMPLES))
-    reals = [row for row in rows if not row.fake and row.source == source]
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.fake:
-            groups.setdefault(row.group, []).append(row)
+    reals, groups = grouped(rows, fake=False)[source], grouped(rows, fake=True)
     by_rule = all(row.suspicion is not None for row in rows)
     curves: dict[str, list[Roc]] = {name: [] for name in groups}
     for ranking in ("score", "rule") if by_rule else ("score",):
@@ -49,11 +45,6 @@ def roc_points(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, tuple[float
 
     Between two thresholds the share is that of the stricter one, so that no point promises more than a threshold gives.
     """
-    sources: dict[str, list[Row]] = {}
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        members, name = (groups, row.group) if row.fake else (sources, row.source)
-        members.setdefault(name, []).append(row)
     rankings = ("score", "rule") if all(row.suspicion is not None for row in rows) else ("score",)
     return {
         source: {
@@ -61,9 +52,9 @@ def roc_points(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, tuple[float
                 ranking: tuple(_on_grid(rank(_ranked(reals, ranking), _ranked(fakes, ranking)).counts()).tolist())
                 for ranking in rankings
             }
-            for name, fakes in groups.items()
+            for name, fakes in grouped(rows, fake=True).items()
         }
-        for source, reals in sources.items()
+        for source, reals in grouped(rows, fake=False).items()
     }
 
 

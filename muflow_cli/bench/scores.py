@@ -75,6 +75,15 @@ class Row:
         return self.label is Label.FAKE
 
 
+def grouped(rows: Iterable[Row], *, fake: bool) -> dict[str, list[Row]]:
+    """Generator of fakes, or real source of reals -> its rows, in their order."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.fake is fake:
+            groups.setdefault(row.group if fake else row.source, []).append(row)
+    return groups
+
+
 def data_digest(rows: Iterable[Row], container: ContainerSpec | None = None) -> str:
     """SHA-256 that names a labelled set of images in one container, or as found.
 
