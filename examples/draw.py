@@ -1,18 +1,26 @@
-"""Draw the examples that are not photographs: `python examples/draw.py FOLDER` writes them again.
+"""Make the examples that are not photographs: `python examples/draw.py FOLDER` writes them again.
 
-Every machine with the same Pillow writes the same files, because all noise has a fixed seed.
+Every machine with the same Pillow writes the same files.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Final
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
-_SIDE = 320
+_PHOTOGRAPH: Final = Path(__file__).parent / "eileen_collins.jpg"
+_SIDE: Final = 320
 _SKIN, _HAIR, _BACK, _INK = (224, 178, 150), (70, 46, 34), (120, 140, 160), (40, 30, 30)
+# IPTC's word for an image that a program made from a formula (https://cv.iptc.org/newscodes/digitalsourcetype/).
+_DECLARED: Final = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicMedia"/>'
+    "</rdf:RDF></x:xmpmeta>"
+)
 
 
 def drawn_face() -> Image.Image:
@@ -30,19 +38,26 @@ def drawn_face() -> Image.Image:
     return large.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
 
 
-def with_grain(image: Image.Image, deviation: float, seed: int) -> Image.Image:
-    """The image, slightly blurred, with white noise of `deviation` grey levels, as a sensor adds it."""
-    soft = np.asarray(image.filter(ImageFilter.GaussianBlur(0.7)), dtype=np.float64)
-    noise = np.random.default_rng(seed).normal(scale=deviation, size=soft.shape)
-    return Image.fromarray((soft + noise).round().clip(0, 255).astype(np.uint8))
+def three_faces() -> Image.Image:
+    """The photograph, its mirror image, and a smaller one that leans to the right."""
+    with Image.open(_PHOTOGRAPH) as opened:
+        photograph = opened.convert("RGB")
+    small = photograph.resize((250, 250), Image.Resampling.LANCZOS)
+    small = small.rotate(-15, Image.Resampling.BICUBIC, expand=True, fillcolor=_INK)
+    sheet = Image.new("RGB", (2 * _SIDE + small.width, _SIDE), _INK)
+    sheet.paste(photograph, (0, 0))
+    sheet.paste(ImageOps.mirror(photograph), (_SIDE, 0))
+    sheet.paste(small, (2 * _SIDE, (_SIDE - small.height) // 2))
+    return sheet
 
 
 def main(folder: Path) -> None:
-    """Write the drawn images and the broken one."""
-    face = drawn_face()
-    face.save(folder / "drawn.png", optimize=True)
-    with_grain(face, 6.0, seed=0).save(folder / "drawn_with_grain.jpg", quality=90)
-    whole = (folder / "drawn_with_grain.jpg").read_bytes()
+    """Write the drawn face, the three faces and the broken file."""
+    declared = PngImagePlugin.PngInfo()
+    declared.add_itxt("XML:com.adobe.xmp", _DECLARED)
+    drawn_face().save(folder / "declared_synthetic.png", optimize=True, pnginfo=declared)
+    three_faces().save(folder / "three_faces.jpg", quality=90)
+    whole = _PHOTOGRAPH.read_bytes()
     (folder / "broken.jpg").write_bytes(whole[: len(whole) // 3])
 
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +38,10 @@ _PACKAGES: Final = (
 
 # Format -> Pillow's name of the decoder, and whether a scan of common images needs it.
 _DECODERS: Final = {"JPEG": ("jpg", True), "PNG": ("zlib", True), "WebP": ("webp", False), "AVIF": ("avif", False)}
+
+
+# How the names of packages begin that only a CUDA build of torch needs.
+_CUDA_LIBRARIES: Final = ("nvidia-", "cuda-", "triton")
 
 
 class State(StrEnum):
@@ -138,11 +142,33 @@ def _device() -> Iterator[Finding]:
     else:
         threads = torch.get_num_threads()
         name = f"cpu, {threads} thread{'' if threads == 1 else 's'}"
-        if torch.version.cuda is not None:
-            name += f" (torch was built for CUDA {torch.version.cuda} but found no usable device)"
     yield _ok("device", name)
+    if device.type == "cpu" and torch.version.cuda is not None:
+        yield _cuda_build(torch.version.cuda)
     native = has_native_bf16(device)
     yield _ok("precision", "bf16 is native" if native else "bf16 is not native, so --precision auto uses fp32")
+
+
+def _cuda_build(release: str) -> Finding:
+    """That torch is a build for GPUs where none can be used, and how much of the disk its libraries take."""
+    libraries = [
+        distribution
+        for distribution in distributions()
+        if (distribution.name or "").lower().startswith(_CUDA_LIBRARIES)
+    ]
+    size = sum(
+        path.stat().st_size
+        for library in libraries
+        for file in library.files or ()
+        if (path := Path(str(library.locate_file(file)))).is_file()
+    )
+    return _optional(
+        "CUDA",
+        f"torch is a build for CUDA {release}, and no GPU can be used; {len(libraries)} packages of GPU libraries take "
+        f"{size / 1e9:.1f} GB",
+        "without a GPU, install torch's CPU build over it (uv pip install --torch-backend cpu --reinstall torch torchvision) "
+        f"and uninstall {' '.join(sorted(library.name for library in libraries))}",
+    )
 
 
 def _decoders() -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -127,7 +128,7 @@ def test_its_file_is_the_one_that_its_page_describes() -> None:
     assert detector.fingerprint in page
 
 
-def test_a_wheel_holds_the_default(tmp_path: Path) -> None:
+def test_a_wheel_holds_the_default_and_a_page_without_links_to_files(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="needs hatchling, which builds the wheel")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
@@ -138,4 +139,8 @@ def test_a_wheel_holds_the_default(tmp_path: Path) -> None:
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         held = archive.read("muflow_cli/weights/default.safetensors")
+        [metadata] = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        page = archive.read(metadata).decode()
+    assert "# muflow" in page
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", page) == []
     assert held == (ROOT / "weights" / "default.safetensors").read_bytes()

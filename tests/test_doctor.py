@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Muflow
 
 from muflow_cli.bundle import load
@@ -50,10 +52,24 @@ def test_a_working_installation_has_no_problem_and_names_its_detector(muflow: Mu
         "timm",
         "cache",
     }
-    assert found.keys() == needed | {"detector"}
+    assert found.keys() - {"CUDA"} == needed | {
+        "detector"
+    }  # CUDA: only where torch was built for GPUs and there is none
     detector = load(tiny_bundle)
     for fact in (str(tiny_bundle), detector.fingerprint, "resnet18", f"{len(detector.calibration)} real images"):
         assert fact in found["detector"]["found"]
+
+
+def test_a_build_for_gpus_without_a_gpu_names_what_could_be_removed(muflow: Muflow, tiny_bundle: Path) -> None:
+    if torch.version.cuda is None or torch.cuda.is_available():
+        pytest.skip("torch is no CUDA build, or there is a GPU")
+    cuda = examined(muflow, 0, MUFLOW_DETECTOR=str(tiny_bundle))["CUDA"]
+    assert cuda["state"] == "optional"
+    size = float(re.search(r"take (\d+\.\d) GB", cuda["found"])[1])
+    assert 1 < size < 10
+    removable = cuda["remedy"].split("uninstall ")[1].split()
+    assert "triton" in removable
+    assert all(name.startswith(("nvidia-", "cuda-", "triton")) for name in removable)
 
 
 def test_torchvision_of_another_release_is_named_with_its_remedy(

@@ -74,13 +74,14 @@ def test_the_quick_start_prints_what_the_readme_shows(desk: Path) -> None:
     results = {Path(r["path"]).name: r for r in json.loads(done.stdout)["results"]}
     rows = [line.split() for line in shown.splitlines()[1:]]
     assert {row[0] for row in rows} == set(results)
-    for name, verdict, *p_value in rows:
+    for name, verdict, *figures in rows:
         result = results[name]
         if "error" in result:
             assert verdict == result["error"]["code"]
         else:
             assert verdict == result["verdict"]
-            assert float(p_value[0]) == pytest.approx(result["p_value"], abs=0.03)
+            assert float(figures[0]) == pytest.approx(result["p_value"], abs=0.03)
+            assert figures[1] == result["declared"]["origin"]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
