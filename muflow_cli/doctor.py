@@ -166,7 +166,7 @@ def _cuda_build(release: str) -> Finding:
         "CUDA",
         f"torch is a build for CUDA {release}, and no GPU can be used; {len(libraries)} packages of GPU libraries take "
         f"{size / 1e9:.1f} GB",
-        "without a GPU, install torch's CPU build over it (uv pip install --torch-backend cpu --reinstall torch torchvision) "
+        "install the CPU build over it (uv pip install --torch-backend cpu --reinstall torch torchvision) "
         f"and uninstall {' '.join(sorted(library.name for library in libraries))}",
     )
 
