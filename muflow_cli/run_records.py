@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from muflow_cli.canonical import ADDED
 from muflow_cli.records import Side
 
 
@@ -15,6 +16,8 @@ class RunInfo:
     Attributes:
         options: those that decide what becomes of an input, by their names; None where an earlier muflow did not record
             them, and for runs without such options.
+        case: number or name of the case that the run belongs to, as the user gave it; absent where none was given.
+        examiner: who ran it, as the user gave it; absent where nobody was named.
     """
 
     tool: str
@@ -26,6 +29,8 @@ class RunInfo:
     versions: Mapping[str, str]
     finished: str | None = None
     options: Mapping[str, int | float | str | bool | None] | None = None
+    case: str | None = field(default=None, metadata=ADDED)
+    examiner: str | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,9 +6,13 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from muflow_cli.bounds import between
+from muflow_cli.errors import BadSpec
 from muflow_cli.records import Verdict
+
+_LONGEST_NAME: Final = 200
 
 
 class Precision(StrEnum):
@@ -84,6 +88,25 @@ class Runtime:
     def threads(self) -> int:
         """Number of decoding threads, at least 1."""
         return self.workers or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Custody:
+    """What a report says of the case it belongs to; no result depends on it.
+
+    Attributes:
+        case: number or name of the case, at most 200 printable characters.
+        examiner: who runs the scan, likewise.
+    """
+
+    case: str | None = None
+    examiner: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("case", "examiner"):
+            value = getattr(self, name)
+            if value is not None and not (value.strip() and value.isprintable() and len(value) <= _LONGEST_NAME):
+                raise BadSpec(f"--{name}", ascii(value), f"1 to {_LONGEST_NAME} printable characters")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@ import io
 import math
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -270,5 +271,7 @@ def report_data(count: int, **changes: Any) -> ReportData:
         "results": results,
         "calibration_scores": [math.cos(index) for index in range(300)],
         "exhibits": exhibits,
+        "thresholds": (-0.99, 0.99),
+        "file": Path("out/report.html"),
     }
     return ReportData(**{**values, **changes})

@@ -5,20 +5,38 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
-from output_samples import DETECTOR, FINISHED, GROUPS, HOSTILE_NAMES, SUMMARY, grouped, report_data, scored, unreadable
+from output_samples import (
+    DETECTOR,
+    FINISHED,
+    GROUPS,
+    HOSTILE_NAMES,
+    SUMMARY,
+    SYNTHETIC,
+    grouped,
+    report_data,
+    scored,
+    unreadable,
+)
 
+from muflow_cli.calibration.rules import rule_class
 from muflow_cli.errors import NotFinite
+from muflow_cli.output.file_links import link_to
 from muflow_cli.output.histogram import BINS, histogram
 from muflow_cli.output.inert import escape
+from muflow_cli.output.overview import by_folder, by_format
 from muflow_cli.output.report import PLOTTED, Exhibit, render_report
 from muflow_cli.output.report_writer import page_limits
 from muflow_cli.output.strips import strips
+from muflow_cli.records import Verdict
 from muflow_cli.run_records import ReweightInfo
+from muflow_cli.specs import RuleSpec, Tail
 
 
 class Page(HTMLParser):
@@ -161,7 +179,8 @@ def plain_text(page: str) -> str:
 
 def test_the_groups_are_a_table_with_the_smallest_p_value_first_and_the_claim() -> None:
     page = render_report(grouped(report_data(30)))
-    table = page[page.index('<table class="groups">') : page.index("</table>")]
+    start = page.index('<table class="groups">')
+    table = page[start : page.index("</table>", start)]
     assert re.findall(r'<th scope="row" class="path">(.*?)</th>', table) == [
         "=shop", "faces", r"faces/\xe9t\xe9 &lt;b&gt;"
     ]  # fmt: skip
@@ -231,3 +250,93 @@ def test_a_strip_says_how_much_of_its_group_lies_inside_the_band() -> None:
     assert drawn.by_name["out"].heights[0] == drawn.by_name["out"].heights[-1] == 100
     assert strips({}, reals) is None
     assert strips({"in": [0.5]}, []) is None
+
+
+def test_the_thresholds_and_the_flagged_images_are_marked_on_the_axis_of_the_histogram() -> None:
+    results = [scored(number=n, score=n / 10, verdict=Verdict.FLAGGED if n > 15 else Verdict.NOT_FLAGGED)
+               for n in range(20)]  # fmt: skip  # one sentence
+    data = report_data(0, results=results, exhibits={}, thresholds=(None, 1.5))
+    page = render_report(data)
+    drawn = histogram([result.score for result in results], data.calibration_scores)
+    assert drawn is not None
+    assert page.count('class="limit"') == 1
+    assert f'class="limit" x1="{drawn.positions([1.5])[0]}%"' in page
+    assert page.count('class="flagged-at"') == 4
+    assert "threshold lies at 1.500" in plain_text(page)
+    without = plain_text(render_report(dataclasses.replace(data, thresholds=(None, None))))
+    assert "No line is drawn, since no single score decides" in without
+
+
+@pytest.mark.parametrize("tail", Tail)
+@pytest.mark.parametrize("method", ["conformal", "gaussian"])
+def test_a_score_is_flagged_exactly_where_it_lies_beyond_a_threshold(method: str, tail: Tail) -> None:
+    reals = np.random.default_rng(3).normal(size=(200, 2))
+    rule = rule_class(method).fit(reals, RuleSpec(method=method, alpha=0.07, tail=tail))
+    low, high = rule.thresholds()
+    assert (low is None) == (tail is Tail.UPPER)
+    assert high is not None
+    scores = np.concatenate([np.linspace(-4, 4, 801), [high, *([] if low is None else [low])]])
+    beyond = (scores > high) | (scores < (-np.inf if low is None else low))
+    np.testing.assert_array_equal(rule.judge(np.stack([scores, scores], axis=1)).flagged, beyond)
+
+
+@pytest.mark.parametrize(
+    ("path", "page", "link"),
+    [
+        ("a b/ü#1?.jpg", "r.html", "./a%20b/%C3%BC%231%3F.jpg"),
+        ("a/b.PNG", "out/x/r.html", "../../a/b.PNG"),
+        ("/case/a.jpg", "/r/r.html", "file:///case/a.jpg"),
+        ("javascript:alert(1)//.jpg", "r.html", "./javascript%3Aalert%281%29//.jpg"),
+        (os.fsdecode(b"\xff.jpg"), "r.html", "./%FF.jpg"),
+        ("a.jpg", "../r.html", None),  # it would tell the name of this folder
+        ("a.jpg", "/r/r.html", None),  # the same
+        ("a.jpg", None, None),
+        ("album.zip!a.jpg", "r.html", None),
+        ("https://example.org/a.jpg", "r.html", None),
+        ("evil.html", "r.html", None),
+        ("evil.svg", "r.html", None),
+    ],
+)
+def test_a_link_leads_to_an_image_file_and_nowhere_else(path: str, page: str | None, link: str | None) -> None:
+    assert link_to(path, None if page is None else Path(page)) == link
+
+
+def test_folders_and_formats_are_counted_with_the_most_flagged_first() -> None:
+    results = [
+        scored("a/1.jpg"), scored("a/2.jpg", verdict=Verdict.INCONCLUSIVE), unreadable("a/3.jpg"),
+        scored("b/1.jpg", verdict=Verdict.FLAGGED, atypical_input=("format",)), scored("b/2.jpg"),
+        scored("c/d.zip!x/1.jpg"), scored("top.jpg", declared=SYNTHETIC),
+    ]  # fmt: skip  # a table
+    folders = by_folder(results)
+    assert [part.name for part in folders] == ["b", ".", "a", "c/d.zip"]
+    assert (folders[0].flagged, folders[0].scored, folders[0].share, folders[0].atypical) == (1, 2, 0.5, 1)
+    assert (folders[1].declared, folders[2].inconclusive, folders[2].unreadable) == (1, 1, 1)
+    assert [(part.name, part.inputs, part.share) for part in by_format(results)] == [
+        ("JPEG", 6, 1 / 6), ("unreadable", 1, None)
+    ]  # fmt: skip
+    assert sum(part.inputs for part in folders) == len(results)
+
+
+def test_case_and_examiner_stand_in_the_head_and_in_the_record() -> None:
+    run = dataclasses.replace(FINISHED, case="2026/17 <b>", examiner="N. N.")
+    text = render_report(report_data(3, run=run))
+    head = text[: text.index("</header>")]
+    assert "<strong>2026/17 &lt;b&gt;</strong>" in head
+    assert "examined by <strong>N. N.</strong>" in head
+    assert "<dt>Case</dt><dd>2026/17 &lt;b&gt;</dd>" in text
+    assert "examined by" not in render_report(report_data(3))
+
+
+def test_no_tile_shows_a_code() -> None:
+    summary = dataclasses.replace(SUMMARY, unreadable_by_code={"not_an_image": 2}, atypical_by_fact={"face_side": 1})
+    text = render_report(report_data(3, summary=summary))
+    tiles = text[text.index('<dl class="figures">') : text.index("</dl>")]
+    assert "2 not an image" in tiles
+    assert "1 by face side" in tiles
+    assert "_" not in re.sub(r"<[^>]+>", "", tiles)
+
+
+def test_two_tails_are_described_as_they_are_computed() -> None:
+    assert "twice the smaller of the two, and at most 1" in plain_text(render_report(report_data(3)))
+    upper = dataclasses.replace(DETECTOR, tail="upper")
+    assert "twice the smaller" not in plain_text(render_report(report_data(3, detector=upper)))

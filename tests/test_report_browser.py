@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from output_samples import GROUPS, HOSTILE_NAMES, grouped, report_data, row, scored
+from output_samples import GROUPS, HOSTILE_NAMES, SUMMARY, grouped, report_data, row, scored
 
 from muflow_cli.output.histogram import BINS
 from muflow_cli.output.inert import escape
@@ -97,7 +101,16 @@ def test_the_page_renders_its_rows_and_its_histogram(page: Any) -> None:
     assert "Limits" in texts(page, "h2")
 
 
+def test_flagged_images_come_first_and_the_order_of_the_inputs_can_be_chosen(page: Any) -> None:
+    assert set(texts(page, "#rows .verdict")) == {"flagged"}
+    numbers = as_numbers(column(page, "adaptive p"))
+    assert numbers == sorted(numbers)
+    choose(page, "#sort-key", "input order")
+    assert texts(page, "#rows td:first-child") == [str(number) for number in range(1, 51)]
+
+
 def test_hostile_names_are_shown_as_text_and_run_nothing(page: Any) -> None:
+    choose(page, "#sort-key", "input order")
     assert texts(page, "#rows .path")[: len(HOSTILE_NAMES)] == [escape(name) for name in HOSTILE_NAMES]
     assert page.execute_script("return document.scripts.length") == 2
     assert (
@@ -147,6 +160,7 @@ def test_filters_narrow_the_rows_together(page: Any) -> None:
 def test_a_group_can_be_picked_whatever_its_name(page: Any) -> None:
     name = escape(GROUPS[2].name)
     choose(page, "#filter-group", name)
+    choose(page, "#sort-key", "input order")
     expected = [index for index in range(IMAGES) if index % 3 == 2 and isinstance(row(index), Scored)]
     assert texts(page, "#row-count")[0].startswith(f"{len(expected)} of 2,000 inputs")
     assert set(texts(page, "#rows .path + .detail + .detail bdi")) == {name}
@@ -174,6 +188,7 @@ def test_a_filter_that_nothing_passes_says_so(page: Any) -> None:
 
 def test_pages_cover_every_row_once(page: Any) -> None:
     choose(page, "#page-size", "200")
+    choose(page, "#sort-key", "input order")
     seen: list[str] = []
     for _ in range(IMAGES // 200):
         seen += texts(page, "#rows td:first-child")
@@ -186,6 +201,7 @@ def test_pages_cover_every_row_once(page: Any) -> None:
 
 
 def test_a_heat_map_opens_over_its_image_and_changes_its_scale(page: Any) -> None:
+    choose(page, "#sort-key", "input order")
     find(page, "#rows tr:nth-child(3) .thumbnail").click()
     assert find(page, "#exhibit").is_displayed()
     assert texts(page, "#exhibit-title") == [escape(HOSTILE_NAMES[2])]
@@ -196,10 +212,12 @@ def test_a_heat_map_opens_over_its_image_and_changes_its_scale(page: Any) -> Non
     assert texts(page, "#heat-low, #heat-high") == ["1.00", "4.00"]
     find(page, "#span-report").click()
     assert texts(page, "#heat-low, #heat-high") == ["−1.00", "4.00"]
-    assert scored(number=2).facts.sha256 in texts(page, "#exhibit-facts dd")
+    assert scored(number=2).facts.sha256 in texts(page, "#exhibit-facts dd code")
+    assert "4 × 4 cells, each 25 % of the width and of the height" in texts(page, "#heat-cells")[0]
 
 
 def test_the_brightest_cell_is_the_greatest_value(page: Any) -> None:
+    choose(page, "#sort-key", "input order")
     find(page, "#rows tr:nth-child(1) .thumbnail").click()
     script = "return Array.from(document.querySelectorAll('#exhibit-heat rect'), (r) => r.getAttribute('fill'))"
     lightness = [sum(map(int, re.findall(r"\d+", fill))) for fill in page.execute_script(script)]
@@ -219,12 +237,13 @@ def test_an_input_that_could_not_be_read_says_why(page: Any) -> None:
 def test_the_keyboard_reaches_and_does_everything(page: Any) -> None:
     active = "const e = document.activeElement; return e.id || e.className || e.parentElement.dataset.key"
     reached = []
-    for _ in range(21):
+    for _ in range(28):
         press(page, "\ue004")  # Tab
         reached.append(page.execute_script(active))
         outline = "return getComputedStyle(document.activeElement).outlineStyle"
         assert page.execute_script(outline) != "none"
-    assert reached[:5] == ["skip", "scroll", "filter-text", "filter-verdict", "filter-tail"]
+    assert reached[:6] == ["skip", *3 * ["scroll"], "filter-text", "filter-verdict"]
+    assert "print-rows" in reached
     heads = ["path", "p_value", "adaptive_p_value", "score"]
     assert [key for key in reached if key in heads] == heads
     while reached[-1] != "thumbnail":
@@ -239,14 +258,22 @@ def test_the_keyboard_reaches_and_does_everything(page: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [375, 1400])
+@pytest.mark.parametrize("width", [375, 800, 1400])
 def test_text_has_contrast_and_nothing_sticks_out(page: Any, width: int, scheme: str) -> None:
     resize(page, width)
+    choose(page, "#sort-key", "input order")
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     selectors = ["body", ".detail", ".is-flagged", ".is-unreadable", ".thumbnail", "thead button", ".lead"]
-    selectors += [".groups .flagged th", ".groups .flagged .is-flagged", ".groups thead th"]
+    selectors += [
+        ".overview td",
+        ".notes legend",
+        "textarea",
+        ".groups .flagged th",
+        ".groups .flagged .is-flagged",
+        ".groups thead th",
+    ]
     for selector in selectors:
         assert contrast(page, selector) >= 7, selector
     find(page, ".thumbnail").click()
@@ -277,6 +304,13 @@ def test_a_phone_can_sort_without_the_column_heads(page: Any) -> None:
     assert find(page, '#rows td[data-label="p-value"]').is_displayed()
 
 
+def test_a_tablet_shows_cards_in_which_a_path_can_be_read(page: Any) -> None:
+    resize(page, 800)
+    path = find(page, "#rows tr:last-child .path")
+    assert path.size["height"] < 30
+    assert find(page, "#rows td:nth-child(2)").size["width"] > 600
+
+
 def test_print_holds_every_row_that_passes_the_filter(page: Any) -> None:
     choose(page, "#filter-verdict", "unreadable")
     choose(page, "#page-size", "25")
@@ -284,3 +318,103 @@ def test_print_holds_every_row_that_passes_the_filter(page: Any) -> None:
     assert len(texts(page, "#rows tr")) == IMAGES // 40
     page.execute_script("dispatchEvent(new Event('afterprint'))")
     assert len(texts(page, "#rows tr")) == 25
+
+
+def flagged() -> int:
+    return sum(isinstance(result, Scored) and result.flagged for result in map(row, range(IMAGES)))
+
+
+def test_print_can_leave_out_what_is_not_flagged(page: Any, tmp_path: Path) -> None:
+    for how in ("control", "option"):
+        if how == "control":
+            choose(page, "#print-rows", "flagged ones of these")
+        else:
+            file = tmp_path / "flagged.html"
+            file.write_text(render_report(report_data(IMAGES, printed="flagged")), encoding="utf-8")
+            page.get(file.as_uri())
+        page.execute_script("dispatchEvent(new Event('beforeprint'))")
+        assert len(texts(page, "#rows tr")) == flagged()
+        assert texts(page, "#row-count") == [f"{flagged()} of 2,000 inputs, the flagged ones"]
+        page.execute_script("dispatchEvent(new Event('afterprint'))")
+
+
+def pages_of(page: Any) -> int:
+    """Pages of A4 that it prints."""
+    printed = page.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})
+    return base64.b64decode(printed["data"]).count(b"/Type /Page\n")
+
+
+def test_a_page_of_paper_holds_about_25_rows(page: Any, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(render_report(report_data(300)), encoding="utf-8")
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.get(file.as_uri())
+    whole = pages_of(page)
+    find(page, "#filter-text").send_keys("no such image")
+    assert 300 / 32 < whole - pages_of(page) < 300 / 22
+
+
+def test_arrow_keys_turn_to_the_next_image_and_the_table_follows(page: Any) -> None:
+    names = texts(page, "#rows .path")
+    find(page, "#rows .thumbnail").click()
+    press(page, "\ue014")  # right arrow
+    press(page, "\ue014")
+    assert texts(page, "#exhibit-title") == [names[2]]
+    press(page, "\ue012")  # left arrow
+    assert texts(page, "#exhibit-title") == [names[1]]
+    assert texts(page, "#exhibit-place")[0].startswith("2 of 2,000")
+    find(page, "#note-text").click()
+    press(page, "\ue014")
+    assert texts(page, "#exhibit-title") == [names[1]]  # an arrow in a text moves the cursor
+    press(page, "\ue00c")  # Escape
+    label = page.execute_script("return document.activeElement.getAttribute('aria-label')")
+    assert label == f"Show details for {names[1]}" or label.endswith(names[1])
+
+
+def test_a_fragment_opens_an_image_and_the_address_names_the_open_one(page: Any, report_file: Path) -> None:
+    page.get("about:blank")
+    page.get(f"{report_file.as_uri()}#image-12")
+    assert find(page, "#exhibit").is_displayed()
+    assert texts(page, "#exhibit-title") == [escape(HOSTILE_NAMES[11])]
+    press(page, "\ue014")
+    number = page.execute_script("return location.hash")
+    assert re.fullmatch(r"#image-[0-9]+", number)
+    assert number != "#image-12"
+    press(page, "\ue00c")
+    assert page.execute_script("return location.hash") == ""
+    for wrong in ("#image-0", "#image-99999", "#image-x"):
+        page.get("about:blank")
+        page.get(report_file.as_uri() + wrong)
+        assert not find(page, "#exhibit").is_displayed()
+
+
+def test_notes_outlive_the_page_belong_to_its_report_and_are_exported_as_inert_csv(
+    page: Any, report_file: Path, tmp_path: Path
+) -> None:
+    behaviour = {"behavior": "allow", "downloadPath": str(tmp_path), "eventsEnabled": False}
+    page.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
+    assert not find(page, "#notes-export").is_enabled()
+    choose(page, "#sort-key", "input order")
+    find(page, "#rows .thumbnail").click()
+    find(page, "#note-reviewed").click()
+    find(page, "#note-text").send_keys('=1+1, <b>"seen"</b>')
+    page.get("about:blank")
+    page.get(report_file.as_uri())
+    choose(page, "#filter-reviewed", "reviewed")
+    assert texts(page, "#rows .note bdi") == ['=1+1, <b>"seen"</b>']
+    assert texts(page, "#rows .is-reviewed") == ["reviewed"]
+    find(page, "#notes-export").click()
+    file = tmp_path / f"notes-{SUMMARY.report_sha256[:12]}.csv"
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(page, 10).until(lambda _: file.exists())
+    cells = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline="")))
+    assert cells == [
+        {"number": "1", "path": escape(HOSTILE_NAMES[0]), "sha256": scored().facts.sha256, "verdict": "not flagged",
+         "p_value": "1", "reviewed": "yes", "note": "'=1+1, <b>\"seen\"</b>"}
+    ]  # fmt: skip  # one row
+    other = tmp_path / "other.html"
+    other.write_text(render_report(report_data(3, summary=replace(SUMMARY, report_sha256="12" * 32))))
+    page.get(other.as_uri())
+    assert not find(page, "#notes-export").is_enabled()
+    page.execute_script("localStorage.clear()")

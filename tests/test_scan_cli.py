@@ -210,6 +210,15 @@ def test_status_3_when_only_some_are_unreadable(tiny_bundle: Path, by_flag: dict
             ["photos", "--detector", "d", "-o", "a.json", "-o", "a.groups.csv"],
             "-o a.groups.csv needs --groups or --group-by, because it is the table of the groups",
         ),
+        (
+            ["photos", "--detector", "d", "-o", "a.csv", "--print", "flagged"],
+            "--print needs -o FILE.html, because it chooses what that page prints",
+        ),
+        (["photos", "--detector", "d", "--case", " "], "--case is ' ': use 1 to 200 printable characters"),
+        (
+            ["photos", "--detector", "d", "--examiner", "a\nb"],
+            "--examiner is 'a\\nb': use 1 to 200 printable characters",
+        ),
         (["photos", "--detector", "d", "--format", "groups"], "--format groups needs --groups or --group-by, because"),
         (
             ["photos", "--detector", "d", "--resume", "-o", "a.jsonl", "--fields", "path"],

@@ -96,6 +96,18 @@ def test_run_detector_and_summary_survive_json() -> None:
         assert back(json.loads(json.dumps(there(record)))) == record  # type: ignore[operator]  # each pair fits its record
 
 
+def test_case_and_examiner_stand_in_a_report_where_they_were_given_and_nowhere_else() -> None:
+    assert not {"case", "examiner"} & encode.run_to_json(FINISHED).keys()
+    named = dataclasses.replace(FINISHED, case="2026/17", examiner="N. N.")
+    document = json.loads(write_all(OutputFormat.JSON, RESULTS))
+    document["run"] = encode.run_to_json(named)
+    assert (document["run"]["case"], document["run"]["examiner"]) == ("2026/17", "N. N.")
+    DOCUMENT.validate(document)
+    assert encode.run_from_json(document["run"]) == named
+    with pytest.raises(BadReport):
+        encode.run_from_json({**encode.run_to_json(FINISHED), "case": None})
+
+
 def test_every_schema_is_a_schema_and_strict_everywhere() -> None:
     for schema in (SCAN, SCAN_LINE, bench_schema()):
         Draft202012Validator.check_schema(schema)

@@ -125,6 +125,10 @@ class Judge:
             effective += judged.effective * len(rows) / len(scores)
         return WeightedPValues(p_value, least, effective)
 
+    def thresholds(self) -> tuple[float | None, float | None]:
+        """Mean scores below and above which images are flagged; None where no single one decides, as with strata."""
+        return (None, None) if self._spec.by else self._pooled.thresholds()
+
     def describe(self) -> Description:
         """What may be said of these reals and this rule, for a summary."""
         calibration, spec = self._calibration, self._spec

@@ -147,6 +147,10 @@ class Rule(ABC):
         """How suspicious each of (B, S) scores is, (B,), higher = more; flagged images rank above all others."""
         return -self.judge(scores).p_value
 
+    def thresholds(self) -> tuple[float | None, float | None]:
+        """Mean scores below and above which the rule flags, nats per dimension; None where no single one decides."""
+        return None, None
+
     def details(self) -> tuple[str, ...]:
         """What a summary should say about the fit, one sentence each."""
         return ()

@@ -63,6 +63,13 @@ class Conformal(Rule):
         p_value = upper if tails == 1 else np.minimum(1.0, 2 * np.minimum(upper, lower))
         return WeightedPValues(p_value, np.minimum(1.0, tails * least), effective_count(reals))
 
+    def thresholds(self) -> tuple[float | None, float | None]:
+        """The last reals on either side of which so few lie further out that their p-value exceeds alpha."""
+        tails, n = tail_count(self.spec), len(self.reals)
+        ranks = self.flagged_ranks(self.spec, n)[0] // tails
+        low = float(self.reals[ranks - 1]) if self.spec.tail is Tail.BOTH else None
+        return low, float(self.reals[n - ranks])
+
 
 class Gaussian(Rule):
     """Flags mean scores beyond mean + z(1 - alpha) deviations of the reals; two tails take alpha / 2 each.
@@ -110,6 +117,10 @@ class Gaussian(Rule):
         """Distance above the mean of the reals, or on either side of it for both tails."""
         away = mean_scores(scores) - self.mean
         return np.abs(away) if self.spec.tail is Tail.BOTH else away
+
+    def thresholds(self) -> tuple[float | None, float | None]:
+        """The mean and `limit` on either side, or on the upper one."""
+        return self.mean - self.limit if self.spec.tail is Tail.BOTH else None, self.mean + self.limit
 
     def normality(self) -> Normality:
         """Whether the reals look Gaussian."""

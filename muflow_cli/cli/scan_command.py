@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from muflow_cli.claims import check_outputs, claimed
-from muflow_cli.cli import options
+from muflow_cli.cli import options, report_options
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
 from muflow_cli.cli.scan_inputs import scan_arguments
@@ -24,8 +24,8 @@ from muflow_cli.cli.startup import quick_start
 from muflow_cli.default_detector import find_detector
 from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.encode import check_fields
-from muflow_cli.output.writers import OutputFormat, Per
-from muflow_cli.run_specs import Atypical, Damaged, OnNoFace, Precision
+from muflow_cli.output.writers import OutputFormat, Per, Printed
+from muflow_cli.run_specs import Atypical, Custody, Damaged, OnNoFace, Precision
 from muflow_cli.scan.resume import written_before
 from muflow_cli.scan.settings import Comparison
 
@@ -105,6 +105,9 @@ def scan_command(
             hidden=True,
         ),
     ] = Per.IMAGE,
+    case: report_options.Case = None,
+    examiner: report_options.Examiner = None,
+    print_: report_options.PrintOption = Printed.ALL,
     fdr: Annotated[
         float | None,
         typer.Option(
@@ -225,6 +228,9 @@ def scan_command(
     size, quality and sharpness. It helps where the batch is another mix of such files; a batch full of synthetic images
     is a shift as well, and more of them are then missed.
 
+    The report names its case and examiner with --case NUMBER and --examiner NAME; with --print flagged, its page prints
+    the flagged images only.
+
     **Exit status**: 0 nothing to report; 1 an image was flagged or declares itself synthetic (--fail-on says what
     counts; with error, an unreadable input counts too); 2 wrong usage, an unreadable detector, or an output that
     cannot be written; 3 nothing of that, but some inputs unreadable; 130 interrupted, finished work is kept.
@@ -262,13 +268,13 @@ def scan_command(
     if verify is not None or signers is not None:
         raise typer.Exit(verify_report(verify, signers, paths, output or sign or any(aliases.values()), console))
     outputs = choose_outputs(output, aliases, format_, as_json=as_json)
-    failing = fail_on_of(fail_on)
+    custody, failing = Custody(case=case, examiner=examiner), fail_on_of(fail_on)
     names = None if fields is None else tuple(fields.split(","))
     check_fields(names)
     resumed = _resumed(outputs, names) if resume else None
     grouped = _grouped(groups, group_by, listed=files_from and not null and not paths)
     comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)
-    outputs.check_groups(comparison)
+    outputs.check_wanted(comparison, print_)
     arguments, read = scan_arguments(paths or [], files_from, outputs.paths, null=null, group_by=group_by)
     signing = prepare_signing(sign, outputs, console)
     own = read if sign is None else [*read, sign]
@@ -300,7 +306,9 @@ def scan_command(
         atypical=atypical,
         fields=names,
         per_face=per is Per.FACE,
+        printed=print_,
         comparison=comparison,
+        custody=custody,
         argv=tuple(sys.argv),
     )
     with claimed(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=[bundle, *own]):

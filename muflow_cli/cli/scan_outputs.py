@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from muflow_cli.errors import IncompatibleOptions
-from muflow_cli.output.writers import OutputFormat, Per, format_of
+from muflow_cli.output.writers import OutputFormat, Per, Printed, format_of
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.scan.settings import Comparison
 
@@ -35,6 +35,11 @@ class ChosenOutputs:
     def paths(self) -> list[Path]:
         """Paths of the files."""
         return [path for path, _ in self.files]
+
+    @property
+    def formats(self) -> set[OutputFormat | None]:
+        """Every format that is written."""
+        return {self.stdout, *(format_ for _, format_ in self.files)}
 
     def resumable(self) -> Path:
         """The one JSON-lines file; IncompatibleOptions where there is none, or more than one."""
@@ -62,11 +67,13 @@ class ChosenOutputs:
         for option in (name for name, is_given in given.items() if is_given and not looks_for_faces):
             why = "this one scores whole images; muflow fit --faces makes one that looks for faces"
             raise IncompatibleOptions(option, "a detector of faces", why, needs=True)
-        if per is Per.FACE and OutputFormat.CSV not in (self.stdout, *(format_ for _, format_ in self.files)):
+        if per is Per.FACE and OutputFormat.CSV not in self.formats:
             raise IncompatibleOptions("--per face", "-o FILE.csv", "only a CSV has such rows", needs=True)
 
-    def check_groups(self, comparison: Comparison) -> None:
-        """Refuse a table of groups in a run without groups; IncompatibleOptions."""
+    def check_wanted(self, comparison: Comparison, printed: Printed) -> None:
+        """Refuse a table of groups in a run without groups, and to print a page that none is; IncompatibleOptions."""
+        if printed is not Printed.ALL and OutputFormat.HTML not in self.formats:
+            raise IncompatibleOptions("--print", "-o FILE.html", "it chooses what that page prints", needs=True)
         tables = [f"-o {path}" for path, format_ in self.files if format_ is OutputFormat.GROUPS]
         tables += ["--format groups"] if self.stdout is OutputFormat.GROUPS else []
         if tables and not comparison.groups:

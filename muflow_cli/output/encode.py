@@ -61,6 +61,13 @@ def _field_names(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
 
 
+@cache
+def _added_defaults(kind: type) -> Mapping[str, object]:
+    """Fields that a later version added (`canonical.ADDED`) -> the default at which they are not written."""
+    added = fields(kind) if is_dataclass(kind) else ()
+    return {field.name: field.default for field in added if field.metadata.get("added")}
+
+
 def to_object(value: object, owner: str, name: str = "") -> Any:
     """JSON value of a record or of a part of one; names of schema /1 stand beside those that replaced them.
 
@@ -82,7 +89,13 @@ def to_object(value: object, owner: str, name: str = "") -> Any:
     if isinstance(value, Enum):
         return value.value
     if names := _field_names(kind):  # type: ignore[arg-type]  # mypy doubts that a class is hashable
-        record = {field: to_object(getattr(value, field), owner, field) for field in names}
+        added = _added_defaults(kind)  # type: ignore[arg-type]  # as above
+        written = {name: getattr(value, name) for name in names}
+        record = {
+            name: to_object(part, owner, name)
+            for name, part in written.items()
+            if name not in added or part != added[name]
+        }
         return record | aliases_of(kind.__name__, record)
     if isinstance(value, Mapping):
         return {str(key): to_object(item, owner, name) for key, item in value.items()}

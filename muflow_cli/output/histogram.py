@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,12 +39,26 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class Histogram:
-    """This run over the calibration reals; both normalised to shares, since the sets differ in size."""
+    """This run over the calibration reals; both normalised to shares, since the sets differ in size.
+
+    Attributes:
+        run: scores of this run.
+        calibration: those of the calibration reals.
+        score_ticks: of the horizontal axis.
+        share_ticks: of the vertical one.
+        ends: of the horizontal axis, nats per dimension.
+    """
 
     run: Series
     calibration: Series
     score_ticks: tuple[Tick, ...]
     share_ticks: tuple[Tick, ...]
+    ends: tuple[float, float]
+
+    def positions(self, scores: Iterable[float]) -> list[float]:
+        """Where scores lie, percent of the axis, ascending, each tenth of a percent once; those beyond at its ends."""
+        low, high = self.ends
+        return sorted({round(100 * min(1.0, max(0.0, (score - low) / (high - low))), 1) for score in scores})
 
 
 def histogram(run: Sequence[float], calibration: Sequence[float]) -> Histogram | None:
@@ -62,6 +76,7 @@ def histogram(run: Sequence[float], calibration: Sequence[float]) -> Histogram |
         calibration=series[1],
         score_ticks=_ticks(low, high, 7, ""),
         share_ticks=_ticks(0.0, 100 * top, 6, " %"),
+        ends=(low, high),
     )
 
 

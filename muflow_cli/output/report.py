@@ -9,7 +9,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 from muflow_cli.errors import NotFinite
 from muflow_cli.output.aliases import ALIASES
 from muflow_cli.output.encode import detector_to_json, result_to_json, run_to_json, summary_to_json
+from muflow_cli.output.file_links import folder_of, link_to
 from muflow_cli.output.histogram import histogram
 from muflow_cli.output.inert import escape
+from muflow_cli.output.overview import by_folder, by_format
 from muflow_cli.output.shift_text import shift_text
 from muflow_cli.output.strips import Strips, strips
 from muflow_cli.records import Result, Scored, Unreadable
@@ -29,6 +32,10 @@ from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 _LOADER: Final = PackageLoader("muflow_cli.output", "templates")
 # Groups with a plot, about 4 KB each: those with the smallest p-values.
 PLOTTED: Final = 200
+# Folders that the page lists, about 300 bytes each: those with the most flagged images.
+LISTED: Final = 100
+# Together they are one script, since they share the rows and what is shown of them.
+_SCRIPTS: Final = ("rows.js", "notes.js", "table.js", "exhibit.js", "page.js")
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,9 @@ class ReportData:
         results: in the order of the inputs.
         calibration_scores: of the real images that the rule was calibrated on, nats per dimension.
         exhibits: index of a result -> its exhibit; the caller decides how many (about 5 KB each).
+        thresholds: mean scores below and above which the rule flags; None where no single one decides.
+        printed: rows that are printed, "all" or "flagged".
+        file: path of the page as the user gave it, which links to images start from; None = not known.
     """
 
     run: RunInfo
@@ -66,6 +76,9 @@ class ReportData:
     results: Sequence[Result]
     calibration_scores: Sequence[float]
     exhibits: Mapping[int, Exhibit]
+    thresholds: tuple[float | None, float | None] = (None, None)
+    printed: str = "all"
+    file: Path | None = None
 
 
 def render_report(data: ReportData) -> str:
@@ -75,13 +88,13 @@ def render_report(data: ReportData) -> str:
         NotFinite: where a score or a heat map contains NaN or infinite values.
     """
     environment = Environment(loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters.update(number=_number, count="{:,}".format, when=_when, inert=escape)
-    style, script = (_LOADER.get_source(environment, name)[0] for name in ("report.css", "report.js"))
+    environment.filters.update(number=_number, count="{:,}".format, when=_when, inert=escape, words=_words)
+    style = "".join(_LOADER.get_source(environment, name)[0] for name in ("report.css", "scan.css"))
+    script = (
+        '"use strict";\n(() => {\n' + "".join(_LOADER.get_source(environment, name)[0] for name in _SCRIPTS) + "})();\n"
+    )
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
-    scores = [result.score for result in data.results if isinstance(result, Scored)]
-    rows = [_row(result, data.exhibits.get(index)) for index, result in enumerate(data.results)]
-    text = json.dumps({"columns": data.detector.columns, "rows": rows}, allow_nan=False, separators=(",", ":"))
-    embedded = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    embedded = _embedded(data)  # which checks that scores are numbers
     shift = data.summary.shift
     return environment.get_template("report.html.j2").render(
         # A Content-Security-Policy that runs this style and this script, by their digests, and loads nothing.
@@ -89,9 +102,15 @@ def render_report(data: ReportData) -> str:
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'",
         style=Markup(style),  # noqa: S704 - a file of this package
         script=Markup(script),  # noqa: S704 - a file of this package
-        data=Markup(embedded),  # noqa: S704 - JSON whose <, > and & are escapes, so it cannot leave its element
-        histogram=histogram(scores, data.calibration_scores),
+        data=embedded,
+        **_plot(data),
+        folders=by_folder(data.results),
+        listed=LISTED,
+        formats=by_format(data.results),
+        printed=data.printed,
         run=run_to_json(data.run),
+        case=data.run.case,
+        examiner=data.run.examiner,
         command=escape(shlex.join(data.run.argv)),
         detector=detector_to_json(data.detector),
         summary=summary_to_json(data.summary),
@@ -99,15 +118,55 @@ def render_report(data: ReportData) -> str:
         atypical=(data.run.options or {}).get("atypical"),
         groups=data.summary.ranked_groups,
         strips=_strips(data),
-        has_q=any(isinstance(result, Scored) and result.judgement.q_value is not None for result in data.results),
-        has_adaptive=any(
-            isinstance(result, Scored) and result.judgement.adaptive_p_value is not None for result in data.results
-        ),
-        has_weighted=any(
-            isinstance(result, Scored) and result.judgement.weighted_p_value is not None for result in data.results
-        ),
         shown=len(data.exhibits),
+        **_p_values(data),
     )
+
+
+def _embedded(data: ReportData) -> Markup:
+    """What the script reads: JSON whose <, > and & are escapes, so that it cannot leave its element."""
+    folders = sorted({folder_of(result.path) for result in data.results})
+    number = {name: index for index, name in enumerate(folders)}
+    rows = []
+    for index, result in enumerate(data.results):
+        own: dict[str, Any] = {"folder": number[folder_of(result.path)]}
+        link = None if isinstance(result, Unreadable) else link_to(result.path, data.file)
+        rows.append(_row(result, data.exhibits.get(index)) | own | ({} if link is None else {"link": link}))
+    value = {
+        "columns": data.detector.columns,
+        "folders": [escape(name) for name in folders],
+        # What is noted on this page belongs to this report alone.
+        "report": data.summary.report_sha256 or data.summary.results_sha256 or "",
+        "rows": rows,
+    }
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    embedded = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(embedded)  # noqa: S704 - see above
+
+
+def _plot(data: ReportData) -> dict[str, Any]:
+    """The histogram, the position and the score of each threshold on its axis, and where flagged images lie."""
+    scored = [result for result in data.results if isinstance(result, Scored)]
+    drawn = histogram([result.score for result in scored], data.calibration_scores)
+    if drawn is None:
+        return {"histogram": None, "limits": [], "flagged_at": []}
+    low, high = drawn.ends
+    inside = [score for score in data.thresholds if score is not None and low <= score <= high]
+    return {
+        "histogram": drawn,
+        "limits": [(drawn.positions([score])[0], score) for score in inside],
+        "flagged_at": drawn.positions(result.score for result in scored if result.flagged),
+    }
+
+
+def _p_values(data: ReportData) -> dict[str, bool]:
+    """Which p-values beside the usual one any result has."""
+    judged = [result.judgement for result in data.results if isinstance(result, Scored)]
+    return {
+        "has_q": any(judgement.q_value is not None for judgement in judged),
+        "has_adaptive": any(judgement.adaptive_p_value is not None for judgement in judged),
+        "has_weighted": any(judgement.weighted_p_value is not None for judgement in judged),
+    }
 
 
 def _strips(data: ReportData) -> Strips | None:
@@ -154,6 +213,11 @@ def _heat(grid: NDArray[np.float32], path: str) -> dict[str, object]:
         raise NotFinite(f"the heat map for {path!a} contains NaN or infinite values", "fit the detector again")
     levels = np.rint(255 * (grid - low) / ((high - low) or 1)).astype(np.uint8)
     return {"side": grid.shape[0], "low": low, "high": high, "levels": base64.b64encode(levels.tobytes()).decode()}
+
+
+def _words(code: str) -> str:
+    """A code for programs as words: `not_an_image` -> `not an image`."""
+    return escape(code).replace("_", " ")
 
 
 def _number(value: float, digits: int = 4) -> str:

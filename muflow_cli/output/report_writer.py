@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from muflow_cli.output.report import PLOTTED, Exhibit, ReportData, render_report
 from muflow_cli.records import Result, Scored
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
+
+if TYPE_CHECKING:
+    from muflow_cli.output.writers import WriterContext
 
 THUMBNAIL: Final = 128
 SHOWN: Final = 2000
@@ -78,12 +81,11 @@ class ReportWriter:
 
     Args:
         stream: of the page.
-        exhibits: filled while the results come; None = a page without images.
-        calibration_scores: of the reals that the rule was calibrated on, nats per dimension.
+        context: its `exhibits` are filled while the results come.
     """
 
-    def __init__(self, stream: BinaryIO, exhibits: Exhibits | None, calibration_scores: Sequence[float]) -> None:
-        self._stream, self._exhibits, self._calibration_scores = stream, exhibits, calibration_scores
+    def __init__(self, stream: BinaryIO, context: WriterContext) -> None:
+        self._stream, self._context = stream, context
         self._results: list[Result] = []
         self._detector: DetectorInfo | None = None
 
@@ -98,14 +100,18 @@ class ReportWriter:
     def end(self, run: RunInfo, summary: Summary) -> None:
         """Write the page."""
         assert self._detector is not None  # noqa: S101 - `begin` comes first
+        context = self._context
         page = render_report(
             ReportData(
                 run=run,
                 detector=self._detector,
                 summary=summary,
                 results=self._results,
-                calibration_scores=self._calibration_scores,
-                exhibits={} if self._exhibits is None else self._exhibits.of(self._results),
+                calibration_scores=context.calibration_scores,
+                exhibits={} if context.exhibits is None else context.exhibits.of(self._results),
+                thresholds=(None, None) if summary.fdr is not None or summary.reweight else context.thresholds,
+                printed=context.printed.value,
+                file=context.file,
             )
         )
         self._stream.write(page.encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,12 @@ _TIME: Final = {
 }
 _SHARE: Final = {"minimum": 0, "maximum": 1}
 _SILHOUETTE: Final = {"minimum": -1, "maximum": 1}
+
+# Record -> fields that a later version added, which are absent where they have no value (`canonical.ADDED`).
+_ADDED: Final[Mapping[str, tuple[str, ...]]] = {
+    kind.__name__: tuple(field.name for field in fields(kind) if field.metadata.get("added"))
+    for kind in (RunInfo, DetectorInfo, Summary)
+}
 
 # What a type does not say: the range of the fields with this name, in every record. Integers are never negative.
 _RANGES: Final[Mapping[str, Schema]] = {
@@ -54,7 +61,9 @@ _RANGES: Final[Mapping[str, Schema]] = {
 
 
 def definitions(kinds: Sequence[type]) -> dict[str, Schema]:
-    """Class name -> schema of each dataclass or enum that `kinds` consist of: closed, every field required, described.
+    """Class name -> schema of each dataclass or enum that `kinds` consist of: closed, and described.
+
+    Every field is required but those that a later version added.
 
     Descriptions come from the docstrings; names of schema /1 are added.
     """
@@ -191,7 +200,7 @@ def _closed(record: str, schema: Schema) -> Schema:
     for old, alias in ALIASES.get(record, {}).items():
         note = f"Kept for readers of schema /1; see `{alias.field}`."
         properties[old] = {**properties[alias.field], "description": note}
-    return {"description": " ".join(text.split()), **_object(properties)}
+    return {"description": " ".join(text.split()), **_object(properties, _ADDED.get(record, ()))}
 
 
 def _counting(part: Any) -> Any:

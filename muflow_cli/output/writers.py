@@ -41,6 +41,13 @@ class Per(StrEnum):
     FACE = "face"
 
 
+class Printed(StrEnum):
+    """Which rows an HTML page prints."""
+
+    ALL = "all"
+    FLAGGED = "flagged"
+
+
 class Writer(Protocol):
     """Receives the head of a run, then each result in order, then its end. Raises OSError where the stream does."""
 
@@ -64,6 +71,9 @@ class WriterContext:
         q_values: whether the verdicts are by q-values, which a table then shows.
         calibration_scores: of the calibration reals, nats per dimension; for the HTML page.
         exhibits: images of the HTML page, filled while the results come; None = a page without images.
+        thresholds: mean scores below and above which the rule flags, for the HTML page; None where there is none.
+        printed: rows that the HTML page prints.
+        file: path of the output, as given; None = stdout.
     """
 
     fields: tuple[str, ...] | None = None
@@ -71,6 +81,9 @@ class WriterContext:
     q_values: bool = False
     calibration_scores: Sequence[float] = ()
     exhibits: Exhibits | None = None
+    thresholds: tuple[float | None, float | None] = (None, None)
+    printed: Printed = Printed.ALL
+    file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +106,7 @@ class Format:
 def _html(stream: BinaryIO, context: WriterContext) -> Writer:
     from muflow_cli.output.report_writer import ReportWriter  # NumPy and Jinja load only for a page
 
-    return ReportWriter(stream, context.exhibits, context.calibration_scores)
+    return ReportWriter(stream, context)
 
 
 # A new format is a row here.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -104,14 +104,14 @@ def open_outputs(
         before: list[Callable[[], object]] = []
         for destination in destinations:
             stream, file = _open(destination, stack, before), destination.file
-            make = WRITERS[destination.format].make
+            make, own = WRITERS[destination.format].make, replace(context, file=file)
             if drafts and destination.can_draft and context.fields is None and file is not None:
-                first.append(ResumedWriter(stream, file) if destination.resumed else make(stream, context))
+                first.append(ResumedWriter(stream, file) if destination.resumed else make(stream, own))
                 writers.append(ResumedWriter(stream, file))
             elif destination.resumed and file is not None:
                 writers.append(ResumedWriter(stream, file))
             else:
-                writers.append(make(stream, context))
+                writers.append(make(stream, own))
         yield Outputs(writers, first, before)
 
 

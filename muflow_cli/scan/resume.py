@@ -83,6 +83,9 @@ def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
         "device": (head.run.device, run.device),
         "precision": (head.run.precision, run.precision),
         "rule": (_rule(head.detector), _rule(detector)),
+        # No result depends on these two, but the head of a report stays as the first run wrote it.
+        "--case": (head.run.case, run.case),
+        "--examiner": (head.run.examiner, run.examiner),
         **side_by_side(head.run.versions, run.versions),
         **{option_of(name): (before_options.get(name), value) for name, value in (run.options or {}).items()},
     }

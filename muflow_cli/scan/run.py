@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.shift import ShiftTest
 from muflow_cli.claims import InputGuard
 from muflow_cli.detector import Detector
@@ -19,10 +20,10 @@ from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
 from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.encode import line_key
-from muflow_cli.output.writers import WRITERS, WriterContext
+from muflow_cli.output.writers import WRITERS, Printed, WriterContext
 from muflow_cli.records import Result, Scored, Unreadable
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
-from muflow_cli.run_specs import Atypical, InputSpec, Runtime
+from muflow_cli.run_specs import Atypical, Custody, InputSpec, Runtime
 from muflow_cli.scan.comparison import Compared, check_comparison, compare, group_name
 from muflow_cli.scan.evidence import Evidence, discard_evidence, open_evidence
 from muflow_cli.scan.outputs import Destination, Outputs, open_outputs
@@ -76,7 +77,9 @@ class Job:
         atypical: what becomes of images outside the calibration's ranges.
         fields: only these fields of each result, in this order; None = all.
         per_face: a CSV has one row for each face, not for each image.
+        printed: rows that an HTML page prints.
         comparison: what all images say together.
+        custody: case and examiner, for the report.
         argv: the command line, for the report.
     """
 
@@ -89,7 +92,9 @@ class Job:
     atypical: Atypical = Atypical.INCONCLUSIVE
     fields: tuple[str, ...] | None = None
     per_face: bool = False
+    printed: Printed = Printed.ALL
     comparison: Comparison = field(default_factory=Comparison)
+    custody: Custody = field(default_factory=Custody)
     argv: tuple[str, ...] = ()
 
     @property
@@ -121,13 +126,6 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     """
     heard = listener or NoListener()
     exhibits = _exhibits(job)
-    context = WriterContext(
-        fields=job.fields,
-        per_face=job.per_face,
-        q_values=job.comparison.fdr is not None,
-        calibration_scores=job.detector.calibration.mean_scores.tolist(),
-        exhibits=exhibits,
-    )
     request = ScanRequest(detector=job.detector, runtime=job.runtime, inputs=job.inputs, atypical=job.atypical)
     if exhibits is not None:
         side = exhibits.with_boxes if job.detector.spec.faces else exhibits.thumbnail
@@ -136,8 +134,12 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     check_comparison(job.comparison, job.detector.calibration, placement)
     options = deciding(job.inputs) | {"atypical": job.atypical.value} | job.comparison.options
     head = begin_run(str(placement.device), placement.precision, job.argv, options)
+    head = replace(head, case=job.custody.case, examiner=job.custody.examiner)
     info = job.detector.info(job.detector_path)
-    with open_outputs(job.destinations, context, drafts=job.comparison.any) as outputs, ExitStack() as stack:
+    with (
+        open_outputs(job.destinations, _context(job, exhibits), drafts=job.comparison.any) as outputs,
+        ExitStack() as stack,
+    ):
         # Only now is the report locked against a second run; and only if it can be continued is anything changed.
         earlier = {} if job.resumed is None else resumable(job.resumed, head, info, heard.note)
         evidence = stack.enter_context(_evidence(job, head, info))
@@ -165,6 +167,20 @@ def _remarks(job: Job, scan: Scan, summary: Summary, *, shows_images: bool) -> I
         from muflow_cli.output.report_writer import page_limits
 
         yield from page_limits(summary, earlier=scan.taken_over)
+
+
+def _context(job: Job, exhibits: Exhibits | None) -> WriterContext:
+    """What the writers need beside the results."""
+    calibration = job.detector.calibration
+    return WriterContext(
+        fields=job.fields,
+        per_face=job.per_face,
+        q_values=job.comparison.fdr is not None,
+        calibration_scores=calibration.mean_scores.tolist(),
+        exhibits=exhibits,
+        thresholds=(None, None) if exhibits is None else Judge(calibration).thresholds(),
+        printed=job.printed,
+    )
 
 
 def _exhibits(job: Job) -> Exhibits | None:
