@@ -83,20 +83,59 @@ def test_hostile_names_are_text_and_nothing_runs(page: Any) -> None:
     assert any("<b>unsplash</b>" in cell for cell in texts(page, "td"))
 
 
+def test_the_matrix_holds_every_pair_in_numbers_and_says_what_is_at_or_below_chance(page: Any) -> None:
+    results = make_report()["results"]
+    tables = page.find_elements("css selector", ".matrix")
+    assert len(tables) == 2
+    cells = texts(page, "#matrix-1 + .scroll .matrix tr:not(.mean) td")
+    figures = [
+        against["generators"][name]["figures"]["auc"] for name in FAKES for against in results["sources"].values()
+    ]
+    assert len(cells) == len(figures) == len(FAKES) * len(results["sources"])
+    for cell, figure in zip(cells, figures, strict=True):
+        assert cell.startswith(f"{figure['value']:.3f}[{figure['low']:.2f}, {figure['high']:.2f}]")
+        assert ("below chance" in cell) == (figure["high"] < 0.5)
+        assert ("at chance" in cell) == (figure["low"] <= 0.5 <= figure["high"])
+    assert any("below chance" in cell for cell in cells)
+    assert any("below chance" in text for text in texts(page, ".detail"))
+
+
+def test_a_panel_has_ticks_its_auc_and_the_operating_point_and_one_chart_holds_all(page: Any) -> None:
+    results = make_report()["results"]
+    against = results["sources"][results["worst_source"]]
+    assert texts(page, ".roc:first-of-type .tick")[::2] == ["0.0", "0.25", "0.5", "0.75", "1.0"]
+    points = page.find_elements("css selector", ".roc .point")
+    for name, point, text in zip(FAKES, points, texts(page, ".roc .in-panel")[::2], strict=True):
+        generator = against["generators"][name]
+        assert text == f"AUC by score {generator['figures']['auc']['value']:.3f}"
+        at = [float(point.get_attribute(axis).removesuffix("%")) for axis in ("cx", "cy")]
+        wanted = [100 * against["flagged"]["value"], 100 - 100 * generator["caught"]["value"]]
+        assert at == pytest.approx(wanted, abs=0.01)
+    assert len(page.find_elements("css selector", ".roc-all polyline")) == len(FAKES)
+    assert [text.split(" AUC")[0].strip() for text in texts(page, ".lines li")] == FAKES
+    drawn = {line.get_attribute("class") for line in page.find_elements("css selector", ".roc-all polyline")}
+    assert len(drawn) == len(FAKES)
+
+
+def test_every_table_fits_a_wide_screen(page: Any) -> None:
+    script = "return Array.from(document.querySelectorAll('.scroll'), (e) => e.scrollWidth - e.clientWidth)"
+    assert max(page.execute_script(script)) <= 0
+
+
 def test_the_headline_and_the_nulls_are_on_the_page(page: Any) -> None:
-    assert "macro AUC at the worst real source" in texts(page, ".lead")[0]
+    assert "Macro AUC at the worst real source" in texts(page, ".lead")[0]
     assert "metadata only" in texts(page, "th")
     assert "sharpness only" in texts(page, "th")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [375, 1400])
+@pytest.mark.parametrize("width", [375, 800, 1400])
 def test_nothing_sticks_out_and_text_has_contrast(page: Any, width: int, scheme: str) -> None:
     resize(page, width)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-    for selector in ("body", ".detail", ".ends", "td", "th", ".lead"):
+    for selector in ("body", ".detail", ".ends", "td", "th", ".lead", ".shade-below", ".shade-at .interval"):
         assert contrast(page, selector) >= 7, selector
     assert find(page, ".scroll table").is_displayed()
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

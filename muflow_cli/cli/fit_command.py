@@ -15,6 +15,7 @@ from rich.console import Console
 from muflow_cli.cli import options
 from muflow_cli.cli.description import selection_rows
 from muflow_cli.cli.fit_spec import branch_weights, fit_spec
+from muflow_cli.cli.fit_verdict import verdict_rows
 from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec, IncompatibleOptions
@@ -329,3 +330,4 @@ def _rows(summary: FitSummary, encoders: Mapping[str, str], reports: Sequence[Pa
     yield "fingerprint", summary.fingerprint
     yield "calibration", summary.calibration_fingerprint
     yield "wrote", ", ".join([summary.output, *map(str, reports)])
+    yield from verdict_rows(summary)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from muflow_cli.bundle import save
 from muflow_cli.calibration.calibration import Calibration, source_digest
+from muflow_cli.calibration.coverage import RateBounds
 from muflow_cli.calibration.features import Features
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.canonical import to_json
@@ -82,6 +83,12 @@ class FitSummary:
     """What `fit` did. NLLs in nats per dimension, times in seconds.
 
     `declared_synthetic` holds the paths of images that were skipped because they declare themselves synthetic.
+
+    Attributes:
+        rule: method of the rule.
+        alpha: its nominal false-positive rate.
+        true_rate: bounds of its true rate on images like those of the calibration; None where it promises none.
+        spread: branch -> standard deviation of its mean scores over the calibration reals, nats per dimension.
     """
 
     output: str
@@ -98,6 +105,10 @@ class FitSummary:
     seconds: dict[str, float]
     fingerprint: str
     calibration_fingerprint: str
+    rule: str
+    alpha: float
+    true_rate: RateBounds | None
+    spread: dict[str, float]
 
 
 def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSummary:
@@ -153,6 +164,13 @@ def _versions(spec: DetectorSpec) -> dict[str, str]:
     return versions() | ({"timm": version("timm")} if of_timm else {})
 
 
+def _spread(detector: Detector) -> dict[str, float]:
+    """Branch -> standard deviation of its mean scores over the calibration reals, nats per dimension."""
+    scores, columns = detector.calibration.scores, detector.columns
+    own = {name: [column.startswith(f"{name}/") for column in columns] for name in detector.branches}
+    return {name: float(scores[:, chosen].mean(axis=1).std()) for name, chosen in own.items()}
+
+
 class _Fit:
     """One run: the parts that its stages share."""
 
@@ -199,6 +217,10 @@ class _Fit:
             seconds=dict(self.timer.seconds),
             fingerprint=detector.fingerprint,
             calibration_fingerprint=detector.calibration.fingerprint(),
+            rule=self.spec.rule.method,
+            alpha=self.spec.rule.alpha,
+            true_rate=rule_class(self.spec.rule.method).rate_bounds(self.spec.rule, len(detector.calibration)),
+            spread=_spread(detector),
         )
         return summary, self.history(fitted)
 

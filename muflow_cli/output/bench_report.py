@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muflow_cli.errors import NotFinite
-from muflow_cli.output import bench_text
+from muflow_cli.output import bench_charts, bench_text
 from muflow_cli.output.histogram import histogram
 from muflow_cli.output.inert import escape
 
@@ -84,6 +84,7 @@ def render_bench(page: BenchPage) -> str:
     environment = Environment(loader=_LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters.update(
         inert=escape,
+        figure=_figure,
         line=_line,
         band=lambda x, low, high: _line([*x, *reversed(x)], [*low, *reversed(high)]),
     )
@@ -101,9 +102,17 @@ def render_bench(page: BenchPage) -> str:
         command=escape(shlex.join(report["run"]["argv"])),
         histograms={name: plot for name, plot in drawn.items() if plot is not None},
         rocs=page.rocs,
+        points=bench_charts.operating_points(report["results"]) if page.rocs else {},
+        matrices=list(bench_charts.matrices(report["results"])) if report["results"] else [],
         curves=[_drawn(curve) for curve in report["robustness"]["curves"]],
         exhibits={title: [_card(card) for card in cards] for title, cards in page.exhibits.items() if cards},
     )
+
+
+def _figure(cell: str) -> tuple[str, str]:
+    """A cell's figure and its interval, which a page shows below it; the interval is empty where there is none."""
+    value, bracket, interval = cell.partition(" [")
+    return value, bracket.strip() + interval
 
 
 def _line(x: Sequence[float], y: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from muflow_cli.output import batch_text, detects_text, protocol_text
+from muflow_cli.output import batch_text, chance, detects_text, protocol_text
 from muflow_cli.output.aliases import ALIASES
 from muflow_cli.output.figures import ends, figure_text, rate_text, source_figures
 from muflow_cli.output.inert import cell, escape
@@ -54,9 +54,10 @@ def headline_text(report: Report) -> str:
         return next(protocol_text.claims(report))
     headline = report["headline"]
     text = f"macro AUC at the worst real source ({escape(headline['source'])}) is {figure_text(headline)}"
+    text += chance.aside(headline)
     if headline["rule"]:
         rule = headline["rule"]
-        text += f"; as the rule ranks it is {figure_text(rule)} ({escape(rule['source'])})"
+        text += f"; as the rule ranks it is {figure_text(rule)} ({escape(rule['source'])}){chance.aside(rule)}"
     return text
 
 
@@ -153,6 +154,21 @@ def comparison_rows(report: Report) -> Iterator[list[str]]:
         yield [escape(other["name"]), *counts, figure_text(headline), figure_text(headline["rule"])]
 
 
+def scorer_sections(report: Report) -> Iterator[Section]:
+    """AUC of every generator against the worst real source, a row for each scorer and ranking."""
+    worst = report["results"]["worst_source"]
+    names = report["results"]["sources"][worst]["generators"]
+    rows = []
+    for other in [{"name": "this detector", **report}, *report["comparisons"]]:
+        against = other["results"]["sources"].get(worst)
+        for metric, ranking in (("auc", "score"), ("rule_auc", "rule")):
+            if against is None or metric not in against["macro"]:
+                continue
+            figures = [against["generators"].get(name, {"figures": {}})["figures"].get(metric) for name in names]
+            rows.append([escape(other["name"]), ranking, *map(figure_text, figures)])
+    yield f"AUC against {escape(worst)}, side by side", ["scores", "ranked by", *map(escape, names)], rows
+
+
 def difference_sections(report: Report) -> Iterator[Section]:
     """For each other detector a table of paired differences: a row per generator, a column per real source."""
     for other in report["comparisons"]:
@@ -201,6 +217,7 @@ def sections(report: Report) -> Iterator[Section]:
     if report["comparisons"]:
         headings = ["scores", "n", "missing", "worst macro AUC", "worst macro rule AUC"]
         yield "Side by side", headings, list(comparison_rows(report))
+        yield from scorer_sections(report)
         yield from difference_sections(report)
     yield from batch_text.sections(report)
     speed = report["run"].get("throughput")
@@ -221,7 +238,7 @@ def sentences(report: Report) -> list[str]:
         first, *others = protocol_text.claims(report)
         return [first, data_text(report), *others]
     claims = [*detects_text.claims(report["claims"], "It"), *batch_text.claims(report)]
-    return [headline_text(report), data_text(report), *claims]
+    return [headline_text(report), *chance.sentences(report["results"]), data_text(report), *claims]
 
 
 def print_tables(report: Report, console: Console) -> None:
