@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import jsonschema
 import numpy as np
 import pytest
 from conftest import FP32, write_faces
+from rich.console import Console
 
 from muflow_cli.ablate import AblateRequest, ablate
 from muflow_cli.ablate.schema import ablation_schema
@@ -22,7 +24,8 @@ from muflow_cli.bench.datasets import DataArgument, Wanted
 from muflow_cli.bench.intervals import BootstrapSpec
 from muflow_cli.calibration.rules import RULES
 from muflow_cli.errors import BadSpec, TooFewImages
-from muflow_cli.output.ablation_text import csv_bytes
+from muflow_cli.output.ablation_page import bars
+from muflow_cli.output.ablation_text import ABLATION_WRITERS, csv_bytes, headline_rows, print_tables
 from muflow_cli.output.schemas import FOLDER, schema_bytes
 
 Run = Callable[..., Any]
@@ -132,7 +135,7 @@ def test_measured_images_are_not_fitted_to(tiny_bundle: Path, data: tuple[DataAr
     [
         (["--axes", "depth"], b"--axes is depth: use one or several of target"),
         (["--branch", "other"], b"--branch is other: use one of main"),
-        (["-o", "page.html"], b"use a name that ends in .json, .csv or .md"),
+        (["-o", "page.pdf"], b"use a name that ends in .json, .csv, .html or .md"),
     ],
 )
 def test_wrong_usage_is_one_sentence(
@@ -161,3 +164,35 @@ def test_silhouette_is_near_one_for_far_clusters_and_refuses_a_single_group() ->
 
 def test_the_shipped_schema_is_that_of_the_records() -> None:
     assert (FOLDER / "ablation-1.json").read_bytes() == schema_bytes(ablation_schema())
+
+
+def test_a_terminal_shows_the_headline_rows_and_says_where_the_others_are(report: dict[str, Any]) -> None:
+    rows = headline_rows(report)
+    scorers = {(row["target"], row["flow"]) for row in report["table"]}
+    assert {(row["target"], row["flow"]) for row in rows} == scorers
+    assert len(rows) <= 2 * len(scorers) < len(report["table"])
+    highest = max(auc_of(row) for row in report["table"] if row["figures"])
+    assert max(auc_of(row) for row in rows if row["figures"]) == highest
+    text = io.StringIO()
+    print_tables(report, Console(file=text, width=1000))
+    assert f"the table shows {len(rows)} of {len(report['table'])} rows" in text.getvalue()
+    few = {**report, "table": report["table"][:9]}
+    assert headline_rows(few) == few["table"]
+
+
+def auc_of(row: dict[str, Any]) -> float:
+    return float(row["figures"][row["worst_source"]]["auc"]["value"])
+
+
+def test_a_page_draws_every_variant_as_a_bar_and_names_are_text(report: dict[str, Any]) -> None:
+    drawn = bars(report)
+    variants = {
+        (row["target"], row["flow"], row["classifier"], row["tail"]) for row in report["table"] if row["figures"]
+    }
+    assert sum(map(len, drawn.values())) == len(variants)
+    for own in drawn.values():
+        assert [bar.value for bar in own] == sorted((bar.value for bar in own), reverse=True)
+        assert all((bar.remark == "") == (bar.low > 0.5) for bar in own)
+    page = ABLATION_WRITERS[".html"]({**report, "branch": "<script>x</script>"}).decode()
+    assert page.count('class="whisker"') == len(variants)
+    assert "<script" not in page

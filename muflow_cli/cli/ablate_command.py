@@ -47,7 +47,7 @@ def ablate_command(
             "--output",
             metavar="FILE",
             rich_help_panel=shared.OUTPUTS,
-            help="Write FILE by its suffix: .json, .csv or .md (repeatable).",
+            help="Write FILE by its suffix: .json, .csv, .html or .md (repeatable).",
         ),
     ] = None,
     as_json: shared.AsJson = False,

@@ -17,6 +17,8 @@ from muflow_cli.output.sections import Section, markdown_sections, print_section
 Report = Mapping[str, Any]
 
 _ROW: Final = ("target", "flow", "classifier", "tail", "alpha")
+# A table of so many rows is read as a whole.
+_FEW: Final = 20
 _CSV: Final = (*_ROW, "source", "metric", "value", "low", "high", "note")
 
 
@@ -57,9 +59,37 @@ def _cells(row: Report) -> list[str]:
     return [*head, figure_text(figures["auc"]), *values, f"{100 * highest:.1f} %", escape(row["worst_source"])]
 
 
+def headline_rows(report: Report) -> list[Report]:
+    """The rows of the table that a terminal shows: all of few, else the best of each target and flow, and its like.
+
+    Of many rows these are, for each target and flow, the one with the highest AUC and the one of the detector's own
+    rule, tail and alpha.
+    """
+    rows, detector = report["table"], report["detector"]
+    if len(rows) <= _FEW:
+        return list(rows)
+    own = (detector["rule"], detector["tail"], detector["alpha"])
+    chosen: dict[int, Report] = {}
+    for scorer in dict.fromkeys((row["target"], row["flow"]) for row in rows):
+        of_scorer = [(index, row) for index, row in enumerate(rows) if (row["target"], row["flow"]) == scorer]
+        measured = [(index, row) for index, row in of_scorer if row["figures"] is not None]
+        best = max(measured, key=lambda item: item[1]["figures"][item[1]["worst_source"]]["auc"]["value"], default=None)
+        same = [item for item in of_scorer if tuple(item[1][name] for name in ("classifier", "tail", "alpha")) == own]
+        chosen |= dict([*([] if best is None else [best]), *same])
+    return [chosen[index] for index in sorted(chosen)]
+
+
 def print_tables(report: Report, console: Console) -> None:
-    """The report for people."""
-    print_sections(lead(report), sections(report), console)
+    """The report for people; of a long table the headline rows, and where the others are."""
+    rows = headline_rows(report)
+    shown = {**report, "table": rows}
+    said = lead(report)
+    if len(rows) < len(report["table"]):
+        said.append(
+            f"the table shows {len(rows)} of {len(report['table'])} rows, for each target and flow the highest AUC and "
+            "the detector's own rule; -o FILE.html, .csv, .md or .json holds all of them"
+        )
+    print_sections(said, sections(shown), console)
 
 
 def csv_bytes(report: Report) -> bytes:
@@ -79,9 +109,16 @@ def csv_bytes(report: Report) -> bytes:
     return text.getvalue().encode()
 
 
+def _page(report: Report) -> bytes:
+    from muflow_cli.output.ablation_page import render_ablation  # Jinja loads only for a page
+
+    return render_ablation(report, lead(report), sections(report)).encode()
+
+
 # A new format is a row here.
 ABLATION_WRITERS: Final[Mapping[str, Callable[[Report], bytes]]] = {
     ".json": to_bytes,
     ".csv": csv_bytes,
+    ".html": _page,
     ".md": lambda report: markdown_sections(lead(report), sections(report)).encode(),
 }
