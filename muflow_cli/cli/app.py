@@ -18,6 +18,7 @@ from muflow_cli.cli.calibrate_command import calibrate_command
 from muflow_cli.cli.doctor_command import doctor_command
 from muflow_cli.cli.faces_command import faces_command
 from muflow_cli.cli.fit_command import fit_command
+from muflow_cli.cli.help import Command, help_command
 from muflow_cli.cli.info_command import info_command
 from muflow_cli.cli.scan_command import scan_command
 from muflow_cli.errors import CannotWrite, MuflowError
@@ -55,7 +56,7 @@ def root(
         bool, typer.Option("--debug", callback=_debug, is_eager=True, hidden=True, help="Show tracebacks.")
     ] = False,
     _version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Tell synthetic faces from real photographs with a detector that was fitted to real faces only (µFlow).
@@ -65,14 +66,15 @@ def root(
     """
 
 
-app.command("fit")(fit_command)
-app.command("calibrate")(calibrate_command)
-app.command("scan")(scan_command)
-app.command("faces")(faces_command)
-app.command("bench")(bench_command)
-app.command("ablate")(ablate_command)
-app.command("info")(info_command)
-app.command("doctor")(doctor_command)
+app.command("fit", cls=Command)(fit_command)
+app.command("calibrate", cls=Command)(calibrate_command)
+app.command("scan", cls=Command)(scan_command)
+app.command("faces", cls=Command)(faces_command)
+app.command("bench", cls=Command)(bench_command)
+app.command("ablate", cls=Command)(ablate_command)
+app.command("info", cls=Command)(info_command)
+app.command("doctor", cls=Command)(doctor_command)
+app.command("help", cls=Command)(help_command)
 
 
 def run() -> int:

@@ -86,7 +86,9 @@ def scan_command(
     null: Annotated[bool, typer.Option("-0", "--null", help="Paths in --files-from end with NUL.")] = False,
     exclude: options.Exclude = None,
     hidden: options.Hidden = False,
-    follow_links: Annotated[bool, typer.Option("--follow-links", hidden=True)] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow symbolic links inside folders.", hidden=True)
+    ] = False,
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     damaged: options.DamagedOption = Damaged.REFUSE,
@@ -205,7 +207,9 @@ def scan_command(
         bool, typer.Option("--exit-zero", help="Exit with 0 even if images were flagged or unreadable.", hidden=True)
     ] = False,
     quiet: options.Quiet = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", hidden=True)] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also name each unreadable input on stderr.", hidden=True)
+    ] = False,
 ) -> None:
     """Score images and flag those that are unlike the real faces the detector was fitted to.
 
