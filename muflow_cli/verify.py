@@ -16,6 +16,7 @@ from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input, InputKind, file_error, open_regular
 from muflow_cli.images.read import read_input
 from muflow_cli.images.remote import is_remote
+from muflow_cli.images.stdin import NAME as STDIN
 from muflow_cli.output.digests import head_digest, report_digest
 from muflow_cli.output.report_reader import Contents, Report, read_report
 from muflow_cli.records import Result, Unreadable
@@ -158,8 +159,8 @@ def _difference(result: Result, inputs: _Inputs) -> str | None:
 
 def _current(path: str, inputs: _Inputs) -> tuple[str, str | None]:
     """SHA-256 of what lies at `path` now, and what is wrong with it, if anything is."""
-    if is_remote(path):
-        return "", "is an address, which --verify does not fetch; download the file and compare its SHA-256"
+    if why := _cannot_return(path):
+        return "", why
     source = inputs.find(path)
     # If a folder has replaced the file, or the name is also a pattern, other files are found.
     if source is None or source.path != path:
@@ -172,6 +173,15 @@ def _current(path: str, inputs: _Inputs) -> tuple[str, str | None]:
         return "", f"cannot be read ({error.message})"
     except OSError as error:
         return "", f"cannot be read ({file_error(error).message})"
+
+
+def _cannot_return(path: str) -> str | None:
+    """Why nothing that was scanned can be read again at `path`; None where it can."""
+    if is_remote(path):
+        return "is an address, which --verify does not fetch; download the file and compare its SHA-256"
+    if (path == STDIN or path.startswith(f"{STDIN}!")) and not Path(path).exists():
+        return "came from standard input, which cannot be read again"
+    return None
 
 
 def _sha256(source: Input) -> str:

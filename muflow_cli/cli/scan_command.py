@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -14,7 +15,7 @@ from muflow_cli.claims import check_outputs, claimed
 from muflow_cli.cli import options
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
-from muflow_cli.cli.scan_inputs import scan_arguments
+from muflow_cli.cli.scan_inputs import STDIN, reading_stdin, scan_arguments
 from muflow_cli.cli.scan_outputs import ChosenOutputs, choose_outputs
 from muflow_cli.cli.scan_status import FailOn, fail_on_of, status_of
 from muflow_cli.cli.scan_text import interrupted_text, summary_lines
@@ -38,7 +39,8 @@ _RUN: Final = "Run"
 
 def scan_command(
     paths: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH...", help="Images, folders, globs, archives or URLs.")
+        list[str] | None,
+        typer.Argument(metavar="PATH...", help="Images, folders, globs, archives or URLs; - is stdin."),
     ] = None,
     detector: Annotated[
         Path | None, typer.Option("--detector", metavar="FILE", help="Detector to scan with.", envvar="MUFLOW_DETECTOR")
@@ -249,6 +251,8 @@ def scan_command(
     muflow scan photos/ --fdr 0.1
     # The same, by what the images have in common; one verdict for each account's folder
     muflow scan avatars/ --detector mine.safetensors --fdr 0.1 --adaptive --groups -o avatars.groups.csv
+    # An image, or an archive, from another program
+    curl -s https://example.org/face.jpg | muflow scan - --json
     # Groups named in the column account of a CSV file whose column path names the images
     muflow scan --files-from list.csv --group-by account --detector mine.safetensors -o accounts.groups.csv
     # With a detector of faces (muflow fit --faces), one row for each face
@@ -269,7 +273,7 @@ def scan_command(
     failing = fail_on_of(fail_on)
     names = None if fields is None else tuple(fields.split(","))
     check_fields(names)
-    resumed = _resumed(outputs, names) if resume else None
+    resumed = _resumed(outputs, names, paths or []) if resume else None
     grouped = _grouped(groups, group_by, listed=files_from and not null and not paths)
     comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)
     outputs.check_groups(comparison)
@@ -320,8 +324,10 @@ def _grouped(groups: bool, group_by: str | None, *, listed: object) -> bool:
     return groups or group_by is not None
 
 
-def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None) -> Path:
+def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None, paths: Sequence[str]) -> Path:
     """The report that `--resume` continues."""
+    if STDIN in paths:
+        raise IncompatibleOptions("--resume", "PATH -", "standard input cannot be read again")
     if names is not None:
         raise IncompatibleOptions("--resume", "--fields", "only a report with all fields can be continued")
     return outputs.resumable()
@@ -342,14 +348,15 @@ def _run(
     from muflow_cli.images.find import find
     from muflow_cli.scan.run import run
 
-    arguments = job.arguments
     # A list can be read only once, and a server is not asked twice to learn a number.
-    countable = isinstance(arguments, list) and not any("://" in argument for argument in arguments)
-    listing = (lambda: find(arguments, job.inputs)) if countable else None
+    countable = isinstance(job.arguments, list) and not any("://" in argument for argument in job.arguments)
     beside = sys.stdout.isatty() and any(destination.file is None for destination in job.destinations)
-    with ScanProgress(console, listing, beside=beside, verbose=verbose) as progress, Stop() as stop:
-        summary = run(job, progress, stop)
-        stopped = stop()
+    with reading_stdin(job.arguments, job.inputs.max_bytes) as arguments:
+        job = replace(job, arguments=arguments)
+        listing = (lambda: find(arguments, job.inputs)) if countable else None
+        with ScanProgress(console, listing, beside=beside, verbose=verbose) as progress, Stop() as stop:
+            summary = run(job, progress, stop)
+            stopped = stop()
     for line in summary_lines(summary, job.detector.calibration.rule.alpha, job.atypical):
         console.print(line)
     if stopped:
