@@ -328,7 +328,7 @@ def test_every_field_can_be_a_column_of_the_table() -> None:
     ("name", "expected"),
     [("a.json", "json"), ("A.JSONL", "jsonl"), ("a.ndjson", "jsonl"), ("a.csv", "csv"), ("a.sarif", "sarif"),
      ("a.sarif.json", "sarif"), ("dir.csv/a.html", "html"), ("a.htm", "html"), ("a.txt", "table"),
-     ("a.groups.csv", "groups"), ("A.Groups.CSV", "groups"), ("groups.csv", "csv")],
+     ("a.xml", "junit"), ("a.groups.csv", "groups"), ("A.Groups.CSV", "groups"), ("groups.csv", "csv")],
 )  # fmt: skip  # a table
 def test_a_file_name_picks_its_format(name: str, expected: str) -> None:
     assert format_of(Path(name)) == expected
@@ -346,7 +346,7 @@ def test_a_file_name_picks_its_bench_format(name: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("name", "pick", "suffixes"),
     [
-        ("a.xml", format_of, r"\.html or \.htm"),
+        ("a.pdf", format_of, r"\.html or \.htm"),
         ("json", format_of, r"\.html or \.htm"),
         ("a.sarif", bench_format_of, r"\.htm or \.scores\.csv"),
     ],

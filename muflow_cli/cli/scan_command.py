@@ -51,7 +51,7 @@ def scan_command(
             "-o",
             "--output",
             metavar="FILE",
-            help="Write results to FILE: .jsonl, .json, .csv, .groups.csv, .sarif, .html or .txt; - is stdout "
+            help="Write FILE by its suffix: .jsonl, .json, .csv, .groups.csv, .sarif, .xml (JUnit), .html, .txt "
             "(repeatable).",
             rich_help_panel=_RESULTS,
         ),

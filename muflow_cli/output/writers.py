@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from muflow_cli.output.documents import JsonlWriter, JsonWriter
 from muflow_cli.output.sarif import SarifWriter
+from muflow_cli.output.scan_junit import JunitWriter
 from muflow_cli.output.suffixes import longest_match
 from muflow_cli.output.tabular import CsvWriter, GroupsWriter, TableWriter
 from muflow_cli.records import Result
@@ -31,6 +32,7 @@ class OutputFormat(StrEnum):
     CSV = "csv"
     GROUPS = "groups"
     SARIF = "sarif"
+    JUNIT = "junit"
     HTML = "html"
 
 
@@ -115,6 +117,7 @@ WRITERS: Final[Mapping[OutputFormat, Format]] = {
     OutputFormat.SARIF: Format(
         suffixes=(".sarif", ".sarif.json"), make=lambda stream, context: SarifWriter(stream, context.fields)
     ),
+    OutputFormat.JUNIT: Format(suffixes=(".xml",), make=lambda stream, context: JunitWriter(stream, context.fields)),
     OutputFormat.HTML: Format(suffixes=(".html", ".htm"), make=_html, shows_images=True),
 }
 
