@@ -174,9 +174,10 @@ class Summary:
     image may have several.
 
     Attributes:
+        written: number of results that the report holds, where `--only` left out others; None = all `inputs`.
         shift: the images beside the calibration; None where fewer than 20 could be compared.
         head_sha256: over what stands before and beside the results: schema, run and detector.
-        results_sha256: over all results, in order.
+        results_sha256: over all results of the report, in order.
         report_sha256: over this summary, and so over the whole report, since the two digests above are part of it.
     """
 
@@ -203,6 +204,7 @@ class Summary:
     shift: Shift | None = None
     groups: tuple[ImageGroup, ...] = ()
     interrupted: bool = False
+    written: int | None = None
     results_sha256: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
     bottleneck: str | None = None

@@ -18,6 +18,7 @@ from muflow_cli.images.read import read_input
 from muflow_cli.images.remote import is_remote
 from muflow_cli.images.stdin import NAME as STDIN
 from muflow_cli.output.digests import head_digest, report_digest
+from muflow_cli.output.inert import inert
 from muflow_cli.output.report_reader import Contents, Report, read_report
 from muflow_cli.records import Result, Unreadable
 from muflow_cli.run_records import Summary
@@ -67,7 +68,18 @@ def verify(report_path: Path, signers: Path | None = None) -> Verification:
         notes.append(signature.message)
     elif signature is not None:
         differences = chain([Difference(str(report_path), signature.message)], differences)
+    notes += _left_out(report)
     return Verification(report, tuple(notes), differences)
+
+
+def _left_out(report: Report) -> list[str]:
+    """A sentence on the results that `--only` left out of a report, if any were."""
+    only = (report.run.options or {}).get("only")
+    if only is None:
+        return []
+    summary = report.summary
+    count = "" if summary is None or summary.written is None else f" ({summary.inputs - summary.written} of them)"
+    return [f"the report holds only results of the kinds {inert(str(only))}; the others{count} were left out of it"]
 
 
 def _differences(path: Path, report: Report) -> Iterator[Difference]:
@@ -99,8 +111,13 @@ def _in_itself(report: Report, summary: Summary) -> Iterator[str]:
         if found != written:
             was = "were" if part == "results" else "was"
             yield f"the {part} {was} changed, since the SHA-256 differs"
+    counts = report.contents.counts
+    if summary.written is not None:
+        if summary.written != counts["inputs"]:
+            yield f"the summary says {summary.written} results, but the report has {counts['inputs']}"
+        return
     for name in ("inputs", "scored", "no_face", "flagged", "unreadable"):
-        count, said = report.contents.counts[name], getattr(summary, name)
+        count, said = counts[name], getattr(summary, name)
         if count != said:
             yield f"the summary says {said} {name}, but the results have {count}"
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from muflow_cli.claims import check_outputs, claimed
-from muflow_cli.cli import options
+from muflow_cli.cli import options, scan_results
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
 from muflow_cli.cli.scan_inputs import STDIN, reading_stdin, scan_arguments
@@ -78,6 +78,8 @@ def scan_command(
             "--fields", metavar="A,B,...", help="Write only these fields, in this order.", rich_help_panel=_RESULTS
         ),
     ] = None,
+    only: scan_results.Only = None,
+    sort: scan_results.Sort = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace existing output files.", rich_help_panel=_RESULTS)
     ] = False,
@@ -271,9 +273,9 @@ def scan_command(
         raise typer.Exit(verify_report(verify, signers, paths, output or sign or any(aliases.values()), console))
     outputs = choose_outputs(output, aliases, format_, as_json=as_json)
     failing = fail_on_of(fail_on)
-    names = None if fields is None else tuple(fields.split(","))
-    check_fields(names)
+    names = _selected(fields)
     resumed = _resumed(outputs, names, paths or []) if resume else None
+    selection = scan_results.selection_of(only, sort, outputs, resume=resume)
     grouped = _grouped(groups, group_by, listed=files_from and not null and not paths)
     comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)
     outputs.check_groups(comparison)
@@ -309,6 +311,7 @@ def scan_command(
         fields=names,
         per_face=per is Per.FACE,
         comparison=comparison,
+        selection=selection,
         argv=tuple(sys.argv),
     )
     with claimed(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=[bundle, *own]):
@@ -322,6 +325,13 @@ def _grouped(groups: bool, group_by: str | None, *, listed: object) -> bool:
         why = "that CSV file alone names the images and their groups"
         raise IncompatibleOptions("--group-by", "--files-from FILE without PATH", why, needs=True)
     return groups or group_by is not None
+
+
+def _selected(fields: str | None) -> tuple[str, ...] | None:
+    """The value of --fields; None = all fields."""
+    names = None if fields is None else tuple(fields.split(","))
+    check_fields(names)
+    return names
 
 
 def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None, paths: Sequence[str]) -> Path:

@@ -27,6 +27,7 @@ from muflow_cli.scan.comparison import Compared, check_comparison, compare, grou
 from muflow_cli.scan.evidence import Evidence, discard_evidence, open_evidence
 from muflow_cli.scan.outputs import Destination, Outputs, open_outputs
 from muflow_cli.scan.resume import resumable
+from muflow_cli.scan.selection import Selection
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest
@@ -77,6 +78,7 @@ class Job:
         fields: only these fields of each result, in this order; None = all.
         per_face: a CSV has one row for each face, not for each image.
         comparison: what all images say together.
+        selection: which results are written, and in which order.
         argv: the command line, for the report.
     """
 
@@ -90,6 +92,7 @@ class Job:
     fields: tuple[str, ...] | None = None
     per_face: bool = False
     comparison: Comparison = field(default_factory=Comparison)
+    selection: Selection = field(default_factory=Selection)
     argv: tuple[str, ...] = ()
 
     @property
@@ -105,7 +108,12 @@ class Job:
     @property
     def kept_report(self) -> Path | None:
         """The JSON-lines report that a later run can continue, if there is one."""
-        return self.resumed or next(iter(self.growing_reports if self.fields is None else ()), None)
+        return self.resumed or next(iter(self.growing_reports if self._can_go_on else ()), None)
+
+    @property
+    def _can_go_on(self) -> bool:
+        """Whether a report holds all that a later run needs of it."""
+        return self.fields is None and self.selection.whole
 
 
 def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool] = lambda: False) -> Summary:
@@ -135,9 +143,13 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     placement = place(job.runtime)
     check_comparison(job.comparison, job.detector.calibration, placement)
     options = deciding(job.inputs) | {"atypical": job.atypical.value} | job.comparison.options
+    options |= job.selection.options
     head = begin_run(str(placement.device), placement.precision, job.argv, options)
     info = job.detector.info(job.detector_path)
-    with open_outputs(job.destinations, context, drafts=job.comparison.any) as outputs, ExitStack() as stack:
+    with (
+        open_outputs(job.destinations, context, drafts=job.comparison.any and job.selection.whole) as outputs,
+        ExitStack() as stack,
+    ):
         # Only now is the report locked against a second run; and only if it can be continued is anything changed.
         earlier = {} if job.resumed is None else resumable(job.resumed, head, info, heard.note)
         evidence = stack.enter_context(_evidence(job, head, info))
@@ -145,7 +157,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
             earlier = _comparable(earlier, evidence, heard.note)
         scan = Scan(request, earlier=earlier, stop=stop, gallery=exhibits, evidence=evidence)
         passing = _Passing(job, scan, heard)
-        summary = _pass(job, passing, heard, _Recording(outputs, head, info, job.detector), evidence)
+        summary = _pass(job, passing, heard, _Recording(outputs, head, info, job), evidence)
     if passing.failure is not None:
         raise passing.failure
     if not summary.interrupted:
@@ -208,7 +220,7 @@ def _pass(
         compared = compare(first, job.comparison, job.detector.calibration, evidence, passing.group_of, job.atypical)
         comparing["compare"] = time.monotonic() - begun
         results = iter(compared.results)
-    for result in results:
+    for result in job.selection.ordered(results):
         with listener.writing():
             recording.write(result)
     if recording.tally.inputs == 0 and not scan.no_face_skipped and not scan.interrupted:
@@ -268,9 +280,10 @@ class _Passing:
 class _Recording:
     """Writes and counts results; the outputs begin with the first result."""
 
-    def __init__(self, outputs: Outputs, head: RunInfo, info: DetectorInfo, detector: Detector) -> None:
-        self._outputs, self._head, self._info = outputs, head, info
-        self.tally, self._shift = Tally(), ShiftTest(detector.calibration)
+    def __init__(self, outputs: Outputs, head: RunInfo, info: DetectorInfo, job: Job) -> None:
+        self._outputs, self._head, self._info, self._selection = outputs, head, info, job.selection
+        self.tally, self._shift = Tally(), ShiftTest(job.detector.calibration)
+        self._written = 0
         self._digest = ResultsDigest()
         self._begun = False
 
@@ -293,12 +306,15 @@ class _Recording:
         self._begin()
         self.tally.add(result)
         self._shift.add(result)
-        self._digest.add(result)
-        self._outputs.write(result)
+        if self._selection.keeps(result):
+            self._digest.add(result)
+            self._outputs.write(result)
+            self._written += 1
 
     def end(self, **fields: object) -> Summary:
         self._begin()
         run = replace(self._head, finished=utc_now())
+        fields |= {"written": self._written if self._selection.only else None}
         summary = self.tally.summary(shift=self._shift.outcome(), results_sha256=self._digest.hexdigest(), **fields)
         summary = sealed(summary, run, self._info)
         self._outputs.end(run, summary)
