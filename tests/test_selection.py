@@ -8,8 +8,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import FP32
+from conftest import FP32, draw_face
 from hypothesis import given
 from hypothesis import strategies as st
 from output_samples import RESULTS, SYNTHETIC, scored, unreadable
@@ -23,6 +24,7 @@ from muflow_cli.output.report_reader import read_report
 from muflow_cli.output.writers import OutputFormat
 from muflow_cli.records import Result, Scored
 from muflow_cli.run_records import Summary
+from muflow_cli.run_specs import Atypical
 from muflow_cli.scan.outputs import Destination
 from muflow_cli.scan.run import Job, run
 from muflow_cli.scan.selection import Kind, Order, Selection, kinds_of
@@ -52,9 +54,14 @@ def photos(reals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scan(detector: Detector, photos: Path, file: Path, **more: object) -> Summary:
     destination = Destination(OutputFormat(file.suffix[1:]), file, resumed=bool(more.pop("resumed", False)))
     return run(
-        Job(detector=detector, detector_path="d", arguments=[str(photos)], destinations=[destination], runtime=FP32,
-            **more)
-    )  # fmt: skip  # one call
+        Job(
+            **{"arguments": [str(photos)], **more},
+            detector=detector,
+            detector_path="d",
+            destinations=[destination],
+            runtime=FP32,
+        )
+    )
 
 
 @given(first=KINDS, second=KINDS)
@@ -140,6 +147,24 @@ def test_a_comparison_of_all_images_writes_a_part_in_another_order(
     ordered = results(tmp_path / "sorted.json", selection=Selection(order=Order.SCORE))
     assert ordered == [*Selection(order=Order.SCORE).ordered(whole)]
     assert ordered != whole
+
+
+def test_a_run_copies_what_it_flags_whatever_it_writes(detector: Detector, photos: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.png"  # of a format that no calibration image has
+    draw_face(np.random.default_rng(5)).save(odd)
+    summary = scan(
+        detector,
+        photos,
+        tmp_path / "r.json",
+        selection=Selection(only=frozenset({Kind.ERROR})),
+        copy_flagged=tmp_path / "flagged",
+        atypical=Atypical.FLAG,
+        arguments=[str(photos), str(odd)],
+    )
+    assert summary.flagged >= 1
+    copies = {path.name.partition("-")[2]: path for path in (tmp_path / "flagged").iterdir() if "-" in path.name}
+    assert len(copies) == summary.flagged
+    assert copies["odd.png"].read_bytes() == odd.read_bytes()
 
 
 def test_options_that_make_no_sense_are_refused() -> None:

@@ -80,6 +80,7 @@ def scan_command(
     ] = None,
     only: scan_results.Only = None,
     sort: scan_results.Sort = None,
+    copy_flagged: scan_results.CopyFlagged = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace existing output files.", rich_help_panel=_RESULTS)
     ] = False,
@@ -275,7 +276,7 @@ def scan_command(
     failing = fail_on_of(fail_on)
     names = _selected(fields)
     resumed = _resumed(outputs, names, paths or []) if resume else None
-    selection = scan_results.selection_of(only, sort, outputs, resume=resume)
+    results = scan_results.result_options(only, sort, copy_flagged, outputs, paths or (), resume=resume)
     grouped = _grouped(groups, group_by, listed=files_from and not null and not paths)
     comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)
     outputs.check_groups(comparison)
@@ -311,7 +312,8 @@ def scan_command(
         fields=names,
         per_face=per is Per.FACE,
         comparison=comparison,
-        selection=selection,
+        selection=results.selection,
+        copy_flagged=results.copy_flagged,
         argv=tuple(sys.argv),
     )
     with claimed(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=[bundle, *own]):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from muflow_cli.claims import check_new_folder
 from muflow_cli.cli.scan_outputs import ChosenOutputs
 from muflow_cli.errors import BadSpec, IncompatibleOptions
 from muflow_cli.output.writers import OutputFormat
@@ -32,6 +36,50 @@ Sort = Annotated[
         hidden=True,
     ),
 ]
+
+
+CopyFlagged = Annotated[
+    Path | None,
+    typer.Option(
+        "--copy-flagged",
+        metavar="DIR",
+        help="Copy flagged images to the new folder DIR, with a manifest; originals stay as they are.",
+        rich_help_panel=_RESULTS,
+        hidden=True,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultOptions:
+    """What becomes of the results.
+
+    Attributes:
+        selection: which of them are written, and in which order.
+        copy_flagged: folder for copies of flagged images.
+    """
+
+    selection: Selection
+    copy_flagged: Path | None
+
+
+def result_options(
+    only: str | None,
+    order: Order | None,
+    copy_flagged: Path | None,
+    outputs: ChosenOutputs,
+    paths: Sequence[str],
+    *,
+    resume: bool,
+) -> ResultOptions:
+    """The options on results as one.
+
+    Raises:
+        MuflowError: where they contradict each other or the other options.
+    """
+    if copy_flagged is not None:
+        check_new_folder(copy_flagged, paths)
+    return ResultOptions(selection=selection_of(only, order, outputs, resume=resume), copy_flagged=copy_flagged)
 
 
 def selection_of(only: str | None, order: Order | None, outputs: ChosenOutputs, *, resume: bool) -> Selection:

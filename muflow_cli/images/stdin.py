@@ -29,6 +29,11 @@ _ARCHIVES: Final = (
 )
 
 
+def is_stdin(path: str) -> bool:
+    """Whether a result with this path is of standard input."""
+    return path == NAME or path.startswith(f"{NAME}!")
+
+
 class StandardInput(str):
     """The argument `-` once it is read.
 

@@ -120,7 +120,7 @@ class CsvWriter:
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:  # noqa: ARG002 - a CSV has rows only
         """Write the header row."""
-        _write_row(self._stream, self._columns)
+        write_row(self._stream, self._columns)
 
     def write(self, result: Result) -> None:
         """Write one row, or one for each face."""
@@ -129,7 +129,7 @@ class CsvWriter:
         count = {"faces": len(value["faces"])} if "faces" in value else {}
         for row in _face_rows(value) if self._per_face else [value]:
             cells = {**row, **parts, **count}
-            _write_row(self._stream, [_csv_cell(cells.get(column)) for column in self._columns])
+            write_row(self._stream, [_csv_cell(cells.get(column)) for column in self._columns])
 
     def end(self, run: RunInfo, summary: Summary) -> None:
         """Do nothing: a CSV has rows only."""
@@ -146,7 +146,7 @@ class GroupsWriter:
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:  # noqa: ARG002 - a CSV has rows only
         """Write the header row."""
-        _write_row(self._stream, _GROUP_COLUMNS)
+        write_row(self._stream, _GROUP_COLUMNS)
 
     def write(self, result: Result) -> None:
         """Do nothing: the groups come with the end of the run."""
@@ -154,10 +154,11 @@ class GroupsWriter:
     def end(self, run: RunInfo, summary: Summary) -> None:  # noqa: ARG002 - a CSV has rows only
         """Write one row per group."""
         for group in summary.groups:
-            _write_row(self._stream, [_csv_cell(getattr(group, column)) for column in _GROUP_COLUMNS])
+            write_row(self._stream, [_csv_cell(getattr(group, column)) for column in _GROUP_COLUMNS])
 
 
-def _write_row(stream: BinaryIO, cells: Sequence[object]) -> None:
+def write_row(stream: BinaryIO, cells: Sequence[object]) -> None:
+    """Write one row of a CSV; text from outside must have gone through `inert.cell`."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow(cells)
     stream.write(text.getvalue().encode("utf-8"))

@@ -17,6 +17,7 @@ from muflow_cli.environment import begin_run, deciding, utc_now
 from muflow_cli.errors import NothingToDo, OutputIsInput
 from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
+from muflow_cli.images.stdin import is_stdin
 from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.encode import line_key
 from muflow_cli.output.writers import WRITERS, WriterContext
@@ -24,6 +25,7 @@ from muflow_cli.records import Result, Scored, Unreadable
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 from muflow_cli.run_specs import Atypical, InputSpec, Runtime
 from muflow_cli.scan.comparison import Compared, check_comparison, compare, group_name
+from muflow_cli.scan.copies import FlaggedCopies, open_copies
 from muflow_cli.scan.evidence import Evidence, discard_evidence, open_evidence
 from muflow_cli.scan.outputs import Destination, Outputs, open_outputs
 from muflow_cli.scan.resume import resumable
@@ -79,6 +81,7 @@ class Job:
         per_face: a CSV has one row for each face, not for each image.
         comparison: what all images say together.
         selection: which results are written, and in which order.
+        copy_flagged: folder for copies of flagged images.
         argv: the command line, for the report.
     """
 
@@ -93,6 +96,7 @@ class Job:
     per_face: bool = False
     comparison: Comparison = field(default_factory=Comparison)
     selection: Selection = field(default_factory=Selection)
+    copy_flagged: Path | None = None
     argv: tuple[str, ...] = ()
 
     @property
@@ -156,8 +160,9 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         if evidence is not None:
             earlier = _comparable(earlier, evidence, heard.note)
         scan = Scan(request, earlier=earlier, stop=stop, gallery=exhibits, evidence=evidence)
-        passing = _Passing(job, scan, heard)
-        summary = _pass(job, passing, heard, _Recording(outputs, head, info, job), evidence)
+        copies = stack.enter_context(open_copies(job.copy_flagged, job.inputs.max_bytes, heard.note))
+        passing = _Passing(job, scan, heard, copies)
+        summary = _pass(job, passing, heard, _Recording(outputs, head, info, job, copies), evidence)
     if passing.failure is not None:
         raise passing.failure
     if not summary.interrupted:
@@ -247,8 +252,8 @@ class _Passing:
         failure: the error that ended it too early; the results before it are good, and their outputs get their ends.
     """
 
-    def __init__(self, job: Job, scan: Scan, listener: ScanListener) -> None:
-        self.scan, self._job, self._listener = scan, job, listener
+    def __init__(self, job: Job, scan: Scan, listener: ScanListener, copies: FlaggedCopies | None) -> None:
+        self.scan, self._job, self._listener, self._copies = scan, job, listener, copies
         self.failure: Exception | None = None
         self.group_of: dict[str, str] = {}
 
@@ -272,6 +277,8 @@ class _Passing:
         guard = InputGuard([output.file for output in self._job.destinations if output.file is not None])
         for item in find(self._job.arguments, self._job.inputs):
             guard.check((isinstance(item, Input) and item.location) or item.path)
+            if self._copies is not None and isinstance(item, Input) and is_stdin(item.path):
+                self._copies.again.stdin = item.location
             if self._job.comparison.groups and isinstance(item, Input):
                 self.group_of[item.path] = group_name(item)
             yield item
@@ -280,10 +287,12 @@ class _Passing:
 class _Recording:
     """Writes and counts results; the outputs begin with the first result."""
 
-    def __init__(self, outputs: Outputs, head: RunInfo, info: DetectorInfo, job: Job) -> None:
+    def __init__(
+        self, outputs: Outputs, head: RunInfo, info: DetectorInfo, job: Job, copies: FlaggedCopies | None
+    ) -> None:
         self._outputs, self._head, self._info, self._selection = outputs, head, info, job.selection
         self.tally, self._shift = Tally(), ShiftTest(job.detector.calibration)
-        self._written = 0
+        self._written, self._copies = 0, copies
         self._digest = ResultsDigest()
         self._begun = False
 
@@ -306,6 +315,8 @@ class _Recording:
         self._begin()
         self.tally.add(result)
         self._shift.add(result)
+        if self._copies is not None:
+            self._copies.add(result)
         if self._selection.keeps(result):
             self._digest.add(result)
             self._outputs.write(result)
