@@ -167,7 +167,7 @@ class Summary:
     """The end of a run. `inputs` = scored + no_face + unreadable; `duplicates` are among the first two.
 
     `faces` counts the faces that were scored, `no_face` the results of images without one, `no_face_skipped` the images
-    without one that have no result.
+    without one that have no result. `known` counts the inputs without a result whose hash is on a list (`--known`).
     `damaged` counts the scored images whose coded data is damaged: slightly, or with `--damaged score`.
     `declared_by_origin` counts the inputs, unreadable ones too, whose files name an origin.
     `atypical` counts the scored images outside the calibration's ranges, and `atypical_by_fact` the facts that are; an
@@ -194,6 +194,7 @@ class Summary:
     faces: int = 0
     no_face: int = 0
     no_face_skipped: int = 0
+    known: int = 0
     unreadable_by_code: Mapping[str, int] = field(default_factory=dict)
     flagged_by_tail: Mapping[str, int] = field(default_factory=dict)
     declared_by_origin: Mapping[str, int] = field(default_factory=dict)

@@ -90,6 +90,7 @@ def scan_command(
     ] = None,
     null: Annotated[bool, typer.Option("-0", "--null", help="Paths in --files-from end with NUL.")] = False,
     exclude: options.Exclude = None,
+    known: scan_results.Known = None,
     hidden: options.Hidden = False,
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow symbolic links inside folders.", hidden=True)
@@ -276,13 +277,13 @@ def scan_command(
     failing = fail_on_of(fail_on)
     names = _selected(fields)
     resumed = _resumed(outputs, names, paths or []) if resume else None
-    results = scan_results.result_options(only, sort, copy_flagged, outputs, paths or (), resume=resume)
+    results = scan_results.result_options(only, sort, copy_flagged, known, outputs, paths or (), resume=resume)
     grouped = _grouped(groups, group_by, listed=files_from and not null and not paths)
     comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)
     outputs.check_groups(comparison)
     arguments, read = scan_arguments(paths or [], files_from, outputs.paths, null=null, group_by=group_by)
     signing = prepare_signing(sign, outputs, console)
-    own = read if sign is None else [*read, sign]
+    own = [*read, *(known or ()), *([] if sign is None else [sign])]
     earlier = [] if resumed is None else written_before(resumed, outputs.paths)
     check_outputs(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=own)
     bundle = find_detector(detector, console.print)
@@ -314,6 +315,7 @@ def scan_command(
         comparison=comparison,
         selection=results.selection,
         copy_flagged=results.copy_flagged,
+        hash_lists=results.hash_lists,
         argv=tuple(sys.argv),
     )
     with claimed(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=[bundle, *own]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,6 +14,9 @@ from muflow_cli.cli.scan_outputs import ChosenOutputs
 from muflow_cli.errors import BadSpec, IncompatibleOptions
 from muflow_cli.output.writers import OutputFormat
 from muflow_cli.scan.selection import Kind, Order, Selection
+
+if TYPE_CHECKING:
+    from muflow_cli.images.hash_lists import HashLists
 
 _RESULTS: Final = "Results"
 
@@ -50,6 +53,17 @@ CopyFlagged = Annotated[
 ]
 
 
+Known = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--known",
+        metavar="HASHES",
+        help="Count but do not score files on this list: hashes, hashdeep, NSRL RDSv3 (repeatable).",
+        hidden=True,
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResultOptions:
     """What becomes of the results.
@@ -57,16 +71,19 @@ class ResultOptions:
     Attributes:
         selection: which of them are written, and in which order.
         copy_flagged: folder for copies of flagged images.
+        hash_lists: files that are counted, not scored.
     """
 
     selection: Selection
     copy_flagged: Path | None
+    hash_lists: HashLists | None
 
 
 def result_options(
     only: str | None,
     order: Order | None,
     copy_flagged: Path | None,
+    known: Sequence[Path] | None,
     outputs: ChosenOutputs,
     paths: Sequence[str],
     *,
@@ -79,7 +96,13 @@ def result_options(
     """
     if copy_flagged is not None:
         check_new_folder(copy_flagged, paths)
-    return ResultOptions(selection=selection_of(only, order, outputs, resume=resume), copy_flagged=copy_flagged)
+    selection = selection_of(only, order, outputs, resume=resume)
+    hash_lists = None
+    if known:
+        from muflow_cli.images.hash_lists import HashLists
+
+        hash_lists = HashLists(known)
+    return ResultOptions(selection=selection, copy_flagged=copy_flagged, hash_lists=hash_lists)
 
 
 def selection_of(only: str | None, order: Order | None, outputs: ChosenOutputs, *, resume: bool) -> Selection:

@@ -84,7 +84,9 @@ def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
         "precision": (head.run.precision, run.precision),
         "rule": (_rule(head.detector), _rule(detector)),
         # Unlike the others, they are in a head only where they were given.
-        **{f"--{name}": (before_options.get(name), (run.options or {}).get(name)) for name in ("only", "sort")},
+        **{
+            f"--{name}": (before_options.get(name), (run.options or {}).get(name)) for name in ("only", "sort", "known")
+        },
         **side_by_side(head.run.versions, run.versions),
         **{option_of(name): (before_options.get(name), value) for name, value in (run.options or {}).items()},
     }

@@ -16,6 +16,7 @@ from muflow_cli.engine.devices import place
 from muflow_cli.environment import begin_run, deciding, utc_now
 from muflow_cli.errors import NothingToDo, OutputIsInput
 from muflow_cli.images.find import find
+from muflow_cli.images.hash_lists import HashLists
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.stdin import is_stdin
 from muflow_cli.output.digests import ResultsDigest, sealed
@@ -81,6 +82,7 @@ class Job:
         per_face: a CSV has one row for each face, not for each image.
         comparison: what all images say together.
         selection: which results are written, and in which order.
+        hash_lists: files on them are counted, not scored; None = no lists.
         copy_flagged: folder for copies of flagged images.
         argv: the command line, for the report.
     """
@@ -96,6 +98,7 @@ class Job:
     per_face: bool = False
     comparison: Comparison = field(default_factory=Comparison)
     selection: Selection = field(default_factory=Selection)
+    hash_lists: HashLists | None = None
     copy_flagged: Path | None = None
     argv: tuple[str, ...] = ()
 
@@ -140,14 +143,20 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         calibration_scores=job.detector.calibration.mean_scores.tolist(),
         exhibits=exhibits,
     )
-    request = ScanRequest(detector=job.detector, runtime=job.runtime, inputs=job.inputs, atypical=job.atypical)
+    request = ScanRequest(
+        detector=job.detector,
+        runtime=job.runtime,
+        inputs=job.inputs,
+        atypical=job.atypical,
+        hash_lists=job.hash_lists,
+    )
     if exhibits is not None:
         side = exhibits.with_boxes if job.detector.spec.faces else exhibits.thumbnail
         request = replace(request, thumbnail=side, face_thumbnail=exhibits.thumbnail)
     placement = place(job.runtime)
     check_comparison(job.comparison, job.detector.calibration, placement)
     options = deciding(job.inputs) | {"atypical": job.atypical.value} | job.comparison.options
-    options |= job.selection.options
+    options |= job.selection.options | ({} if job.hash_lists is None else {"known": job.hash_lists.digest})
     head = begin_run(str(placement.device), placement.precision, job.argv, options)
     info = job.detector.info(job.detector_path)
     with (
@@ -228,12 +237,13 @@ def _pass(
     for result in job.selection.ordered(results):
         with listener.writing():
             recording.write(result)
-    if recording.tally.inputs == 0 and not scan.no_face_skipped and not scan.interrupted:
+    if recording.tally.inputs == 0 and not (scan.no_face_skipped or scan.listed or scan.interrupted):
         raise NothingToDo("no image was found", "give image files, or folders that contain images")
     stages = scan.seconds | comparing
     return recording.end(
         interrupted=scan.interrupted or passing.failure is not None,
         no_face_skipped=scan.no_face_skipped,
+        known=scan.listed,
         fdr=job.comparison.fdr,
         adaptive=compared.adaptive,
         reweight=compared.reweight,
