@@ -15,11 +15,13 @@ from muflow_cli import __version__
 from muflow_cli.cli.ablate_command import ablate_command
 from muflow_cli.cli.bench_command import bench_command
 from muflow_cli.cli.calibrate_command import calibrate_command
+from muflow_cli.cli.diff_command import diff_command
 from muflow_cli.cli.doctor_command import doctor_command
 from muflow_cli.cli.faces_command import faces_command
 from muflow_cli.cli.fit_command import fit_command
 from muflow_cli.cli.help import Command, help_command
 from muflow_cli.cli.info_command import info_command
+from muflow_cli.cli.merge_command import merge_command
 from muflow_cli.cli.scan_command import scan_command
 from muflow_cli.errors import CannotWrite, MuflowError
 from muflow_cli.output.inert import inert
@@ -69,6 +71,8 @@ def root(
 app.command("fit", cls=Command)(fit_command)
 app.command("calibrate", cls=Command)(calibrate_command)
 app.command("scan", cls=Command)(scan_command)
+app.command("merge", cls=Command)(merge_command)
+app.command("diff", cls=Command)(diff_command)
 app.command("faces", cls=Command)(faces_command)
 app.command("bench", cls=Command)(bench_command)
 app.command("ablate", cls=Command)(ablate_command)

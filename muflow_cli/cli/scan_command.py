@@ -157,6 +157,7 @@ def scan_command(
             hidden=True,
         ),
     ] = None,
+    shard: scan_results.ShardOption = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -277,10 +278,12 @@ def scan_command(
     failing = fail_on_of(fail_on)
     names = _selected(fields)
     resumed = _resumed(outputs, names, paths or []) if resume else None
-    results = scan_results.result_options(only, sort, copy_flagged, known, outputs, paths or (), resume=resume)
     grouped = _grouped(groups, group_by, listed=files_from and not null and not paths)
     comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)
     outputs.check_groups(comparison)
+    results = scan_results.result_options(
+        only, sort, copy_flagged, known, shard, outputs, paths or (), comparison, resume=resume
+    )
     arguments, read = scan_arguments(paths or [], files_from, outputs.paths, null=null, group_by=group_by)
     signing = prepare_signing(sign, outputs, console)
     own = [*read, *(known or ()), *([] if sign is None else [sign])]
@@ -316,6 +319,7 @@ def scan_command(
         selection=results.selection,
         copy_flagged=results.copy_flagged,
         hash_lists=results.hash_lists,
+        shard=results.shard,
         argv=tuple(sys.argv),
     )
     with claimed(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=[bundle, *own]):

@@ -14,6 +14,8 @@ from muflow_cli.cli.scan_outputs import ChosenOutputs
 from muflow_cli.errors import BadSpec, IncompatibleOptions
 from muflow_cli.output.writers import OutputFormat
 from muflow_cli.scan.selection import Kind, Order, Selection
+from muflow_cli.scan.settings import Comparison
+from muflow_cli.scan.shard import Shard, parse_shard
 
 if TYPE_CHECKING:
     from muflow_cli.images.hash_lists import HashLists
@@ -64,6 +66,18 @@ Known = Annotated[
 ]
 
 
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Scan the I-th of N parts of the inputs, chosen by their paths; muflow merge joins the reports.",
+        rich_help_panel="Run",
+        hidden=True,
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResultOptions:
     """What becomes of the results.
@@ -72,11 +86,13 @@ class ResultOptions:
         selection: which of them are written, and in which order.
         copy_flagged: folder for copies of flagged images.
         hash_lists: files that are counted, not scored.
+        shard: part of the inputs.
     """
 
     selection: Selection
     copy_flagged: Path | None
     hash_lists: HashLists | None
+    shard: Shard | None
 
 
 def result_options(
@@ -84,8 +100,10 @@ def result_options(
     order: Order | None,
     copy_flagged: Path | None,
     known: Sequence[Path] | None,
+    shard: str | None,
     outputs: ChosenOutputs,
     paths: Sequence[str],
+    comparison: Comparison,
     *,
     resume: bool,
 ) -> ResultOptions:
@@ -97,12 +115,16 @@ def result_options(
     if copy_flagged is not None:
         check_new_folder(copy_flagged, paths)
     selection = selection_of(only, order, outputs, resume=resume)
+    part = None if shard is None else parse_shard(shard)
+    if part is not None and comparison.any:
+        option = next(f"--{name}" for name in ("fdr", "groups", "reweight") if getattr(comparison, name))
+        raise IncompatibleOptions("--shard", option, "its verdicts depend on all images, and a shard has some of them")
     hash_lists = None
     if known:
         from muflow_cli.images.hash_lists import HashLists
 
         hash_lists = HashLists(known)
-    return ResultOptions(selection=selection, copy_flagged=copy_flagged, hash_lists=hash_lists)
+    return ResultOptions(selection=selection, copy_flagged=copy_flagged, hash_lists=hash_lists, shard=part)
 
 
 def selection_of(only: str | None, order: Order | None, outputs: ChosenOutputs, *, resume: bool) -> Selection:

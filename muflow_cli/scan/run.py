@@ -32,6 +32,7 @@ from muflow_cli.scan.outputs import Destination, Outputs, open_outputs
 from muflow_cli.scan.resume import resumable
 from muflow_cli.scan.selection import Selection
 from muflow_cli.scan.settings import Comparison
+from muflow_cli.scan.shard import Shard
 from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest
 
@@ -83,6 +84,7 @@ class Job:
         comparison: what all images say together.
         selection: which results are written, and in which order.
         hash_lists: files on them are counted, not scored; None = no lists.
+        shard: the part of the inputs that this run reads; None = all of them.
         copy_flagged: folder for copies of flagged images.
         argv: the command line, for the report.
     """
@@ -99,6 +101,7 @@ class Job:
     comparison: Comparison = field(default_factory=Comparison)
     selection: Selection = field(default_factory=Selection)
     hash_lists: HashLists | None = None
+    shard: Shard | None = None
     copy_flagged: Path | None = None
     argv: tuple[str, ...] = ()
 
@@ -116,6 +119,16 @@ class Job:
     def kept_report(self) -> Path | None:
         """The JSON-lines report that a later run can continue, if there is one."""
         return self.resumed or next(iter(self.growing_reports if self._can_go_on else ()), None)
+
+    @property
+    def own_options(self) -> dict[str, int | float | str | bool | None]:
+        """Options that stand in the head only where they were given."""
+        given = dict(self.selection.options)
+        if self.hash_lists is not None:
+            given["known"] = self.hash_lists.digest
+        if self.shard is not None:
+            given["shard"] = str(self.shard)
+        return given
 
     @property
     def _can_go_on(self) -> bool:
@@ -156,7 +169,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     placement = place(job.runtime)
     check_comparison(job.comparison, job.detector.calibration, placement)
     options = deciding(job.inputs) | {"atypical": job.atypical.value} | job.comparison.options
-    options |= job.selection.options | ({} if job.hash_lists is None else {"known": job.hash_lists.digest})
+    options |= job.own_options
     head = begin_run(str(placement.device), placement.precision, job.argv, options)
     info = job.detector.info(job.detector_path)
     with (
@@ -237,7 +250,9 @@ def _pass(
     for result in job.selection.ordered(results):
         with listener.writing():
             recording.write(result)
-    if recording.tally.inputs == 0 and not (scan.no_face_skipped or scan.listed or scan.interrupted):
+    if recording.tally.inputs == 0 and not (
+        scan.no_face_skipped or scan.listed or scan.interrupted or passing.elsewhere
+    ):
         raise NothingToDo("no image was found", "give image files, or folders that contain images")
     stages = scan.seconds | comparing
     return recording.end(
@@ -259,12 +274,14 @@ class _Passing:
     Attributes:
         scan: the pass.
         group_of: path of an input -> name of its group, in a run by groups.
+        elsewhere: number of inputs that belong to other shards.
         failure: the error that ended it too early; the results before it are good, and their outputs get their ends.
     """
 
     def __init__(self, job: Job, scan: Scan, listener: ScanListener, copies: FlaggedCopies | None) -> None:
         self.scan, self._job, self._listener, self._copies = scan, job, listener, copies
         self.failure: Exception | None = None
+        self.elsewhere = 0
         self.group_of: dict[str, str] = {}
 
     def results(self) -> Iterator[Result]:
@@ -287,6 +304,9 @@ class _Passing:
         guard = InputGuard([output.file for output in self._job.destinations if output.file is not None])
         for item in find(self._job.arguments, self._job.inputs):
             guard.check((isinstance(item, Input) and item.location) or item.path)
+            if self._job.shard is not None and not self._job.shard.holds(item.path):
+                self.elsewhere += 1
+                continue
             if self._copies is not None and isinstance(item, Input) and is_stdin(item.path):
                 self._copies.again.stdin = item.location
             if self._job.comparison.groups and isinstance(item, Input):
