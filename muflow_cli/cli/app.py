@@ -23,6 +23,7 @@ from muflow_cli.cli.help import Command, help_command
 from muflow_cli.cli.info_command import info_command
 from muflow_cli.cli.merge_command import merge_command
 from muflow_cli.cli.scan_command import scan_command
+from muflow_cli.cli.schema_command import schema_command
 from muflow_cli.errors import CannotWrite, MuflowError
 from muflow_cli.output.inert import inert
 
@@ -78,6 +79,7 @@ app.command("bench", cls=Command)(bench_command)
 app.command("ablate", cls=Command)(ablate_command)
 app.command("info", cls=Command)(info_command)
 app.command("doctor", cls=Command)(doctor_command)
+app.command("schema", cls=Command)(schema_command)
 app.command("help", cls=Command)(help_command)
 
 

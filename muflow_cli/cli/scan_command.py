@@ -113,6 +113,7 @@ def scan_command(
             hidden=True,
         ),
     ] = Per.IMAGE,
+    csv_bom: scan_results.CsvBom = False,
     fdr: Annotated[
         float | None,
         typer.Option(
@@ -315,6 +316,7 @@ def scan_command(
         atypical=atypical,
         fields=names,
         per_face=per is Per.FACE,
+        csv_mark=csv_bom,
         comparison=comparison,
         selection=results.selection,
         copy_flagged=results.copy_flagged,

@@ -78,6 +78,17 @@ ShardOption = Annotated[
 ]
 
 
+CsvBom = Annotated[
+    bool,
+    typer.Option(
+        "--csv-bom",
+        help="Begin a CSV with a byte order mark, by which Excel knows that it is UTF-8.",
+        rich_help_panel=_RESULTS,
+        hidden=True,
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResultOptions:
     """What becomes of the results.

@@ -81,6 +81,7 @@ class Job:
         atypical: what becomes of images outside the calibration's ranges.
         fields: only these fields of each result, in this order; None = all.
         per_face: a CSV has one row for each face, not for each image.
+        csv_mark: a CSV begins with a byte order mark.
         comparison: what all images say together.
         selection: which results are written, and in which order.
         hash_lists: files on them are counted, not scored; None = no lists.
@@ -98,6 +99,7 @@ class Job:
     atypical: Atypical = Atypical.INCONCLUSIVE
     fields: tuple[str, ...] | None = None
     per_face: bool = False
+    csv_mark: bool = False
     comparison: Comparison = field(default_factory=Comparison)
     selection: Selection = field(default_factory=Selection)
     hash_lists: HashLists | None = None
@@ -152,6 +154,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     context = WriterContext(
         fields=job.fields,
         per_face=job.per_face,
+        csv_mark=job.csv_mark,
         q_values=job.comparison.fdr is not None,
         calibration_scores=job.detector.calibration.mean_scores.tolist(),
         exhibits=exhibits,
