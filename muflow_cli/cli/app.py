@@ -15,6 +15,7 @@ from muflow_cli import __version__
 from muflow_cli.cli.ablate_command import ablate_command
 from muflow_cli.cli.bench_command import bench_command
 from muflow_cli.cli.calibrate_command import calibrate_command
+from muflow_cli.cli.config import Group
 from muflow_cli.cli.diff_command import diff_command
 from muflow_cli.cli.doctor_command import doctor_command
 from muflow_cli.cli.faces_command import faces_command
@@ -35,6 +36,7 @@ _LONGEST: Final = 300  # characters of another library's error
 
 app = typer.Typer(
     name="muflow",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
