@@ -159,16 +159,6 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         calibration_scores=job.detector.calibration.mean_scores.tolist(),
         exhibits=exhibits,
     )
-    request = ScanRequest(
-        detector=job.detector,
-        runtime=job.runtime,
-        inputs=job.inputs,
-        atypical=job.atypical,
-        hash_lists=job.hash_lists,
-    )
-    if exhibits is not None:
-        side = exhibits.with_boxes if job.detector.spec.faces else exhibits.thumbnail
-        request = replace(request, thumbnail=side, face_thumbnail=exhibits.thumbnail)
     placement = place(job.runtime)
     check_comparison(job.comparison, job.detector.calibration, placement)
     options = deciding(job.inputs) | {"atypical": job.atypical.value} | job.comparison.options
@@ -184,7 +174,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         evidence = stack.enter_context(_evidence(job, head, info))
         if evidence is not None:
             earlier = _comparable(earlier, evidence, heard.note)
-        scan = Scan(request, earlier=earlier, stop=stop, gallery=exhibits, evidence=evidence)
+        scan = Scan(_request(job, exhibits), earlier=earlier, stop=stop, gallery=exhibits, evidence=evidence)
         copies = stack.enter_context(open_copies(job.copy_flagged, job.inputs.max_bytes, heard.note))
         passing = _Passing(job, scan, heard, copies)
         summary = _pass(job, passing, heard, _Recording(outputs, head, info, job, copies), evidence)
@@ -196,6 +186,20 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     for sentence in _remarks(job, scan, summary, shows_images=exhibits is not None):
         heard.note(sentence)
     return summary
+
+
+def _request(job: Job, exhibits: Exhibits | None) -> ScanRequest:
+    request = ScanRequest(
+        detector=job.detector,
+        runtime=job.runtime,
+        inputs=job.inputs,
+        atypical=job.atypical,
+        hash_lists=job.hash_lists,
+    )
+    if exhibits is None:
+        return request
+    side = exhibits.with_boxes if job.detector.spec.faces else exhibits.thumbnail
+    return replace(request, thumbnail=side, face_thumbnail=exhibits.thumbnail)
 
 
 def _remarks(job: Job, scan: Scan, summary: Summary, *, shows_images: bool) -> Iterator[str]:
