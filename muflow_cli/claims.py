@@ -80,6 +80,25 @@ def check_outputs(
                 pass
 
 
+def check_new_folder(folder: Path, arguments: Iterable[str]) -> None:
+    """Refuse a folder that holds anything, and one inside a folder that is scanned.
+
+    Args:
+        folder: where copies are to go.
+        arguments: what is scanned, as far as it is known before the run.
+
+    Raises:
+        CannotWrite: where it is no empty folder.
+        OutputIsInput: where a scan would find the copies.
+    """
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        what = "it is not empty" if folder.is_dir() else "it is no folder"
+        raise CannotWrite(str(folder), what, "name a new folder for the copies, or an empty one")
+    for argument in arguments:
+        if Path(argument).is_dir() and folder.resolve().is_relative_to(Path(argument).resolve()):
+            raise OutputIsInput(str(folder), argument)
+
+
 class InputGuard:
     """Finds inputs that an output would replace: the same device and inode, whatever the names and links.
 

@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import muflow_cli
 from muflow_cli.errors import MuflowError, NothingToDo
@@ -23,8 +23,8 @@ _NAME: Final = "default.safetensors"
 class BadConfig(MuflowError):
     """A configuration file that cannot be used."""
 
-    def __init__(self, path: Path, what: str) -> None:
-        super().__init__(f"the configuration {path} {what}", 'write detector = "FILE" in it, or remove it')
+    def __init__(self, path: Path, what: str, remedy: str = 'write detector = "FILE" in it, or remove it') -> None:
+        super().__init__(f"the configuration {path} {what}", remedy)
 
 
 def find_detector(given: Path | None, note: Callable[[str], object] | None = None) -> Path:
@@ -66,23 +66,32 @@ def configured_detector(path: Path) -> Path | None:
     Raises:
         BadConfig: for a file that cannot be read, is not TOML, or names no path.
     """
+    entry = read_config(path).get("detector")
+    if entry is None:
+        return None
+    if not isinstance(entry, str) or not entry:
+        raise BadConfig(path, f"has detector = {entry!r}, which is not a file name")
+    return path.parent / os.path.expanduser(entry)  # noqa: PTH111 - Path.expanduser fails where there is no home
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What the configuration at `path` holds; nothing without a file.
+
+    Raises:
+        BadConfig: for a file that cannot be read or is not TOML.
+    """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
             raise BadConfig(path, "is not a file")
-        entry = tomllib.loads(path.read_text(encoding="utf-8")).get("detector")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return {}
     except OSError as error:
         raise BadConfig(path, f"cannot be read ({error.strerror})") from None
     except RecursionError:
         raise BadConfig(path, "is nested too deeply") from None
     except ValueError as error:  # not TOML, or not UTF-8
         raise BadConfig(path, f"is not TOML ({str(error).replace(': ', ', ')})") from None
-    if entry is None:
-        return None
-    if not isinstance(entry, str) or not entry:
-        raise BadConfig(path, f"has detector = {entry!r}, which is not a file name")
-    return path.parent / os.path.expanduser(entry)  # noqa: PTH111 - Path.expanduser fails where there is no home
 
 
 def embedded_detector() -> Path:

@@ -24,7 +24,7 @@ from muflow_cli.engine.scoring import Scorer, score_stream
 from muflow_cli.errors import BadCalibration, BadSpec
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import Loaded, LoadSpec, Seen, face_search, from_pixels, load_unknown, look_ahead
+from muflow_cli.images.loader import Listed, Loaded, LoadSpec, Seen, face_search, from_pixels, load_unknown, look_ahead
 from muflow_cli.records import NoFace, Result, Unreadable
 from muflow_cli.run_records import DetectorInfo, Shift
 from muflow_cli.run_specs import Atypical, InputSpec, Runtime
@@ -350,6 +350,7 @@ def _loaded(label: str, image: Pixels | str | os.PathLike[str], spec: LoadSpec) 
     if isinstance(image, str | os.PathLike):
         with closing(load_unknown([Input(os.fspath(image))], spec, lambda _: False)) as items:
             (item,) = items
+        assert not isinstance(item, Listed)  # noqa: S101 - a detector has no lists
         return item
     try:
         return from_pixels(label, image, spec)

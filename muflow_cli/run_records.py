@@ -172,16 +172,17 @@ class Summary:
     """The end of a run. `inputs` = scored + no_face + unreadable; `duplicates` are among the first two.
 
     `faces` counts the faces that were scored, `no_face` the results of images without one, `no_face_skipped` the images
-    without one that have no result.
+    without one that have no result. `known` counts the inputs without a result whose hash is on a list (`--known`).
     `damaged` counts the scored images whose coded data is damaged: slightly, or with `--damaged score`.
     `declared_by_origin` counts the inputs, unreadable ones too, whose files name an origin.
     `atypical` counts the scored images outside the calibration's ranges, and `atypical_by_fact` the facts that are; an
     image may have several.
 
     Attributes:
+        written: number of results that the report holds, where `--only` left out others; None = all `inputs`.
         shift: the images beside the calibration; None where fewer than 20 could be compared.
         head_sha256: over what stands before and beside the results: schema, run and detector.
-        results_sha256: over all results, in order.
+        results_sha256: over all results of the report, in order.
         report_sha256: over this summary, and so over the whole report, since the two digests above are part of it.
     """
 
@@ -198,6 +199,7 @@ class Summary:
     faces: int = 0
     no_face: int = 0
     no_face_skipped: int = 0
+    known: int = 0
     unreadable_by_code: Mapping[str, int] = field(default_factory=dict)
     flagged_by_tail: Mapping[str, int] = field(default_factory=dict)
     declared_by_origin: Mapping[str, int] = field(default_factory=dict)
@@ -208,6 +210,7 @@ class Summary:
     shift: Shift | None = None
     groups: tuple[ImageGroup, ...] = ()
     interrupted: bool = False
+    written: int | None = None
     results_sha256: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
     bottleneck: str | None = None

@@ -10,17 +10,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from muflow_cli.images.archives import split
+from muflow_cli.images.again import LIMITS, Again
 from muflow_cli.images.error import ImageError
-from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input, InputKind, file_error, open_regular
 from muflow_cli.images.read import read_input
 from muflow_cli.images.remote import is_remote
+from muflow_cli.images.stdin import is_stdin
 from muflow_cli.output.digests import head_digest, report_digest
+from muflow_cli.output.inert import inert
 from muflow_cli.output.report_reader import Contents, Report, read_report
 from muflow_cli.records import Result, Unreadable
 from muflow_cli.run_records import Summary
-from muflow_cli.run_specs import InputSpec
 from muflow_cli.signatures import check_signature
 
 
@@ -66,7 +66,18 @@ def verify(report_path: Path, signers: Path | None = None) -> Verification:
         notes.append(signature.message)
     elif signature is not None:
         differences = chain([Difference(str(report_path), signature.message)], differences)
+    notes += _left_out(report)
     return Verification(report, tuple(notes), differences)
+
+
+def _left_out(report: Report) -> list[str]:
+    """A sentence on the results that `--only` left out of a report, if any were."""
+    only = (report.run.options or {}).get("only")
+    if only is None:
+        return []
+    summary = report.summary
+    count = "" if summary is None or summary.written is None else f" ({summary.inputs - summary.written} of them)"
+    return [f"the report holds only results of the kinds {inert(str(only))}; the others{count} were left out of it"]
 
 
 def _differences(path: Path, report: Report) -> Iterator[Difference]:
@@ -80,7 +91,7 @@ def _differences(path: Path, report: Report) -> Iterator[Difference]:
     # The checks are taken with the head: if that was changed, none can be compared.
     if report.contents.unchecked and not _has_other_head(report):
         yield Difference(str(path), _unchecked(report.contents))
-    inputs = _Inputs()
+    inputs = Again()
     for result in report.results:
         difference = _difference(result, inputs)
         if difference is not None:
@@ -98,8 +109,13 @@ def _in_itself(report: Report, summary: Summary) -> Iterator[str]:
         if found != written:
             was = "were" if part == "results" else "was"
             yield f"the {part} {was} changed, since the SHA-256 differs"
+    counts = report.contents.counts
+    if summary.written is not None:
+        if summary.written != counts["inputs"]:
+            yield f"the summary says {summary.written} results, but the report has {counts['inputs']}"
+        return
     for name in ("inputs", "scored", "no_face", "flagged", "unreadable"):
-        count, said = report.contents.counts[name], getattr(summary, name)
+        count, said = counts[name], getattr(summary, name)
         if count != said:
             yield f"the summary says {said} {name}, but the results have {count}"
 
@@ -117,34 +133,10 @@ def _unchecked(contents: Contents) -> str:
     return f"result number {number} ({path!a}) does not match the check on its line{more}"
 
 
-# Wider limits than those of any scan, so that every file that a scan read is read again.
-_LIMITS: Final = InputSpec(hidden=True, follow_links=True, max_bytes=2**40)
-
-
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
-class _Inputs:
-    """Finds inputs again; an archive is read once if its members are looked up in their stored order."""
-
-    def __init__(self) -> None:
-        self._archive = ""
-        self._members: Iterator[Input | Unreadable] = iter(())
-
-    def find(self, path: str) -> Input | Unreadable | None:
-        """The current input at `path`."""
-        archive, _ = split(path)
-        if archive:
-            if archive != self._archive:
-                self._archive, self._members = archive, find([archive], _LIMITS)
-            for member in self._members:
-                if member.path == path:
-                    return member
-            self._archive = ""  # not found from here on, so the next search starts from the beginning
-        return next(find([path], _LIMITS), None)
-
-
-def _difference(result: Result, inputs: _Inputs) -> str | None:
+def _difference(result: Result, inputs: Again) -> str | None:
     recorded = result.sha256 if isinstance(result, Unreadable) else result.facts.sha256
     if recorded is None:
         return None
@@ -156,10 +148,10 @@ def _difference(result: Result, inputs: _Inputs) -> str | None:
     return f"has other content (SHA-256 is {sha256}, {was})"
 
 
-def _current(path: str, inputs: _Inputs) -> tuple[str, str | None]:
+def _current(path: str, inputs: Again) -> tuple[str, str | None]:
     """SHA-256 of what lies at `path` now, and what is wrong with it, if anything is."""
-    if is_remote(path):
-        return "", "is an address, which --verify does not fetch; download the file and compare its SHA-256"
+    if why := _cannot_return(path):
+        return "", why
     source = inputs.find(path)
     # If a folder has replaced the file, or the name is also a pattern, other files are found.
     if source is None or source.path != path:
@@ -174,9 +166,18 @@ def _current(path: str, inputs: _Inputs) -> tuple[str, str | None]:
         return "", f"cannot be read ({file_error(error).message})"
 
 
+def _cannot_return(path: str) -> str | None:
+    """Why nothing that was scanned can be read again at `path`; None where it can."""
+    if is_remote(path):
+        return "is an address, which --verify does not fetch; download the file and compare its SHA-256"
+    if is_stdin(path) and not Path(path).exists():
+        return "came from standard input, which cannot be read again"
+    return None
+
+
 def _sha256(source: Input) -> str:
     """Of the bytes of an input; a file is read in blocks, since any size can be put where an image was."""
     if source.kind is not InputKind.FILE:
-        return hashlib.sha256(read_input(source, _LIMITS.max_bytes)).hexdigest()
+        return hashlib.sha256(read_input(source, LIMITS.max_bytes)).hexdigest()
     with open_regular(source.path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

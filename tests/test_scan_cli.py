@@ -226,7 +226,7 @@ def test_status_3_when_only_some_are_unreadable(tiny_bundle: Path, by_flag: dict
         ),
         (["photos", "--detector", "d", "-o", "there.json"], "--force"),
         (["photos", "--detector", "d", "-o", "a.json", "--csv-output", "./a.json"], "twice"),
-        (["photos", "--detector", "d", "-o", "a.xml"], "-o is a.xml: use a name that ends in .txt, .json"),
+        (["photos", "--detector", "d", "-o", "a.pdf"], "-o is a.pdf: use a name that ends in .txt, .json"),
         (["photos", "--csv-output", "."], "folder"),
         (["photos", "-o", "no/folder/a.json"], "cannot write no/folder/a.json"),
         (["photos", "--verify", "there.json"], "--verify cannot be combined with PATH, because"),

@@ -180,8 +180,8 @@ def test_a_key_that_the_schema_does_not_know_is_refused(place: str) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-# A table of groups holds no score.
-@pytest.mark.parametrize("format_", [format_ for format_ in OutputFormat if format_ is not OutputFormat.GROUPS])
+# A table of groups and JUnit hold no score.
+@pytest.mark.parametrize("format_", [f for f in OutputFormat if f not in (OutputFormat.GROUPS, OutputFormat.JUNIT)])
 def test_no_format_writes_a_number_that_is_none(format_: OutputFormat, value: float) -> None:
     with pytest.raises(NotFinite, match=r"score of 'x\\udcff.jpg'"):
         write_all(format_, [scored("x\udcff.jpg", score=value, verdict=Verdict.FLAGGED)])

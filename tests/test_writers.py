@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import dataclasses
 import hashlib
@@ -123,6 +124,7 @@ def test_the_hostile_name_of_a_group_is_one_inert_cell(name: str) -> None:
 def test_csv_columns_are_the_fields_with_the_declaration_and_the_error_in_two() -> None:
     header = write_all(OutputFormat.CSV, []).decode().removesuffix("\r\n").split(",")
     parts = {"declared": ["declared_origin", "declared_marks"], "error": ["error_code", "error_message"]}
+    parts["column_scores"] = ["score_main/layer2", "score_main/layer3"]
     assert header == [column for field in FIELDS for column in parts.get(field, [field])]
 
 
@@ -133,10 +135,41 @@ def test_what_a_file_declares_is_told_of_unreadable_ones_too(format_: OutputForm
     assert b"GPT-4o" not in write_all(format_, [unreadable()])
 
 
-def test_csv_marks_start_no_formula_and_are_json() -> None:
+def test_csv_marks_start_no_formula_and_are_told_in_words() -> None:
     (row,) = read_csv(write_all(OutputFormat.CSV, [scored(declared=SYNTHETIC)]))
     assert row["declared_origin"] == "synthetic"
-    assert [mark["kind"] for mark in json.loads(row["declared_marks"])] == ["c2pa", "a1111", "exif"]
+    assert uncell(row["declared_marks"]).split(" | ") == [
+        "c2pa (synthetic, untrusted): generator GPT-4o, source trainedAlgorithmicMedia",
+        'a1111 (synthetic, unsigned): prompt <b>=1+1</b> \\ "face", seed 12345',
+        "exif (camera, unsigned): make Canon",
+    ]
+
+
+def test_no_cell_of_a_csv_holds_json_and_a_mark_of_utf_8_is_there_on_request() -> None:
+    for row in read_csv(write_all(OutputFormat.CSV, RESULTS)):
+        assert not [value for value in row.values() if value.startswith(("[", "{"))]
+    for format_ in (OutputFormat.CSV, OutputFormat.GROUPS):
+        stream = io.BytesIO()
+        writer = WRITERS[format_].make(stream, WriterContext(csv_mark=True))
+        writer.begin(RUN, DETECTOR)
+        writer.end(FINISHED, SUMMARY)
+        assert stream.getvalue() == codecs.BOM_UTF8 + write_all(format_, [])
+
+
+def test_a_finding_has_what_github_needs_to_show_it_once() -> None:
+    first, again = (
+        json.loads(write_all(OutputFormat.SARIF, results))["runs"][0]["results"] for results in (RESULTS, RESULTS[::-1])
+    )
+    for finding in first:
+        (location,) = finding["locations"]
+        assert location["physicalLocation"]["region"]["startLine"] == 1
+        assert finding["partialFingerprints"]["primaryLocationLineHash"].endswith(":1")
+
+    def identities(findings: list[dict[str, Any]]) -> set[tuple[str, str]]:
+        return {(each["ruleId"], each["partialFingerprints"]["primaryLocationLineHash"]) for each in findings}
+
+    assert identities(first) == identities(again)
+    assert len(identities(first)) == len(first)
 
 
 def test_sarif_has_a_rule_of_its_own_for_images_that_declare_themselves_synthetic() -> None:
@@ -148,11 +181,11 @@ def test_sarif_has_a_rule_of_its_own_for_images_that_declare_themselves_syntheti
     assert json.loads(write_all(OutputFormat.SARIF, [scored(declared=camera)]))["runs"][0]["results"] == []
 
 
-def test_csv_numbers_keep_every_bit_and_lists_are_arrays() -> None:
+def test_csv_numbers_keep_every_bit_and_each_score_has_its_column() -> None:
     result = scored(score=0.1 + 0.2, column_scores=(-1 / 3, 1e-17), p_value=1 / 301)
     (row,) = read_csv(write_all(OutputFormat.CSV, [result]))
     assert float(row["score"]) == result.score
-    assert tuple(json.loads(row["column_scores"])) == result.column_scores
+    assert (float(row["score_main/layer2"]), float(row["score_main/layer3"])) == result.column_scores
     assert float(row["p_value"]) == result.judgement.p_value
     assert row["q_value"] == ""
 
@@ -328,7 +361,7 @@ def test_every_field_can_be_a_column_of_the_table() -> None:
     ("name", "expected"),
     [("a.json", "json"), ("A.JSONL", "jsonl"), ("a.ndjson", "jsonl"), ("a.csv", "csv"), ("a.sarif", "sarif"),
      ("a.sarif.json", "sarif"), ("dir.csv/a.html", "html"), ("a.htm", "html"), ("a.txt", "table"),
-     ("a.groups.csv", "groups"), ("A.Groups.CSV", "groups"), ("groups.csv", "csv")],
+     ("a.xml", "junit"), ("a.groups.csv", "groups"), ("A.Groups.CSV", "groups"), ("groups.csv", "csv")],
 )  # fmt: skip  # a table
 def test_a_file_name_picks_its_format(name: str, expected: str) -> None:
     assert format_of(Path(name)) == expected
@@ -346,7 +379,7 @@ def test_a_file_name_picks_its_bench_format(name: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("name", "pick", "suffixes"),
     [
-        ("a.xml", format_of, r"\.html or \.htm"),
+        ("a.pdf", format_of, r"\.html or \.htm"),
         ("json", format_of, r"\.html or \.htm"),
         ("a.sarif", bench_format_of, r"\.htm or \.scores\.csv"),
     ],

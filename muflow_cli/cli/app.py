@@ -15,11 +15,16 @@ from muflow_cli import __version__
 from muflow_cli.cli.ablate_command import ablate_command
 from muflow_cli.cli.bench_command import bench_command
 from muflow_cli.cli.calibrate_command import calibrate_command
+from muflow_cli.cli.config import Group
+from muflow_cli.cli.diff_command import diff_command
 from muflow_cli.cli.doctor_command import doctor_command
 from muflow_cli.cli.faces_command import faces_command
 from muflow_cli.cli.fit_command import fit_command
+from muflow_cli.cli.help import Command, help_command
 from muflow_cli.cli.info_command import info_command
+from muflow_cli.cli.merge_command import merge_command
 from muflow_cli.cli.scan_command import scan_command
+from muflow_cli.cli.schema_command import schema_command
 from muflow_cli.errors import CannotWrite, MuflowError
 from muflow_cli.output.inert import inert
 
@@ -31,6 +36,7 @@ _LONGEST: Final = 300  # characters of another library's error
 
 app = typer.Typer(
     name="muflow",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -55,7 +61,7 @@ def root(
         bool, typer.Option("--debug", callback=_debug, is_eager=True, hidden=True, help="Show tracebacks.")
     ] = False,
     _version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Tell synthetic faces from real photographs with a detector that was fitted to real faces only (µFlow).
@@ -65,14 +71,18 @@ def root(
     """
 
 
-app.command("fit")(fit_command)
-app.command("calibrate")(calibrate_command)
-app.command("scan")(scan_command)
-app.command("faces")(faces_command)
-app.command("bench")(bench_command)
-app.command("ablate")(ablate_command)
-app.command("info")(info_command)
-app.command("doctor")(doctor_command)
+app.command("fit", cls=Command)(fit_command)
+app.command("calibrate", cls=Command)(calibrate_command)
+app.command("scan", cls=Command)(scan_command)
+app.command("merge", cls=Command)(merge_command)
+app.command("diff", cls=Command)(diff_command)
+app.command("faces", cls=Command)(faces_command)
+app.command("bench", cls=Command)(bench_command)
+app.command("ablate", cls=Command)(ablate_command)
+app.command("info", cls=Command)(info_command)
+app.command("doctor", cls=Command)(doctor_command)
+app.command("schema", cls=Command)(schema_command)
+app.command("help", cls=Command)(help_command)
 
 
 def run() -> int:

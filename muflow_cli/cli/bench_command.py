@@ -155,23 +155,35 @@ def bench_command(
     seed: Seed = 0,
     device: options.Device = "auto",
     # Options of `muflow scan` and for special needs: they work, and docs/bench.md lists them.
-    resamples: Annotated[int, typer.Option("--resamples", min=1, hidden=True)] = 1000,
-    precision: Annotated[Precision, typer.Option("--precision", hidden=True)] = Precision.AUTO,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=0, hidden=True)] = 0,
-    workers: Annotated[int, typer.Option("--workers", min=0, hidden=True)] = 0,
-    exclude: Annotated[Texts, typer.Option("--exclude", hidden=True)] = None,
-    hidden: Annotated[bool, typer.Option("--hidden", hidden=True)] = False,
-    follow_links: Annotated[bool, typer.Option("--follow-links", hidden=True)] = False,
-    max_bytes: Annotated[int, typer.Option("--max-bytes", min=1, hidden=True)] = options.MAX_BYTES,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, hidden=True)] = options.MAX_PIXELS,
-    damaged: Annotated[Damaged, typer.Option("--damaged", hidden=True)] = Damaged.REFUSE,
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=1, help="Resamples of the bootstrap.", hidden=True)
+    ] = 1000,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="As in muflow scan.", hidden=True)
+    ] = Precision.AUTO,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="As in muflow scan.", hidden=True)] = 0,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="As in muflow scan.", hidden=True)] = 0,
+    exclude: Annotated[Texts, typer.Option("--exclude", help="As in muflow scan (repeatable).", hidden=True)] = None,
+    hidden: Annotated[bool, typer.Option("--hidden", help="As in muflow scan.", hidden=True)] = False,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="As in muflow scan.", hidden=True)] = False,
+    max_bytes: Annotated[
+        int, typer.Option("--max-bytes", min=1, help="As in muflow scan.", hidden=True)
+    ] = options.MAX_BYTES,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", min=1, help="As in muflow scan.", hidden=True)
+    ] = options.MAX_PIXELS,
+    damaged: Annotated[Damaged, typer.Option("--damaged", help="As in muflow scan.", hidden=True)] = Damaged.REFUSE,
     max_seconds: options.MaxSeconds = options.MAX_SECONDS,
     no_archives: options.NoArchives = False,
     face_model: options.FaceModel = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", hidden=True)] = False,
-    adaptive: Annotated[bool, typer.Option("--adaptive", hidden=True)] = False,
-    groups: Annotated[bool, typer.Option("--groups", hidden=True)] = False,
-    resume: Annotated[bool, typer.Option("--resume", hidden=True)] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.", hidden=True)
+    ] = False,
+    adaptive: Annotated[bool, typer.Option("--adaptive", help="Also measure adaptive p-values.", hidden=True)] = False,
+    groups: Annotated[
+        bool, typer.Option("--groups", help="Also measure what groups of images tell.", hidden=True)
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.", hidden=True)] = False,
     # Former spellings, for one release.
     allow_overlap: Annotated[bool, typer.Option("--allow-overlap", hidden=True)] = False,
     drop_overlap: Annotated[bool, typer.Option("--drop-overlap", hidden=True)] = False,

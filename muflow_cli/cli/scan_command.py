@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -11,10 +12,10 @@ import typer
 from rich.console import Console
 
 from muflow_cli.claims import check_outputs, claimed
-from muflow_cli.cli import options, report_options
+from muflow_cli.cli import options, report_options, scan_results
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
-from muflow_cli.cli.scan_inputs import scan_arguments
+from muflow_cli.cli.scan_inputs import STDIN, reading_stdin, scan_arguments
 from muflow_cli.cli.scan_outputs import ChosenOutputs, choose_outputs
 from muflow_cli.cli.scan_status import FailOn, fail_on_of, status_of
 from muflow_cli.cli.scan_text import interrupted_text, summary_lines
@@ -38,7 +39,8 @@ _RUN: Final = "Run"
 
 def scan_command(
     paths: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH...", help="Images, folders, globs, archives or URLs.")
+        list[str] | None,
+        typer.Argument(metavar="PATH...", help="Images, folders, globs, archives or URLs; - is stdin."),
     ] = None,
     detector: Annotated[
         Path | None, typer.Option("--detector", metavar="FILE", help="Detector to scan with.", envvar="MUFLOW_DETECTOR")
@@ -49,7 +51,7 @@ def scan_command(
             "-o",
             "--output",
             metavar="FILE",
-            help="Write results to FILE: .jsonl, .json, .csv, .groups.csv, .sarif, .html or .txt; - is stdout "
+            help="Write FILE by its suffix: .jsonl, .json, .csv, .groups.csv, .sarif, .xml (JUnit), .html, .txt "
             "(repeatable).",
             rich_help_panel=_RESULTS,
         ),
@@ -76,6 +78,9 @@ def scan_command(
             "--fields", metavar="A,B,...", help="Write only these fields, in this order.", rich_help_panel=_RESULTS
         ),
     ] = None,
+    only: scan_results.Only = None,
+    sort: scan_results.Sort = None,
+    copy_flagged: scan_results.CopyFlagged = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace existing output files.", rich_help_panel=_RESULTS)
     ] = False,
@@ -85,8 +90,11 @@ def scan_command(
     ] = None,
     null: Annotated[bool, typer.Option("-0", "--null", help="Paths in --files-from end with NUL.")] = False,
     exclude: options.Exclude = None,
+    known: scan_results.Known = None,
     hidden: options.Hidden = False,
-    follow_links: Annotated[bool, typer.Option("--follow-links", hidden=True)] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow symbolic links inside folders.", hidden=True)
+    ] = False,
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     damaged: options.DamagedOption = Damaged.REFUSE,
@@ -108,6 +116,7 @@ def scan_command(
     case: report_options.Case = None,
     examiner: report_options.Examiner = None,
     print_: report_options.PrintOption = Printed.ALL,
+    csv_bom: scan_results.CsvBom = False,
     fdr: Annotated[
         float | None,
         typer.Option(
@@ -152,6 +161,7 @@ def scan_command(
             hidden=True,
         ),
     ] = None,
+    shard: scan_results.ShardOption = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -208,7 +218,9 @@ def scan_command(
         bool, typer.Option("--exit-zero", help="Exit with 0 even if images were flagged or unreadable.", hidden=True)
     ] = False,
     quiet: options.Quiet = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", hidden=True)] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also name each unreadable input on stderr.", hidden=True)
+    ] = False,
 ) -> None:
     """Score images and flag those that are unlike the real faces the detector was fitted to.
 
@@ -251,6 +263,8 @@ def scan_command(
     muflow scan photos/ --fdr 0.1
     # The same, by what the images have in common; one verdict for each account's folder
     muflow scan avatars/ --detector mine.safetensors --fdr 0.1 --adaptive --groups -o avatars.groups.csv
+    # An image, or an archive, from another program
+    curl -s https://example.org/face.jpg | muflow scan - --json
     # Groups named in the column account of a CSV file whose column path names the images
     muflow scan --files-from list.csv --group-by account --detector mine.safetensors -o accounts.groups.csv
     # With a detector of faces (muflow fit --faces), one row for each face
@@ -269,15 +283,17 @@ def scan_command(
         raise typer.Exit(verify_report(verify, signers, paths, output or sign or any(aliases.values()), console))
     outputs = choose_outputs(output, aliases, format_, as_json=as_json)
     custody, failing = Custody(case=case, examiner=examiner), fail_on_of(fail_on)
-    names = None if fields is None else tuple(fields.split(","))
-    check_fields(names)
-    resumed = _resumed(outputs, names) if resume else None
+    names = _selected(fields)
+    resumed = _resumed(outputs, names, paths or []) if resume else None
     grouped = _grouped(groups, group_by, listed=files_from and not null and not paths)
     comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)
     outputs.check_wanted(comparison, print_)
+    results = scan_results.result_options(
+        only, sort, copy_flagged, known, shard, outputs, paths or (), comparison, resume=resume
+    )
     arguments, read = scan_arguments(paths or [], files_from, outputs.paths, null=null, group_by=group_by)
     signing = prepare_signing(sign, outputs, console)
-    own = read if sign is None else [*read, sign]
+    own = [*read, *(known or ()), *([] if sign is None else [sign])]
     earlier = [] if resumed is None else written_before(resumed, outputs.paths)
     check_outputs(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=own)
     bundle = find_detector(detector, console.print)
@@ -307,8 +323,13 @@ def scan_command(
         fields=names,
         per_face=per is Per.FACE,
         printed=print_,
-        comparison=comparison,
         custody=custody,
+        csv_mark=csv_bom,
+        comparison=comparison,
+        selection=results.selection,
+        copy_flagged=results.copy_flagged,
+        hash_lists=results.hash_lists,
+        shard=results.shard,
         argv=tuple(sys.argv),
     )
     with claimed(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=[bundle, *own]):
@@ -324,8 +345,17 @@ def _grouped(groups: bool, group_by: str | None, *, listed: object) -> bool:
     return groups or group_by is not None
 
 
-def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None) -> Path:
+def _selected(fields: str | None) -> tuple[str, ...] | None:
+    """The value of --fields; None = all fields."""
+    names = None if fields is None else tuple(fields.split(","))
+    check_fields(names)
+    return names
+
+
+def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None, paths: Sequence[str]) -> Path:
     """The report that `--resume` continues."""
+    if STDIN in paths:
+        raise IncompatibleOptions("--resume", "PATH -", "standard input cannot be read again")
     if names is not None:
         raise IncompatibleOptions("--resume", "--fields", "only a report with all fields can be continued")
     return outputs.resumable()
@@ -346,14 +376,15 @@ def _run(
     from muflow_cli.images.find import find
     from muflow_cli.scan.run import run
 
-    arguments = job.arguments
     # A list can be read only once, and a server is not asked twice to learn a number.
-    countable = isinstance(arguments, list) and not any("://" in argument for argument in arguments)
-    listing = (lambda: find(arguments, job.inputs)) if countable else None
+    countable = isinstance(job.arguments, list) and not any("://" in argument for argument in job.arguments)
     beside = sys.stdout.isatty() and any(destination.file is None for destination in job.destinations)
-    with ScanProgress(console, listing, beside=beside, verbose=verbose) as progress, Stop() as stop:
-        summary = run(job, progress, stop)
-        stopped = stop()
+    with reading_stdin(job.arguments, job.inputs.max_bytes) as arguments:
+        job = replace(job, arguments=arguments)
+        listing = (lambda: find(arguments, job.inputs)) if countable else None
+        with ScanProgress(console, listing, beside=beside, verbose=verbose) as progress, Stop() as stop:
+            summary = run(job, progress, stop)
+            stopped = stop()
     for line in summary_lines(summary, job.detector.calibration.rule.alpha, job.atypical):
         console.print(line)
     if stopped:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
-from muflow_cli.errors import NothingToDo
+from muflow_cli.errors import IncompatibleOptions, NothingToDo
+from muflow_cli.files import temporary_folder
+
+STDIN: Final = "-"
 
 
 def scan_arguments(
@@ -25,7 +29,10 @@ def scan_arguments(
 
     Raises:
         NothingToDo: without anything to scan, or where the list cannot be read.
+        IncompatibleOptions: where standard input would be both the list and an image.
     """
+    if STDIN in paths and str(files_from) == STDIN:
+        raise IncompatibleOptions("PATH -", "--files-from -", "standard input is either an image or a list")
     if not paths and files_from is None:
         raise NothingToDo("there is nothing to scan", "give files or folders, or a list with --files-from")
     if files_from is None:
@@ -52,3 +59,21 @@ def _listed(files_from: Path, null: bool, group_by: str | None) -> Iterator[str]
         raise NothingToDo(f"cannot read the list {files_from} ({error.strerror})", "check --files-from") from None
     with stream:
         yield from paths(stream)
+
+
+@contextmanager
+def reading_stdin(arguments: Iterable[str], max_bytes: int) -> Iterator[Iterable[str]]:
+    """The same arguments with `-` read: standard input is kept in a temporary file until the block ends.
+
+    A path of a list is never standard input.
+    """
+    with ExitStack() as stack:
+
+        def given(argument: str) -> str:
+            if type(argument) is not str or argument != STDIN:
+                return argument
+            from muflow_cli.images.stdin import spool
+
+            return spool(sys.stdin.buffer, stack.enter_context(temporary_folder("muflow-stdin-")), max_bytes)
+
+        yield [*map(given, arguments)] if isinstance(arguments, list) else map(given, arguments)

@@ -117,13 +117,15 @@ def _counts(summary: Summary) -> Iterator[str]:
     faces = f" ({summary.faces} face{_s(summary.faces)})" if summary.faces else ""
     skipped = f" ({'all' if without == summary.no_face_skipped else summary.no_face_skipped} skipped)"
     no_face = f", {without} without a face{skipped if summary.no_face_skipped else ''}" if without else ""
-    inputs = summary.inputs + summary.no_face_skipped
+    known = f", {summary.known} known (left out)" if summary.known else ""
+    inputs = summary.inputs + summary.no_face_skipped + summary.known
+    written = "" if summary.written is None else f"; {summary.written} written"
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.stages.items())
     yield (
-        f"{inputs} input{_s(inputs)}, {summary.scored} scored{faces}{no_face}, "
+        f"{inputs} input{_s(inputs)}, {summary.scored} scored{faces}{no_face}{known}, "
         f"{summary.flagged} flagged{by}{f' ({tails})' if tails else ''}{inconclusive}{damaged}{declared}, "
         f"{summary.unreadable} unreadable"
-        f"{f' ({codes})' if codes else ''}, {summary.duplicates} duplicate{_s(summary.duplicates)}"
+        f"{f' ({codes})' if codes else ''}, {summary.duplicates} duplicate{_s(summary.duplicates)}{written}"
     )
     yield (
         f"{summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s ({stages}; "

@@ -10,6 +10,7 @@ from muflow_cli.images import archives, globs, remote
 from muflow_cli.images.archive_limits import is_archive
 from muflow_cli.images.inputs import Input, entries, file_error, has_image_name, is_skipped, sniff, unreadable
 from muflow_cli.images.lists import ListedPath
+from muflow_cli.images.stdin import StandardInput, inputs_of
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
 
@@ -18,12 +19,13 @@ def find(arguments: Iterable[str], spec: InputSpec) -> Iterator[Input | Unreadab
     """Inputs in the order of the arguments; the entries of a folder ordered by the bytes of their names.
 
     An argument is a file, a folder (walked recursively), an archive or one of its members (`faces.zip!a/b.jpg`), an
-    address (http, https, s3) or, if no such file exists, a glob (`**` = any number of folders); a path from a list
-    (`lists.ListedPath`) is never a glob. A file that is an argument is always an input. A file in a folder, a glob or
-    an archive is an input if it has the extension or the signature of an image and is neither hidden nor excluded. An
-    archive in a folder is opened where `spec.archives` allows it, and one in an archive is a record. Symbolic links in
-    a folder are followed only with `follow_links`, and then each folder is entered once. A path that comes up twice is
-    listed once, the first time. An input that does not exist or cannot be read becomes a record.
+    address (http, https, s3), standard input (`stdin.StandardInput`) or, if no such file exists, a glob (`**` = any
+    number of folders); a path from a list (`lists.ListedPath`) is never a glob. A file that is an argument is always
+    an input. A file in a folder, a glob or an archive is an input if it has the extension or the signature of an image
+    and is neither hidden nor excluded. An archive in a folder is opened where `spec.archives` allows it, and one in an
+    archive is a record. Symbolic links in a folder are followed only with `follow_links`, and then each folder is
+    entered once. A path that comes up twice is listed once, the first time. An input that does not exist or cannot be
+    read becomes a record.
     """
     for _, item in find_each(arguments, spec):
         yield item
@@ -46,7 +48,9 @@ class _Finder:
 
     def inputs(self, argument: str) -> Iterator[Input | Unreadable]:
         archive, member = archives.split(argument)
-        if remote.is_remote(argument):
+        if isinstance(argument, StandardInput):
+            yield from inputs_of(argument, self.spec) if self._is_new(argument.file) else ()
+        elif remote.is_remote(argument):
             yield from remote.find_remote(argument, self.spec) if self._is_new(argument) else ()
         elif "\0" not in argument and os.path.lexists(argument):
             yield from self._present(argument)

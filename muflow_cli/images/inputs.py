@@ -44,6 +44,7 @@ class InputKind(StrEnum):
     ZIP_MEMBER = "zip_member"
     TAR_MEMBER = "tar_member"
     REMOTE = "remote"
+    STDIN = "stdin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class Input:
     Attributes:
         path: as reported; a file name that is not UTF-8 keeps its bytes (surrogateescape).
         kind: where the bytes lie.
-        location: path of the archive, or the address as fsspec opens it; empty for a file, which lies at `path`.
+        location: path of the archive, the address as fsspec opens it, or the file that keeps standard input; empty for
+            a file, which lies at `path`.
         member: name of the archive's member.
         index: position of a zip member in the archive's directory; an archive may repeat a name.
         offset: first byte of a tar member's data.

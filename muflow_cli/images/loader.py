@@ -22,6 +22,7 @@ from muflow_cli.images.container import contained
 from muflow_cli.images.decode import DecodedImage, pixels_of
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import check_name
+from muflow_cli.images.hash_lists import HashLists
 from muflow_cli.images.inputs import Input, unreadable
 from muflow_cli.images.marks import read_marks, with_mark
 from muflow_cli.images.prepare import FaceSearch, Loaded, PrepareSpec, decoded, out_of_memory, with_faces, with_views
@@ -33,7 +34,7 @@ from muflow_cli.records import PIXELS, Facts, Mark, NoFace, Unreadable
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.specs import ContainerSpec, FaceSpec, View, ViewSpec
 
-__all__ = ["LoadSpec", "Loaded", "Seen", "face_search", "from_pixels", "load", "load_unknown", "look_ahead"]
+__all__ = ["Listed", "LoadSpec", "Loaded", "Seen", "face_search", "from_pixels", "load", "load_unknown", "look_ahead"]
 
 # Bytes of files that are held at a time, and of what they decode to: those of the costliest image, or more with many
 # threads.
@@ -50,7 +51,15 @@ class Seen:
     sha256: str
 
 
-_Result = Loaded | NoFace | Seen | Unreadable
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An input whose hash is on a list of known files: hashed, not decoded."""
+
+    path: str
+    sha256: str
+
+
+_Result = Loaded | NoFace | Seen | Listed | Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +79,7 @@ class LoadSpec:
         transform: applied to the image, decoded at full scale, before faces are looked for and views are cut.
         container: of the detector, as in PrepareSpec.
         faces: look for faces and cut the views of each; None = views of the whole image.
+        hash_lists: contents whose hash is on one of them are `Listed`; None = no lists.
     """
 
     views: Mapping[str, ViewSpec]
@@ -83,6 +93,7 @@ class LoadSpec:
     transform: Callable[[Image.Image], Image.Image] | None = None
     container: ContainerSpec | None = None
     faces: FaceSearch | None = None
+    hash_lists: HashLists | None = None
 
     def __post_init__(self) -> None:
         if not self.views:
@@ -156,7 +167,7 @@ def load(inputs: Iterable[Input | Unreadable], spec: LoadSpec) -> Iterator[Loade
         for result in results:
             if isinstance(result, NoFace):
                 yield without_face(result)
-            elif not isinstance(result, Seen):
+            elif not isinstance(result, Seen | Listed):
                 yield result
 
 
@@ -209,6 +220,8 @@ class _Crew:
             with self._files.claim(announced_bytes(input_)):
                 data = read_input(input_, self._spec.inputs.max_bytes)
                 sha256 = hashlib.sha256(data).hexdigest()
+                if self._spec.hash_lists is not None and data in self._spec.hash_lists:
+                    return Listed(input_.path, sha256)
                 return Seen(input_.path, sha256) if self._known(sha256) else self._loaded(input_.path, data, sha256)
         except ImageError as error:
             return unreadable(input_.path, error)

@@ -16,6 +16,7 @@ READERS: Final[Mapping[InputKind, Callable[[Input, int], bytes]]] = {
     InputKind.ZIP_MEMBER: read_zip_member,
     InputKind.TAR_MEMBER: read_tar_member,
     InputKind.REMOTE: read_remote,
+    InputKind.STDIN: lambda input_, max_bytes: read_file(input_.location, max_bytes),
 }
 
 _UNKNOWN: Final = 32 * 2**20  # what a server sends
@@ -25,10 +26,10 @@ def announced_bytes(input_: Input) -> int:
     """The length of an input before it is read, as far as it is known: an upper bound on the memory that it takes."""
     if input_.kind is InputKind.REMOTE:
         return _UNKNOWN
-    if input_.kind is not InputKind.FILE:
+    if input_.kind not in (InputKind.FILE, InputKind.STDIN):
         return input_.size
     try:
-        return os.stat(input_.path).st_size
+        return os.stat(input_.location or input_.path).st_size
     except (OSError, ValueError):  # reading says what is wrong
         return 0
 

@@ -46,7 +46,9 @@ def artifact_uri(path: str) -> str:
 
 
 def _location(path: str) -> dict[str, object]:
-    return {"physicalLocation": {"artifactLocation": {"uri": artifact_uri(path)}}}
+    # GitHub shows a result only where its region has a line; an image has none, so it is the first.
+    region = {"startLine": 1, "startColumn": 1, "endLine": 1, "endColumn": 1}
+    return {"physicalLocation": {"artifactLocation": {"uri": artifact_uri(path)}, "region": region}}
 
 
 def _finding(result: Scored) -> dict[str, object]:
@@ -95,6 +97,8 @@ def _result(rule: Side | Origin | Verdict, text: str, result: Result, sha256: st
         "message": {"text": text},
         "locations": [_location(result.path)],
         "fingerprints": {} if sha256 is None else {"contentSha256/v1": sha256},
+        # The one that GitHub reads: a result stays the same alert as long as the file has the same content.
+        "partialFingerprints": {} if sha256 is None else {"primaryLocationLineHash": f"{sha256}:1"},
         "properties": {key: value for key, value in result_to_json(result).items() if key != "path"},
     }
 

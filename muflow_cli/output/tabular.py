@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, BinaryIO, Final, cast
 
@@ -68,14 +67,30 @@ _WIDTHS: Final = {
 _STYLES: Final = {"flagged": "bold red", "inconclusive": "yellow", "unreadable": "magenta"}
 
 
-def csv_columns(fields: Sequence[str] | None) -> tuple[str, ...]:
-    """Header of the CSV: the fields, `declared` and `error` being two columns each."""
+def csv_columns(fields: Sequence[str] | None, scores: Sequence[str]) -> tuple[str, ...]:
+    """Header of the CSV: the fields, `declared` and `error` being two columns each, `column_scores` one for each score.
+
+    Args:
+        fields: to write; None = all.
+        scores: (S,) names of the detector's columns.
+    """
+    parts = {name: [f"{name}_{part}" for part in keys] for name, keys in _PARTS.items()}
+    parts["column_scores"] = [_score_column(score) for score in scores]
     names = FIELDS if fields is None else tuple(fields)
-    return tuple(
-        column
-        for name in names
-        for column in ([f"{name}_{part}" for part in _PARTS[name]] if name in _PARTS else [name])
-    )
+    return tuple(column for name in names for column in parts.get(name, [name]))
+
+
+def _score_column(name: str) -> str:
+    return cell(f"score_{name}")
+
+
+def _marks_text(marks: Sequence[Mapping[str, Any]]) -> str:
+    """What a file says of its own origin, in words; JSON has every part by its name."""
+    said = []
+    for mark in marks:
+        detail = ", ".join(f"{name} {value}" for name, value in mark["detail"].items())
+        said.append(f"{mark['kind']} ({mark['claim']}, {mark['trust']}){': ' if detail else ''}{detail}")
+    return " | ".join(said)
 
 
 def _face_rows(value: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -95,41 +110,49 @@ def _csv_cell(value: object) -> object:
         return cell(value)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, list):
-        # A JSON array starts with a bracket, where "-1.5;-2.0" or "-1.5 -2.0" may become a formula.
-        return json.dumps(value)
+    if isinstance(value, list):  # of names
+        return cell("; ".join(map(str, value)))
     return value
 
 
 class CsvWriter:
     """RFC 4180, UTF-8, lines ending in CR LF, a header row; numbers in full precision, an empty cell for null.
 
-    Text cells are made inert and stay recoverable (`output.inert.cell`); lists are JSON arrays, and
-    `faces` is their number.
+    Text cells are made inert and stay recoverable (`output.inert.cell`). No cell holds JSON: each score has a column of
+    its own, marks are told in words, names are separated by semicolons, and `faces` is their number.
 
     Args:
         stream: of the file.
         fields: to write, in this order; None = all.
         per_face: one row for each face instead of one for each image, with the columns FACE_COLUMNS at the end.
+        mark: begin with a byte order mark, by which a spreadsheet knows UTF-8.
     """
 
-    def __init__(self, stream: BinaryIO, fields: tuple[str, ...] | None, *, per_face: bool = False) -> None:
+    def __init__(
+        self, stream: BinaryIO, fields: tuple[str, ...] | None, *, per_face: bool = False, mark: bool = False
+    ) -> None:
         check_fields(fields)
-        self._stream, self._per_face = stream, per_face
-        self._columns = csv_columns(fields) + (FACE_COLUMNS if per_face else ())
+        self._stream, self._fields, self._per_face, self._mark = stream, fields, per_face, mark
+        self._scores: list[str] = []
+        self._columns: tuple[str, ...] = ()
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:  # noqa: ARG002 - a CSV has rows only
         """Write the header row."""
-        _write_row(self._stream, self._columns)
+        self._scores = [_score_column(name) for name in detector.columns]
+        self._columns = csv_columns(self._fields, detector.columns) + (FACE_COLUMNS if self._per_face else ())
+        self._stream.write(codecs.BOM_UTF8 if self._mark else b"")
+        write_row(self._stream, self._columns)
 
     def write(self, result: Result) -> None:
         """Write one row, or one for each face."""
         value = result_to_json(result)
         parts = {f"{name}_{key}": value[name][key] for name in _PARTS if name in value for key in _PARTS[name]}
+        parts["declared_marks"] = _marks_text(parts["declared_marks"])
         count = {"faces": len(value["faces"])} if "faces" in value else {}
         for row in _face_rows(value) if self._per_face else [value]:
-            cells = {**row, **parts, **count}
-            _write_row(self._stream, [_csv_cell(cells.get(column)) for column in self._columns])
+            scores = dict(zip(self._scores, row.get("column_scores", ()), strict=False))
+            cells = {**row, **parts, **count, **scores}
+            write_row(self._stream, [_csv_cell(cells.get(column)) for column in self._columns])
 
     def end(self, run: RunInfo, summary: Summary) -> None:
         """Do nothing: a CSV has rows only."""
@@ -141,12 +164,13 @@ class GroupsWriter:
     It knows no fields: `--fields` chooses among those of a result.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: BinaryIO, *, mark: bool = False) -> None:
+        self._stream, self._mark = stream, mark
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:  # noqa: ARG002 - a CSV has rows only
         """Write the header row."""
-        _write_row(self._stream, _GROUP_COLUMNS)
+        self._stream.write(codecs.BOM_UTF8 if self._mark else b"")
+        write_row(self._stream, _GROUP_COLUMNS)
 
     def write(self, result: Result) -> None:
         """Do nothing: the groups come with the end of the run."""
@@ -154,10 +178,11 @@ class GroupsWriter:
     def end(self, run: RunInfo, summary: Summary) -> None:  # noqa: ARG002 - a CSV has rows only
         """Write one row per group."""
         for group in summary.groups:
-            _write_row(self._stream, [_csv_cell(getattr(group, column)) for column in _GROUP_COLUMNS])
+            write_row(self._stream, [_csv_cell(getattr(group, column)) for column in _GROUP_COLUMNS])
 
 
-def _write_row(stream: BinaryIO, cells: Sequence[object]) -> None:
+def write_row(stream: BinaryIO, cells: Sequence[object]) -> None:
+    """Write one row of a CSV; text from outside must have gone through `inert.cell`."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow(cells)
     stream.write(text.getvalue().encode("utf-8"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from muflow_cli.output.documents import JsonlWriter, JsonWriter
 from muflow_cli.output.sarif import SarifWriter
+from muflow_cli.output.scan_junit import JunitWriter
 from muflow_cli.output.suffixes import longest_match
 from muflow_cli.output.tabular import CsvWriter, GroupsWriter, TableWriter
 from muflow_cli.records import Result
@@ -31,6 +32,7 @@ class OutputFormat(StrEnum):
     CSV = "csv"
     GROUPS = "groups"
     SARIF = "sarif"
+    JUNIT = "junit"
     HTML = "html"
 
 
@@ -68,6 +70,7 @@ class WriterContext:
     Attributes:
         fields: the `--fields` selection; None = all.
         per_face: one row of a CSV for each face instead of each image.
+        csv_mark: a CSV begins with a byte order mark.
         q_values: whether the verdicts are by q-values, which a table then shows.
         calibration_scores: of the calibration reals, nats per dimension; for the HTML page.
         exhibits: images of the HTML page, filled while the results come; None = a page without images.
@@ -78,6 +81,7 @@ class WriterContext:
 
     fields: tuple[str, ...] | None = None
     per_face: bool = False
+    csv_mark: bool = False
     q_values: bool = False
     calibration_scores: Sequence[float] = ()
     exhibits: Exhibits | None = None
@@ -122,12 +126,18 @@ WRITERS: Final[Mapping[OutputFormat, Format]] = {
         grows=True,
     ),
     OutputFormat.CSV: Format(
-        suffixes=(".csv",), make=lambda stream, context: CsvWriter(stream, context.fields, per_face=context.per_face)
+        suffixes=(".csv",),
+        make=lambda stream, context: CsvWriter(
+            stream, context.fields, per_face=context.per_face, mark=context.csv_mark
+        ),
     ),
-    OutputFormat.GROUPS: Format(suffixes=(".groups.csv",), make=lambda stream, _: GroupsWriter(stream)),
+    OutputFormat.GROUPS: Format(
+        suffixes=(".groups.csv",), make=lambda stream, context: GroupsWriter(stream, mark=context.csv_mark)
+    ),
     OutputFormat.SARIF: Format(
         suffixes=(".sarif", ".sarif.json"), make=lambda stream, context: SarifWriter(stream, context.fields)
     ),
+    OutputFormat.JUNIT: Format(suffixes=(".xml",), make=lambda stream, context: JunitWriter(stream, context.fields)),
     OutputFormat.HTML: Format(suffixes=(".html", ".htm"), make=_html, shows_images=True),
 }
 

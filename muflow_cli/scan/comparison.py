@@ -64,7 +64,7 @@ def group_name(item: Input) -> str:
     if item.group:
         return item.group
     if item.kind in (InputKind.ZIP_MEMBER, InputKind.TAR_MEMBER):
-        return item.location
+        return item.path.removesuffix(f"!{item.member}")
     folder, _, _ = item.path.rpartition("/")
     if is_remote(item.path):
         return folder

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from muflow_cli.environment import option_of, side_by_side
 from muflow_cli.errors import BadReport, CannotResume, CannotWrite
@@ -74,6 +74,10 @@ def _set_aside(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Sc
     return _scored_by_content(prior, line_key(run, detector))[0]
 
 
+# Unlike other options, these stand in the head of a report only where they were given.
+_OPTIONAL: Final = ("only", "sort", "known", "shard", "merged")
+
+
 def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
     """Names of the settings, options and versions that affect results and differ from those of the report."""
     before_options = head.run.options or {}
@@ -86,6 +90,7 @@ def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
         # No result depends on these two, but the head of a report stays as the first run wrote it.
         "--case": (head.run.case, run.case),
         "--examiner": (head.run.examiner, run.examiner),
+        **{f"--{name}": (before_options.get(name), (run.options or {}).get(name)) for name in _OPTIONAL},
         **side_by_side(head.run.versions, run.versions),
         **{option_of(name): (before_options.get(name), value) for name, value in (run.options or {}).items()},
     }

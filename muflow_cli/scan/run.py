@@ -17,7 +17,9 @@ from muflow_cli.engine.devices import place
 from muflow_cli.environment import begin_run, deciding, utc_now
 from muflow_cli.errors import NothingToDo, OutputIsInput
 from muflow_cli.images.find import find
+from muflow_cli.images.hash_lists import HashLists
 from muflow_cli.images.inputs import Input
+from muflow_cli.images.stdin import is_stdin
 from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.encode import line_key
 from muflow_cli.output.writers import WRITERS, Printed, WriterContext
@@ -25,10 +27,13 @@ from muflow_cli.records import Result, Scored, Unreadable
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 from muflow_cli.run_specs import Atypical, Custody, InputSpec, Runtime
 from muflow_cli.scan.comparison import Compared, check_comparison, compare, group_name
+from muflow_cli.scan.copies import FlaggedCopies, open_copies
 from muflow_cli.scan.evidence import Evidence, discard_evidence, open_evidence
 from muflow_cli.scan.outputs import Destination, Outputs, open_outputs
 from muflow_cli.scan.resume import resumable
+from muflow_cli.scan.selection import Selection
 from muflow_cli.scan.settings import Comparison
+from muflow_cli.scan.shard import Shard
 from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest
 
@@ -78,8 +83,13 @@ class Job:
         fields: only these fields of each result, in this order; None = all.
         per_face: a CSV has one row for each face, not for each image.
         printed: rows that an HTML page prints.
+        csv_mark: a CSV begins with a byte order mark.
         comparison: what all images say together.
         custody: case and examiner, for the report.
+        selection: which results are written, and in which order.
+        hash_lists: files on them are counted, not scored; None = no lists.
+        shard: the part of the inputs that this run reads; None = all of them.
+        copy_flagged: folder for copies of flagged images.
         argv: the command line, for the report.
     """
 
@@ -93,8 +103,13 @@ class Job:
     fields: tuple[str, ...] | None = None
     per_face: bool = False
     printed: Printed = Printed.ALL
+    csv_mark: bool = False
     comparison: Comparison = field(default_factory=Comparison)
     custody: Custody = field(default_factory=Custody)
+    selection: Selection = field(default_factory=Selection)
+    hash_lists: HashLists | None = None
+    shard: Shard | None = None
+    copy_flagged: Path | None = None
     argv: tuple[str, ...] = ()
 
     @property
@@ -110,7 +125,22 @@ class Job:
     @property
     def kept_report(self) -> Path | None:
         """The JSON-lines report that a later run can continue, if there is one."""
-        return self.resumed or next(iter(self.growing_reports if self.fields is None else ()), None)
+        return self.resumed or next(iter(self.growing_reports if self._can_go_on else ()), None)
+
+    @property
+    def own_options(self) -> dict[str, int | float | str | bool | None]:
+        """Options that stand in the head only where they were given."""
+        given = dict(self.selection.options)
+        if self.hash_lists is not None:
+            given["known"] = self.hash_lists.digest
+        if self.shard is not None:
+            given["shard"] = str(self.shard)
+        return given
+
+    @property
+    def _can_go_on(self) -> bool:
+        """Whether a report holds all that a later run needs of it."""
+        return self.fields is None and self.selection.whole
 
 
 def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool] = lambda: False) -> Summary:
@@ -126,18 +156,16 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     """
     heard = listener or NoListener()
     exhibits = _exhibits(job)
-    request = ScanRequest(detector=job.detector, runtime=job.runtime, inputs=job.inputs, atypical=job.atypical)
-    if exhibits is not None:
-        side = exhibits.with_boxes if job.detector.spec.faces else exhibits.thumbnail
-        request = replace(request, thumbnail=side, face_thumbnail=exhibits.thumbnail)
     placement = place(job.runtime)
     check_comparison(job.comparison, job.detector.calibration, placement)
     options = deciding(job.inputs) | {"atypical": job.atypical.value} | job.comparison.options
+    options |= job.own_options
     head = begin_run(str(placement.device), placement.precision, job.argv, options)
     head = replace(head, case=job.custody.case, examiner=job.custody.examiner)
     info = job.detector.info(job.detector_path)
+    drafts = job.comparison.any and job.selection.whole
     with (
-        open_outputs(job.destinations, _context(job, exhibits), drafts=job.comparison.any) as outputs,
+        open_outputs(job.destinations, _context(job, exhibits), drafts=drafts) as outputs,
         ExitStack() as stack,
     ):
         # Only now is the report locked against a second run; and only if it can be continued is anything changed.
@@ -145,9 +173,10 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         evidence = stack.enter_context(_evidence(job, head, info))
         if evidence is not None:
             earlier = _comparable(earlier, evidence, heard.note)
-        scan = Scan(request, earlier=earlier, stop=stop, gallery=exhibits, evidence=evidence)
-        passing = _Passing(job, scan, heard)
-        summary = _pass(job, passing, heard, _Recording(outputs, head, info, job.detector), evidence)
+        scan = Scan(_request(job, exhibits), earlier=earlier, stop=stop, gallery=exhibits, evidence=evidence)
+        copies = stack.enter_context(open_copies(job.copy_flagged, job.inputs.max_bytes, heard.note))
+        passing = _Passing(job, scan, heard, copies)
+        summary = _pass(job, passing, heard, _Recording(outputs, head, info, job, copies), evidence)
     if passing.failure is not None:
         raise passing.failure
     if not summary.interrupted:
@@ -156,6 +185,20 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
     for sentence in _remarks(job, scan, summary, shows_images=exhibits is not None):
         heard.note(sentence)
     return summary
+
+
+def _request(job: Job, exhibits: Exhibits | None) -> ScanRequest:
+    request = ScanRequest(
+        detector=job.detector,
+        runtime=job.runtime,
+        inputs=job.inputs,
+        atypical=job.atypical,
+        hash_lists=job.hash_lists,
+    )
+    if exhibits is None:
+        return request
+    side = exhibits.with_boxes if job.detector.spec.faces else exhibits.thumbnail
+    return replace(request, thumbnail=side, face_thumbnail=exhibits.thumbnail)
 
 
 def _remarks(job: Job, scan: Scan, summary: Summary, *, shows_images: bool) -> Iterator[str]:
@@ -175,6 +218,7 @@ def _context(job: Job, exhibits: Exhibits | None) -> WriterContext:
     return WriterContext(
         fields=job.fields,
         per_face=job.per_face,
+        csv_mark=job.csv_mark,
         q_values=job.comparison.fdr is not None,
         calibration_scores=calibration.mean_scores.tolist(),
         exhibits=exhibits,
@@ -224,15 +268,18 @@ def _pass(
         compared = compare(first, job.comparison, job.detector.calibration, evidence, passing.group_of, job.atypical)
         comparing["compare"] = time.monotonic() - begun
         results = iter(compared.results)
-    for result in results:
+    for result in job.selection.ordered(results):
         with listener.writing():
             recording.write(result)
-    if recording.tally.inputs == 0 and not scan.no_face_skipped and not scan.interrupted:
+    if recording.tally.inputs == 0 and not (
+        scan.no_face_skipped or scan.listed or scan.interrupted or passing.elsewhere
+    ):
         raise NothingToDo("no image was found", "give image files, or folders that contain images")
     stages = scan.seconds | comparing
     return recording.end(
         interrupted=scan.interrupted or passing.failure is not None,
         no_face_skipped=scan.no_face_skipped,
+        known=scan.listed,
         fdr=job.comparison.fdr,
         adaptive=compared.adaptive,
         reweight=compared.reweight,
@@ -248,12 +295,14 @@ class _Passing:
     Attributes:
         scan: the pass.
         group_of: path of an input -> name of its group, in a run by groups.
+        elsewhere: number of inputs that belong to other shards.
         failure: the error that ended it too early; the results before it are good, and their outputs get their ends.
     """
 
-    def __init__(self, job: Job, scan: Scan, listener: ScanListener) -> None:
-        self.scan, self._job, self._listener = scan, job, listener
+    def __init__(self, job: Job, scan: Scan, listener: ScanListener, copies: FlaggedCopies | None) -> None:
+        self.scan, self._job, self._listener, self._copies = scan, job, listener, copies
         self.failure: Exception | None = None
+        self.elsewhere = 0
         self.group_of: dict[str, str] = {}
 
     def results(self) -> Iterator[Result]:
@@ -276,6 +325,11 @@ class _Passing:
         guard = InputGuard([output.file for output in self._job.destinations if output.file is not None])
         for item in find(self._job.arguments, self._job.inputs):
             guard.check((isinstance(item, Input) and item.location) or item.path)
+            if self._job.shard is not None and not self._job.shard.holds(item.path):
+                self.elsewhere += 1
+                continue
+            if self._copies is not None and isinstance(item, Input) and is_stdin(item.path):
+                self._copies.again.stdin = item.location
             if self._job.comparison.groups and isinstance(item, Input):
                 self.group_of[item.path] = group_name(item)
             yield item
@@ -284,9 +338,12 @@ class _Passing:
 class _Recording:
     """Writes and counts results; the outputs begin with the first result."""
 
-    def __init__(self, outputs: Outputs, head: RunInfo, info: DetectorInfo, detector: Detector) -> None:
-        self._outputs, self._head, self._info = outputs, head, info
-        self.tally, self._shift = Tally(), ShiftTest(detector.calibration)
+    def __init__(
+        self, outputs: Outputs, head: RunInfo, info: DetectorInfo, job: Job, copies: FlaggedCopies | None
+    ) -> None:
+        self._outputs, self._head, self._info, self._selection = outputs, head, info, job.selection
+        self.tally, self._shift = Tally(), ShiftTest(job.detector.calibration)
+        self._written, self._copies = 0, copies
         self._digest = ResultsDigest()
         self._begun = False
 
@@ -309,12 +366,17 @@ class _Recording:
         self._begin()
         self.tally.add(result)
         self._shift.add(result)
-        self._digest.add(result)
-        self._outputs.write(result)
+        if self._copies is not None:
+            self._copies.add(result)
+        if self._selection.keeps(result):
+            self._digest.add(result)
+            self._outputs.write(result)
+            self._written += 1
 
     def end(self, **fields: object) -> Summary:
         self._begin()
         run = replace(self._head, finished=utc_now())
+        fields |= {"written": self._written if self._selection.only else None}
         summary = self.tally.summary(shift=self._shift.outcome(), results_sha256=self._digest.hexdigest(), **fields)
         summary = sealed(summary, run, self._info)
         self._outputs.end(run, summary)

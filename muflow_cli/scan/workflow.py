@@ -15,15 +15,16 @@ from muflow_cli.calibration.judge import Judge
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, score_stream
+from muflow_cli.images.hash_lists import HashLists
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import Loaded, Seen, load_unknown
+from muflow_cli.images.loader import Listed, Loaded, Seen, load_unknown
 from muflow_cli.records import NoFace, Result, Scored, Unreadable
 from muflow_cli.run_specs import Atypical, InputSpec, OnNoFace, Runtime
 from muflow_cli.scan.evidence import Evidence
 from muflow_cli.specs import View
 from muflow_cli.units import Item, ScoredImage, by_image, judged_again, scored_result, units_of
 
-_Item = Loaded | NoFace | Seen | Unreadable
+_Item = Loaded | NoFace | Seen | Listed | Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,7 @@ class ScanRequest:
         atypical: what becomes of images outside the calibration's ranges.
         thumbnail: longer side in pixels of the thumbnails of images for a gallery; 0 = none.
         face_thumbnail: the same of their faces.
+        hash_lists: files whose hash is on one of them are counted, not scored; None = no lists.
     """
 
     detector: Detector
@@ -45,6 +47,7 @@ class ScanRequest:
     atypical: Atypical = Atypical.INCONCLUSIVE
     thumbnail: int = 0
     face_thumbnail: int = 0
+    hash_lists: HashLists | None = None
 
 
 class Gallery(Protocol):
@@ -84,6 +87,7 @@ class Scan:
         interrupted: whether `stop` ended the pass.
         taken_over: number of contents whose results came from the earlier run.
         no_face_skipped: number of images without a face that have no result.
+        listed: number of inputs whose hash is on a list of known files, and which have no result.
         seconds: the scoring thread's time: waiting for images ("read"), computing ("score"), handing out results
             ("write"). Reading overlaps scoring, so the largest is the bottleneck.
     """
@@ -105,7 +109,7 @@ class Scan:
         self._first: dict[str, Scored | NoFace] = {}  # the first result of each content in this run
         self._begun: set[str] = set()  # contents that are being scored
         self.interrupted = False
-        self.taken_over = self.no_face_skipped = 0
+        self.taken_over = self.no_face_skipped = self.listed = 0
         self.seconds = {"read": 0.0, "score": 0.0, "write": 0.0}
 
     @property
@@ -118,6 +122,7 @@ class Scan:
         request = self._request
         spec = request.detector.load_spec(request.inputs, request.runtime, self.placement)
         spec = replace(spec, thumbnail=request.thumbnail, face_thumbnail=request.face_thumbnail)
+        spec = replace(spec, hash_lists=request.hash_lists)
         wants_features = self._evidence is not None and self._evidence.count > 0
         extras = Extras(maps=self._gallery is not None, features=wants_features)
         with contextlib.closing(load_unknown(inputs, spec, self._is_known)) as items:
@@ -145,7 +150,9 @@ class Scan:
             self.seconds["read"] += time.monotonic() - begun
             if item is None:
                 return
-            if isinstance(item, Loaded | NoFace) and self._is_known(item.facts.sha256):
+            if isinstance(item, Listed):
+                self.listed += 1
+            elif isinstance(item, Loaded | NoFace) and self._is_known(item.facts.sha256):
                 yield Seen(item.path, item.facts.sha256)
             elif isinstance(item, Loaded):
                 self._begun.add(item.facts.sha256)
