@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
 from muflow_cli.bounds import between
 from muflow_cli.records import Verdict
+from muflow_cli.system import processors
 
 
 class Precision(StrEnum):
@@ -83,7 +83,7 @@ class Runtime:
     @property
     def threads(self) -> int:
         """Number of decoding threads, at least 1."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or processors()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

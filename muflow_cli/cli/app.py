@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -22,6 +21,7 @@ from muflow_cli.cli.info_command import info_command
 from muflow_cli.cli.scan_command import scan_command
 from muflow_cli.errors import CannotWrite, MuflowError
 from muflow_cli.output.inert import inert
+from muflow_cli.system import OF_A_STREAM
 
 OK: Final = 0
 BAD: Final = 2
@@ -105,7 +105,7 @@ def _sentence(error: BaseException) -> str:
         case BrokenPipeError() | SystemExit():  # Typer and Rich answer a closed pipe with an exit of status 1
             _let_go_of_stdout()
             return "stopped, because the reader of the output closed the pipe"
-        case OSError(errno=number, strerror=reason) if number in _OF_A_STREAM:
+        case OSError(errno=number, strerror=reason) if number in OF_A_STREAM:
             _let_go_of_stdout()
             return str(CannotWrite("standard output", reason or "no reason given"))
         case MemoryError():
@@ -117,10 +117,6 @@ def _sentence(error: BaseException) -> str:
         f"unexpected {type(error).__name__} in {place} ({said or 'without a message'}): "
         "this is a fault of muflow; repeat the command as `muflow --debug ...` for its traceback"
     )
-
-
-# What a full disk, a failing device or a closed stream say; they name no file.
-_OF_A_STREAM: Final = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
 
 
 def _let_go_of_stdout() -> None:

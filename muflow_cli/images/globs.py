@@ -29,10 +29,13 @@ def expand(pattern: str, spec: InputSpec) -> Iterator[str | Unreadable]:
     have reached. The standard library's glob enters links to parents over and over, and hides folders that it cannot
     read.
     """
-    parts = tuple(part for part in pattern.split(os.sep) if part)
+    drive, rest = os.path.splitdrive(pattern)
+    rest = rest.replace(os.altsep, os.sep) if os.altsep else rest
+    parts = tuple(part for part in rest.split(os.sep) if part)
+    root = drive + (os.sep if rest.startswith(os.sep) else "")
     matcher = _Matcher(parts, spec)
     # A stack, not recursion: folders may be nested deeper than Python calls.
-    stack: list[_Reached | Unreadable] = [_Reached(os.sep if pattern.startswith(os.sep) else "", matcher.closed({0}))]
+    stack: list[_Reached | Unreadable] = [_Reached(root, matcher.closed({0}))]
     while stack:
         reached = stack.pop()
         if isinstance(reached, Unreadable):
