@@ -102,6 +102,11 @@ def abandon() -> None:
             lock.unlink()
 
 
+def is_own(path: str) -> bool:
+    """Whether this process made a file or folder for its work, which goes when it ends."""
+    return Path(path).resolve() in {*_temporary, *_folders, *_locks}
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the right to write the file or folder `path`; a second run that asks for it is refused at once.

@@ -163,6 +163,21 @@ class ReweightInfo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SkippedFiles:
+    """What folders and archives held that was not read, of one kind and for one reason.
+
+    Attributes:
+        kind: by the first bytes, in the singular ("MP4 video", "PDF document", "text file", ...).
+        reason: not_an_image, hidden, excluded, archive (--no-archives), link or special_file.
+        count: of them; a hidden or excluded folder is one, whatever it holds.
+    """
+
+    kind: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """The end of a run. `inputs` = scored + no_face + unreadable; `duplicates` are among the first two.
 
@@ -178,6 +193,7 @@ class Summary:
         head_sha256: over what stands before and beside the results: schema, run and detector.
         results_sha256: over all results, in order.
         report_sha256: over this summary, and so over the whole report, since the two digests above are part of it.
+        skipped: what folders and archives held that was not read, and so has no result.
     """
 
     inputs: int
@@ -202,6 +218,7 @@ class Summary:
     reweight: ReweightInfo | None = None
     shift: Shift | None = None
     groups: tuple[ImageGroup, ...] = ()
+    skipped: tuple[SkippedFiles, ...] = ()
     interrupted: bool = False
     results_sha256: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)

@@ -60,8 +60,8 @@ def root(
 ) -> None:
     """Tell synthetic faces from real photographs with a detector that was fitted to real faces only (µFlow).
 
-    Exit status: 0 done, nothing flagged; 1 something flagged (scan) or a gate failed (bench); 2 wrong usage, bad data
-    or a closed pipe; 3 scan finished, nothing flagged, some inputs unreadable; 130 interrupted, finished work is kept.
+    Exit status: 0 done, nothing flagged; 1 something flagged (scan) or a gate failed (bench); 2 wrong usage, bad data,
+    a path that does not exist or a closed pipe; 3 scan finished, nothing flagged, some inputs unreadable; 130 interrupted, finished work is kept.
     """
 
 

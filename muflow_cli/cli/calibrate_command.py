@@ -161,6 +161,7 @@ def _rows(summary: CalibrateSummary) -> Iterator[tuple[str, str]]:
         f"{summary.scored} scored{stored}, n = {summary.description.images}; "
         f"{_left_out(summary.left_out)}; unreadable: {_counts(summary.unreadable)}",
     )
+    yield from options.skipped_rows(summary.skipped)
     yield from options.declared_rows(summary.declared_synthetic)
     yield from description_rows(summary.description)
     yield "features", features_text(summary.features)

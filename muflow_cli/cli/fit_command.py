@@ -306,6 +306,7 @@ def _rows(summary: FitSummary, encoders: Mapping[str, str], reports: Sequence[Pa
         f"{summary.used} used ({summary.train} train, {summary.validation} validation, {summary.calibration} "
         f"calibration); skipped: {skipped}; near duplicates kept together: {summary.near_duplicates}",
     )
+    yield from options.skipped_rows(summary.skipped_files)
     yield from options.declared_rows(summary.declared_synthetic)
     for name, origin in summary.provenance.branches.items():
         layers = [column.partition("/")[2] for column in summary.columns if column.startswith(f"{name}/")]

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.console import Console
 
 from muflow_cli.claims import check_outputs, claimed
 from muflow_cli.cli import options
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
-from muflow_cli.cli.scan_inputs import scan_arguments
+from muflow_cli.cli.scan_inputs import absent_arguments, scan_arguments
 from muflow_cli.cli.scan_outputs import ChosenOutputs, choose_outputs
-from muflow_cli.cli.scan_status import FailOn, fail_on_of, status_of
+from muflow_cli.cli.scan_status import BAD, FailOn, fail_on_of, status_of
 from muflow_cli.cli.scan_text import interrupted_text, summary_lines
 from muflow_cli.cli.scan_verify import verify_report
 from muflow_cli.cli.signing import Signing, prepare_signing
 from muflow_cli.cli.startup import quick_start
+from muflow_cli.cli.told import Told
 from muflow_cli.default_detector import find_detector
 from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.encode import check_fields
@@ -204,6 +204,7 @@ def scan_command(
     exit_zero: Annotated[
         bool, typer.Option("--exit-zero", help="Exit with 0 even if images were flagged or unreadable.", hidden=True)
     ] = False,
+    list_skipped: options.ListSkipped = False,
     quiet: options.Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", hidden=True)] = False,
 ) -> None:
@@ -226,8 +227,9 @@ def scan_command(
     is a shift as well, and more of them are then missed.
 
     **Exit status**: 0 nothing to report; 1 an image was flagged or declares itself synthetic (--fail-on says what
-    counts; with error, an unreadable input counts too); 2 wrong usage, an unreadable detector, or an output that
-    cannot be written; 3 nothing of that, but some inputs unreadable; 130 interrupted, finished work is kept.
+    counts; with error, an unreadable input counts too); 2 wrong usage, a PATH that does not exist (the others are
+    scanned), an unreadable detector, or an output that cannot be written; 3 nothing of that, but some inputs
+    unreadable; 130 interrupted, finished work is kept.
     With --verify: 0 everything matches, 1 something differs, 2 not a muflow report.
 
     **Examples**
@@ -270,6 +272,19 @@ def scan_command(
     comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)
     outputs.check_groups(comparison)
     arguments, read = scan_arguments(paths or [], files_from, outputs.paths, null=null, group_by=group_by)
+    inputs = replace(
+        options.input_spec(
+            exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
+        ),
+        max_faces=max_faces,
+        on_no_face=on_no_face,
+    )
+    told = Told(
+        console,
+        absent=absent_arguments(paths or [], inputs, listed=files_from is not None),
+        list_skipped=list_skipped,
+        verbose=verbose,
+    )
     signing = prepare_signing(sign, outputs, console)
     own = read if sign is None else [*read, sign]
     earlier = [] if resumed is None else written_before(resumed, outputs.paths)
@@ -281,21 +296,13 @@ def scan_command(
         from muflow_cli.scan.run import Job
 
         loaded = load(bundle)
-    inputs = replace(
-        options.input_spec(
-            exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
-        ),
-        c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust),
-        max_faces=max_faces,
-        on_no_face=on_no_face,
-    )
     outputs.check_faces(inputs, per, looks_for_faces=loaded.spec.faces is not None)
     job = Job(
         detector=loaded,
         detector_path=str(bundle),
         arguments=arguments,
         destinations=outputs.destinations(resumed),
-        inputs=inputs,
+        inputs=replace(inputs, c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust)),
         runtime=options.runtime(device, precision, workers, batch_size),
         atypical=atypical,
         fields=names,
@@ -304,8 +311,7 @@ def scan_command(
         argv=tuple(sys.argv),
     )
     with claimed(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=[bundle, *own]):
-        status = _run(job, signing, console, verbose=verbose, failing=failing, exit_zero=exit_zero)
-    raise typer.Exit(status)
+        raise typer.Exit(_run(job, signing, told, failing, exit_zero=exit_zero))
 
 
 def _grouped(groups: bool, group_by: str | None, *, listed: object) -> bool:
@@ -332,9 +338,7 @@ _ALIASES: Final = (
 )
 
 
-def _run(
-    job: Job, signing: Signing, console: Console, *, verbose: bool, failing: frozenset[FailOn], exit_zero: bool
-) -> int:
+def _run(job: Job, signing: Signing, told: Told, failing: frozenset[FailOn], *, exit_zero: bool) -> int:
     from muflow_cli.images.find import find
     from muflow_cli.scan.run import run
 
@@ -343,14 +347,15 @@ def _run(
     countable = isinstance(arguments, list) and not any("://" in argument for argument in arguments)
     listing = (lambda: find(arguments, job.inputs)) if countable else None
     beside = sys.stdout.isatty() and any(destination.file is None for destination in job.destinations)
-    with ScanProgress(console, listing, beside=beside, verbose=verbose) as progress, Stop() as stop:
-        summary = run(job, progress, stop)
+    with ScanProgress(told.console, listing, beside=beside, verbose=told.verbose) as progress, Stop() as stop:
+        summary = run(job, progress, stop, told.skip)
         stopped = stop()
     for line in summary_lines(summary, job.detector.calibration.rule.alpha, job.atypical):
-        console.print(line)
+        told.console.print(line)
     if stopped:
         goes_on = job.comparison.any and job.kept_report is not None
         said = interrupted_text(summary, provisional=job.comparison.any, goes_on=goes_on)
         sys.stderr.write(f"muflow: interrupted; {said}\n")  # said with --quiet too
     signing.sign()
-    return INTERRUPTED if stopped else status_of(summary, failing, exit_zero=exit_zero)
+    lacks_paths = told.end()
+    return INTERRUPTED if stopped else BAD if lacks_paths else status_of(summary, failing, exit_zero=exit_zero)

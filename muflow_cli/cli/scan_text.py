@@ -9,6 +9,7 @@ from muflow_cli.output.inert import escape
 from muflow_cli.output.shift_text import shift_text
 from muflow_cli.run_records import ImageGroup, ReweightInfo, Summary
 from muflow_cli.run_specs import Atypical
+from muflow_cli.skipped import skipped_text
 
 # Groups that are listed; the reports hold all of them.
 _LISTED: Final = 20
@@ -25,6 +26,8 @@ def summary_lines(summary: Summary, alpha: float, atypical: Atypical) -> Iterato
         atypical: what became of images outside the calibration's ranges.
     """
     yield from _counts(summary)
+    if summary.skipped:
+        yield f"skipped: {skipped_text(summary.skipped)}"
     if summary.atypical:
         yield _atypical_line(summary, atypical)
     if summary.shift is not None and not summary.shift.alike:

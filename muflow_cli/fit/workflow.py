@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -32,17 +32,20 @@ from muflow_cli.files import write_whole
 from muflow_cli.fit.branch import BranchFit, FittedBranch, branch_history, fit_branch
 from muflow_cli.fit.features import work_bytes
 from muflow_cli.fit.sources import Fold, rounds_of, short_names, sources_of
-from muflow_cli.fit.split import Split, deal
+from muflow_cli.fit.split import Split, deal, require_images
 from muflow_cli.fit.store import Store, StoredImage, build_store, has_store, open_store
 from muflow_cli.fit.work import Work, open_work
-from muflow_cli.images.find import find, find_each
+from muflow_cli.images.find import check_present, find, find_each
+from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, face_search, load
 from muflow_cli.images.near import near_duplicate_groups, packed
 from muflow_cli.output.history import HISTORY_WRITERS, History, history_suffix
 from muflow_cli.presets import LIGHT
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
+from muflow_cli.run_records import SkippedFiles
 from muflow_cli.run_specs import InputSpec, Runtime
+from muflow_cli.skipped import SkipCount, nothing_found
 from muflow_cli.specs import DetectorSpec, View
 
 _AHEAD = 64
@@ -82,6 +85,7 @@ class FitSummary:
     """What `fit` did. NLLs in nats per dimension, times in seconds.
 
     `declared_synthetic` holds the paths of images that were skipped because they declare themselves synthetic.
+    `skipped` counts inputs that were not used, by code; `skipped_files` what folders and archives held besides inputs.
     """
 
     output: str
@@ -98,6 +102,7 @@ class FitSummary:
     seconds: dict[str, float]
     fingerprint: str
     calibration_fingerprint: str
+    skipped_files: tuple[SkippedFiles, ...] = ()
 
 
 def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSummary:
@@ -107,11 +112,14 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
         MuflowError: one sentence; the work folder stays only where `resume` can use it.
     """
     timer = StageTimer(progress or NoProgress())
+    skipped = SkipCount()
     replaced = request.force or request.resume
     outputs = [request.output, *request.reports]
     with claimed(outputs, force=replaced, inputs=[*request.reals, *request.weights.values()]):
         writers = {path: HISTORY_WRITERS[history_suffix(path)] for path in request.reports}
         rule_class(request.spec.rule.method).check(request.spec.rule)
+        # Looked at before weights are downloaded or anything is loaded.
+        found = _found(request, skipped)
         weights = _weights(request)
         placement = place(request.runtime)
         # What must be equal for a resumed run to end in the same bundle.
@@ -127,13 +135,33 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
         }
         with open_work(request.output, key, resume=request.resume, force=request.force) as work:
             try:
-                summary, history = _Fit(request, placement, weights, work, timer).run()
+                summary, history = _Fit(request, placement, weights, work, timer, found).run()
                 for path, write in writers.items():
                     write_whole(path, write(history), force=replaced)
-                return summary
+                return replace(summary, skipped_files=skipped.rows)
             except KeyboardInterrupt:
                 timer.note(f"the finished work is kept in {work.folder}; continue with --resume")
                 raise
+
+
+def _found(request: FitRequest, skip: SkipCount) -> list[tuple[str, Input | Unreadable]]:
+    """The inputs with the arguments that led to them; those of a fit that begins are refused if they are too few.
+
+    Raises:
+        NoSuchInput: for an argument that names nothing.
+        NothingToDo: without any input.
+        TooFewImages: where even so many different images would be too few.
+    """
+    if not request.resume:
+        check_present(request.reals, request.inputs)
+    found = list(find_each(request.reals, request.inputs, skip))
+    files = sum(isinstance(item, Input) for _, item in found)
+    if not found and not request.resume:
+        remedy = "give files or folders of real face images"
+        raise nothing_found(f"no image in {', '.join(request.reals)}", skip.rows, remedy)
+    if files and not request.resume:
+        require_images(request.spec, files)
+    return found
 
 
 def _weights(request: FitRequest) -> dict[str, Weights]:
@@ -163,9 +191,10 @@ class _Fit:
         weights: Mapping[str, Weights],
         work: Work,
         timer: StageTimer,
+        found: Sequence[tuple[str, Input | Unreadable]],
     ) -> None:
         self.request, self.spec, self.placement = request, request.spec, placement
-        self.weights, self.work, self.timer = weights, work, timer
+        self.weights, self.work, self.timer, self.found = weights, work, timer, found
 
     def run(self) -> tuple[FitSummary, History]:
         """All stages, in order."""
@@ -215,8 +244,7 @@ class _Fit:
         self.timer.stage("read", None)
         if self.request.resume and has_store(self.work.folder):
             return open_store(self.work.folder)
-        found = list(find_each(self.request.reals, self.request.inputs))
-        inputs = [item for _, item in found]
+        inputs = [item for _, item in self.found]
         guard = InputGuard([self.request.output, *self.request.reports])
         for item in inputs:
             guard.check(item.path)
@@ -233,7 +261,7 @@ class _Fit:
             self.work.folder,
             sizes,
             allow_declared=self.request.allow_declared,
-            sources=sources_of(found),
+            sources=sources_of(self.found),
         )
 
     def load_spec(self, *, crops_seed: int | None) -> LoadSpec:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from muflow_cli.images.inputs import entries, file_error, is_skipped, unreadable
+from muflow_cli.images.inputs import entries, file_error, unreadable, why_skipped
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
 
@@ -100,7 +100,7 @@ class _Matcher:
         for position in magic:
             part = self.parts[position]
             name = "*" if part == _ANY_FOLDERS else part
-            if not fnmatchcase(entry.name, name) or is_skipped(path, entry.name, self.spec, pattern=name):
+            if not fnmatchcase(entry.name, name) or why_skipped(path, entry.name, self.spec, pattern=name):
                 continue
             follow = position if part == _ANY_FOLDERS else position + 1
             is_last = follow == len(self.parts)

@@ -14,7 +14,7 @@ from muflow_cli.claims import InputGuard
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.environment import begin_run, deciding, utc_now
-from muflow_cli.errors import NothingToDo, OutputIsInput
+from muflow_cli.errors import OutputIsInput
 from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
 from muflow_cli.output.digests import ResultsDigest, sealed
@@ -30,6 +30,7 @@ from muflow_cli.scan.resume import resumable
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest
+from muflow_cli.skipped import Skip, SkipCount, nothing_found
 
 if TYPE_CHECKING:
     from muflow_cli.output.report_writer import Exhibits
@@ -108,13 +109,19 @@ class Job:
         return self.resumed or next(iter(self.growing_reports if self.fields is None else ()), None)
 
 
-def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool] = lambda: False) -> Summary:
+def run(
+    job: Job,
+    listener: ScanListener | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    skip: Skip | None = None,
+) -> Summary:
     """Scan, and write every result to every destination.
 
     Args:
         job: what to scan, and where the results go.
         listener: told of every result.
         stop: called after each input; once it returns true, the scan finishes what it has begun and ends.
+        skip: told of everything in folders and archives that is not read.
 
     Raises:
         MuflowError: for problems that a user can solve; before the first result, no existing output is touched.
@@ -144,7 +151,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
         if evidence is not None:
             earlier = _comparable(earlier, evidence, heard.note)
         scan = Scan(request, earlier=earlier, stop=stop, gallery=exhibits, evidence=evidence)
-        passing = _Passing(job, scan, heard)
+        passing = _Passing(job, scan, heard, SkipCount(skip))
         summary = _pass(job, passing, heard, _Recording(outputs, head, info, job.detector), evidence)
     if passing.failure is not None:
         raise passing.failure
@@ -212,7 +219,8 @@ def _pass(
         with listener.writing():
             recording.write(result)
     if recording.tally.inputs == 0 and not scan.no_face_skipped and not scan.interrupted:
-        raise NothingToDo("no image was found", "give image files, or folders that contain images")
+        remedy = "give image files, or folders that contain images"
+        raise nothing_found("no image was found", passing.skipped.rows, remedy)
     stages = scan.seconds | comparing
     return recording.end(
         interrupted=scan.interrupted or passing.failure is not None,
@@ -221,6 +229,7 @@ def _pass(
         adaptive=compared.adaptive,
         reweight=compared.reweight,
         groups=compared.groups,
+        skipped=passing.skipped.rows,
         stages={name: round(seconds, 3) for name, seconds in stages.items()},
         bottleneck=max(stages, key=lambda stage: stages[stage]),
     )
@@ -231,11 +240,13 @@ class _Passing:
 
     Attributes:
         scan: the pass.
+        skipped: counts what is not read.
         group_of: path of an input -> name of its group, in a run by groups.
         failure: the error that ended it too early; the results before it are good, and their outputs get their ends.
     """
 
-    def __init__(self, job: Job, scan: Scan, listener: ScanListener) -> None:
+    def __init__(self, job: Job, scan: Scan, listener: ScanListener, skipped: SkipCount) -> None:
+        self.skipped = skipped
         self.scan, self._job, self._listener = scan, job, listener
         self.failure: Exception | None = None
         self.group_of: dict[str, str] = {}
@@ -258,7 +269,7 @@ class _Passing:
     def _inputs(self) -> Iterator[Input | Unreadable]:
         """The inputs, as long as none of them is an output."""
         guard = InputGuard([output.file for output in self._job.destinations if output.file is not None])
-        for item in find(self._job.arguments, self._job.inputs):
+        for item in find(self._job.arguments, self._job.inputs, self.skipped):
             guard.check((isinstance(item, Input) and item.location) or item.path)
             if self._job.comparison.groups and isinstance(item, Input):
                 self.group_of[item.path] = group_name(item)
