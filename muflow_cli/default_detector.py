@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ LIMITS: Final = (
     "fit` and pass it with --detector (--quiet hides this)"
 )
 
+_KEYS: Final = ("detector",)
 _NAME: Final = "default.safetensors"
 
 
@@ -69,7 +71,7 @@ def configured_detector(path: Path) -> Path | None:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
             raise BadConfig(path, "is not a file")
-        entry = tomllib.loads(path.read_text(encoding="utf-8")).get("detector")
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -78,11 +80,21 @@ def configured_detector(path: Path) -> Path | None:
         raise BadConfig(path, "is nested too deeply") from None
     except ValueError as error:  # not TOML, or not UTF-8
         raise BadConfig(path, f"is not TOML ({str(error).replace(': ', ', ')})") from None
+    _check_keys(path, entries)
+    entry = entries.get("detector")
     if entry is None:
         return None
     if not isinstance(entry, str) or not entry:
         raise BadConfig(path, f"has detector = {entry!r}, which is not a file name")
     return path.parent / os.path.expanduser(entry)  # noqa: PTH111 - Path.expanduser fails where there is no home
+
+
+def _check_keys(path: Path, entries: Mapping[str, object]) -> None:
+    """Refuse settings that do nothing, and name the one that was perhaps meant."""
+    for key in sorted(entries.keys() - set(_KEYS)):
+        near = next(iter(difflib.get_close_matches(key.lower(), _KEYS, n=1)), None)
+        hint = f"; do you mean {near}?" if near else ""
+        raise BadConfig(path, f"has {key!r}, which is no setting{hint}")
 
 
 def embedded_detector() -> Path:

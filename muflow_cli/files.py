@@ -83,6 +83,7 @@ _temporary: Final[set[Path]] = set()
 _empty: Final[set[Path]] = set()
 _folders: Final[set[Path]] = set()
 _locks: Final[dict[Path, int | None]] = {}
+_appended: Final[set[Path]] = set()
 _NO_LOCKS: Final = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -119,6 +120,8 @@ def locked(path: Path) -> Iterator[None]:
         CannotWrite: because another run is writing `path`, or with the system's reason.
     """
     target = path.resolve()
+    if target in _appended:
+        raise CannotWrite(str(path), "it is the log file of this run", "choose another name for one of them")
     if target.exists() and not (target.is_file() or target.is_dir()):
         yield
         return
@@ -142,12 +145,16 @@ def locked(path: Path) -> Iterator[None]:
                 # Removed while it is held, so nobody can have locked it; whoever opened it before sees it has no name.
                 lock.unlink(missing_ok=True)
     finally:
-        descriptor = _locks.pop(lock)
-        if descriptor is not None:
-            os.close(descriptor)
-        if acquired and not system.REMOVES_OPEN_FILES:
-            with contextlib.suppress(OSError):  # another run has opened it since
-                lock.unlink(missing_ok=True)
+        _close_lock(lock, remove=acquired and not system.REMOVES_OPEN_FILES)
+
+
+def _close_lock(lock: Path, *, remove: bool) -> None:
+    descriptor = _locks.pop(lock)
+    if descriptor is not None:
+        os.close(descriptor)
+    if remove:
+        with contextlib.suppress(OSError):  # another run has opened it since
+            lock.unlink(missing_ok=True)
 
 
 def _being_written(path: Path) -> CannotWrite:
@@ -266,6 +273,24 @@ def growing(path: Path) -> Iterator[OutputFile]:
                 path.resolve().unlink(missing_ok=True)
     finally:
         _empty.discard(path)
+
+
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[OutputFile]:
+    """`path` open to write at its end, created if missing; no output of this process can be the same file meanwhile.
+
+    Raises:
+        CannotWrite: with the system's reason.
+    """
+    target = path.resolve()
+    with naming(str(path)):
+        stream = OutputFile(target, "ab", str(path))
+    _appended.add(target)
+    try:
+        with stream:
+            yield stream
+    finally:
+        _appended.discard(target)
 
 
 @contextlib.contextmanager

@@ -94,12 +94,14 @@ def read_datasets(arguments: Iterable[DataArgument], spec: InputSpec) -> Dataset
         BadData: if a label is missing, a path has two labels or two arguments name the same group.
         BadTable: if a manifest is wrong.
     """
-    skipped = SkipCount()
+    arguments, skipped = list(arguments), SkipCount()
     datasets = [_read(argument, spec, skipped) for argument in arguments]
     by_path: dict[str, Sample] = {}
     owners: dict[tuple[Label, str], int] = {}
-    for number, dataset in enumerate(datasets):
-        for sample in dataset.samples:
+    # Of folders one in the other, the inner one names the source of an image, whatever the order.
+    depths = [len(Path(split_name(argument.text)[1]).absolute().parts) for argument in arguments]
+    for number in sorted(range(len(datasets)), key=lambda index: -depths[index]):
+        for sample in datasets[number].samples:
             if owners.setdefault((sample.label, sample.group), number) != number:
                 raise BadData(
                     f"two arguments hold a {sample.label} group {sample.group!r}, the second with {sample.path}",
@@ -108,8 +110,9 @@ def read_datasets(arguments: Iterable[DataArgument], spec: InputSpec) -> Dataset
             first = by_path.setdefault(str(Path(sample.path).absolute()), sample)
             if first.label is not sample.label:
                 raise BadData(f"{sample.path} is given as real and as fake", "give it once")
+    chosen = set(map(id, by_path.values()))
     return Dataset(
-        tuple(by_path.values()),
+        tuple(sample for dataset in datasets for sample in dataset.samples if id(sample) in chosen),
         tuple(record for dataset in datasets for record in dataset.unreadable),
         {folder: number for dataset in datasets for folder, number in dataset.left_out.items()},
         skipped.rows,

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from muflow_cli import __version__
+from muflow_cli.cli import log_file
 from muflow_cli.cli.ablate_command import ablate_command
 from muflow_cli.cli.bench_command import bench_command
 from muflow_cli.cli.calibrate_command import calibrate_command
@@ -61,7 +62,8 @@ def root(
     """Tell synthetic faces from real photographs with a detector that was fitted to real faces only (µFlow).
 
     Exit status: 0 done, nothing flagged; 1 something flagged (scan) or a gate failed (bench); 2 wrong usage, bad data,
-    a path that does not exist or a closed pipe; 3 scan finished, nothing flagged, some inputs unreadable; 130 interrupted, finished work is kept.
+    a path that does not exist or a closed pipe; 3 scan finished, nothing flagged, some inputs unreadable; 130
+    interrupted, finished work is kept.
     """
 
 
@@ -90,8 +92,12 @@ def run() -> int:
             error.message = inert(error.message)  # type: ignore[union-attr]
             show()
         else:
-            sys.stderr.write(f"muflow: {_sentence(error)}\n")
+            sentence = f"muflow: {_sentence(error)}"
+            log_file.note(sentence)
+            sys.stderr.write(f"{sentence}\n")
         return BAD
+    finally:
+        log_file.close()
     return status if isinstance(status, int) else OK
 
 

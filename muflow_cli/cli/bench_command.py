@@ -168,6 +168,7 @@ def bench_command(
     max_seconds: options.MaxSeconds = options.MAX_SECONDS,
     no_archives: options.NoArchives = False,
     face_model: options.FaceModel = None,
+    _log_file: options.LogFile = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", hidden=True)] = False,
     adaptive: Annotated[bool, typer.Option("--adaptive", hidden=True)] = False,
     groups: Annotated[bool, typer.Option("--groups", hidden=True)] = False,

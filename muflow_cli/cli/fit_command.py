@@ -18,6 +18,7 @@ from muflow_cli.cli.fit_spec import branch_weights, fit_spec
 from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec, IncompatibleOptions
+from muflow_cli.output.suffixes import check_suffix
 from muflow_cli.run_specs import Damaged, Precision
 from muflow_cli.settings import with_faces
 from muflow_cli.specs import FaceSpec, Tail, TargetKind, View
@@ -182,6 +183,7 @@ def fit_command(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit.")] = False,
     force: options.Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
+    _log_file: options.LogFile = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Fit a detector to REAL face images; it never sees a synthetic one.
@@ -271,6 +273,7 @@ def _outputs(paths: Sequence[Path]) -> tuple[Path, tuple[Path, ...]]:
     bundles = [path for path in paths if path not in reports]
     if len(bundles) != 1:
         raise BadSpec("-o", " ".join(map(str, paths)), "one file for the detector, and .csv or .html for the history")
+    check_suffix("-o", bundles[0], (".safetensors", ".csv", ".html"))
     return bundles[0], reports
 
 

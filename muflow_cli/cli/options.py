@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from muflow_cli.cli.log_file import open_log
 from muflow_cli.output.inert import escape
 from muflow_cli.run_records import SkippedFiles
 from muflow_cli.run_specs import Atypical, Damaged, InputSpec, OnNoFace, Precision, Runtime
@@ -78,6 +79,17 @@ AtypicalOption = Annotated[
     typer.Option(
         "--atypical",
         help="What to do with images whose format, size or quality no calibration image has.",
+    ),
+]
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-file",
+        metavar="FILE",
+        callback=open_log,
+        is_eager=True,
+        hidden=True,
+        help="Append warnings, progress and the summary to FILE, each line with its time in UTC.",
     ),
 ]
 ListSkipped = Annotated[

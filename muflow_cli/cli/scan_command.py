@@ -23,7 +23,7 @@ from muflow_cli.cli.startup import quick_start
 from muflow_cli.cli.told import Told
 from muflow_cli.default_detector import find_detector
 from muflow_cli.errors import IncompatibleOptions
-from muflow_cli.output.encode import check_fields
+from muflow_cli.output.encode import fields_of
 from muflow_cli.output.writers import OutputFormat, Per
 from muflow_cli.run_specs import Atypical, Damaged, OnNoFace, Precision
 from muflow_cli.scan.resume import written_before
@@ -205,6 +205,7 @@ def scan_command(
         bool, typer.Option("--exit-zero", help="Exit with 0 even if images were flagged or unreadable.", hidden=True)
     ] = False,
     list_skipped: options.ListSkipped = False,
+    _log_file: options.LogFile = None,
     quiet: options.Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", hidden=True)] = False,
 ) -> None:
@@ -265,8 +266,7 @@ def scan_command(
         raise typer.Exit(verify_report(verify, signers, paths, output or sign or any(aliases.values()), console))
     outputs = choose_outputs(output, aliases, format_, as_json=as_json)
     failing = fail_on_of(fail_on)
-    names = None if fields is None else tuple(fields.split(","))
-    check_fields(names)
+    names = fields_of(fields)
     resumed = _resumed(outputs, names) if resume else None
     grouped = _grouped(groups, group_by, listed=files_from and not null and not paths)
     comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from muflow_cli.cli import log_file
 from muflow_cli.errors import NoSuchInput
 from muflow_cli.output.inert import escape, inert
 from muflow_cli.skipped import Skipped
@@ -37,5 +38,7 @@ class Told:
     def end(self) -> bool:
         """Name the paths that are missing, with --quiet too; whether there are any."""
         if self.absent:
-            sys.stderr.write(f"muflow: {inert(str(NoSuchInput(self.absent)))}\n")
+            sentence = f"muflow: {inert(str(NoSuchInput(self.absent)))}"
+            log_file.note(sentence)
+            sys.stderr.write(f"{sentence}\n")
         return bool(self.absent)

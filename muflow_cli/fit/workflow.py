@@ -261,7 +261,7 @@ class _Fit:
             self.work.folder,
             sizes,
             allow_declared=self.request.allow_declared,
-            sources=sources_of(self.found),
+            sources=sources_of(self.found, self.request.reals),
         )
 
     def load_spec(self, *, crops_seed: int | None) -> LoadSpec:

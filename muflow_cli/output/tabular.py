@@ -12,13 +12,10 @@ from typing import IO, Any, BinaryIO, Final, cast
 from rich.console import Console
 from rich.text import Text
 
-from muflow_cli.output.encode import FIELDS, check_fields, result_to_json, select
+from muflow_cli.output.encode import CSV_PARTS, FIELDS, check_fields, result_to_json, select
 from muflow_cli.output.inert import cell, escape
 from muflow_cli.records import Origin, Result, Verdict
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
-
-# Fields that are several columns of the CSV, named field_key.
-_PARTS: Final[Mapping[str, tuple[str, ...]]] = {"declared": ("origin", "marks"), "error": ("code", "message")}
 
 FACE_COLUMNS: Final = ("face", "left", "top", "right", "bottom", "confidence")
 
@@ -74,7 +71,7 @@ def csv_columns(fields: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(
         column
         for name in names
-        for column in ([f"{name}_{part}" for part in _PARTS[name]] if name in _PARTS else [name])
+        for column in ([f"{name}_{part}" for part in CSV_PARTS[name]] if name in CSV_PARTS else [name])
     )
 
 
@@ -125,7 +122,7 @@ class CsvWriter:
     def write(self, result: Result) -> None:
         """Write one row, or one for each face."""
         value = result_to_json(result)
-        parts = {f"{name}_{key}": value[name][key] for name in _PARTS if name in value for key in _PARTS[name]}
+        parts = {f"{name}_{key}": value[name][key] for name in CSV_PARTS if name in value for key in CSV_PARTS[name]}
         count = {"faces": len(value["faces"])} if "faces" in value else {}
         for row in _face_rows(value) if self._per_face else [value]:
             cells = {**row, **parts, **count}
