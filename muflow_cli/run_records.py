@@ -194,6 +194,7 @@ class Summary:
         results_sha256: over all results, in order.
         report_sha256: over this summary, and so over the whole report, since the two digests above are part of it.
         skipped: what folders and archives held that was not read, and so has no result.
+        frames_left_out: frames of animations and pages of documents that have no result; --all-frames gives them one.
     """
 
     inputs: int
@@ -219,6 +220,7 @@ class Summary:
     shift: Shift | None = None
     groups: tuple[ImageGroup, ...] = ()
     skipped: tuple[SkippedFiles, ...] = ()
+    frames_left_out: int = 0
     interrupted: bool = False
     results_sha256: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)

@@ -104,6 +104,7 @@ class InputSpec:
         max_faces: faces of one image that are scored, the largest first, where a detector looks for faces.
         on_no_face: what becomes of an image without a face that can be scored.
         face_model: path of the model file, for a detector of faces that needs one.
+        all_frames: every frame of an animation and every page of a document is an input, not the first alone.
     """
 
     exclude: tuple[str, ...] = ()
@@ -118,6 +119,7 @@ class InputSpec:
     max_faces: int = 20
     on_no_face: OnNoFace = OnNoFace.REPORT
     face_model: str | None = None
+    all_frames: bool = False
 
     def __post_init__(self) -> None:
         between(self, 1, 2**60, "max_bytes", "max_pixels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Final
 from muflow_cli.images.archives import split
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.find import find
+from muflow_cli.images.frames import without_frame
 from muflow_cli.images.inputs import Input, InputKind, file_error, open_regular
 from muflow_cli.images.read import read_input
 from muflow_cli.images.remote import is_remote
@@ -160,6 +162,7 @@ def _current(path: str, inputs: _Inputs) -> tuple[str, str | None]:
     """SHA-256 of what lies at `path` now, and what is wrong with it, if anything is."""
     if is_remote(path):
         return "", "is an address, which --verify does not fetch; download the file and compare its SHA-256"
+    path = path if os.path.lexists(path) else without_frame(path)
     source = inputs.find(path)
     # If a folder has replaced the file, or the name is also a pattern, other files are found.
     if source is None or source.path != path:

@@ -92,6 +92,14 @@ LogFile = Annotated[
         help="Append warnings, progress and the summary to FILE, each line with its time in UTC.",
     ),
 ]
+AllFrames = Annotated[
+    bool,
+    typer.Option(
+        "--all-frames",
+        help="Score every frame of GIF, PNG and WebP and every page of TIFF as an image of its own.",
+        hidden=True,
+    ),
+]
 ListSkipped = Annotated[
     bool, typer.Option("--list-skipped", help="Name on stderr everything in folders that is not read.", hidden=True)
 ]

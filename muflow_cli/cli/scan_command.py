@@ -204,6 +204,7 @@ def scan_command(
     exit_zero: Annotated[
         bool, typer.Option("--exit-zero", help="Exit with 0 even if images were flagged or unreadable.", hidden=True)
     ] = False,
+    all_frames: options.AllFrames = False,
     list_skipped: options.ListSkipped = False,
     _log_file: options.LogFile = None,
     quiet: options.Quiet = False,
@@ -278,17 +279,18 @@ def scan_command(
         ),
         max_faces=max_faces,
         on_no_face=on_no_face,
+        all_frames=all_frames,
     )
+    signing = prepare_signing(sign, outputs, console)
+    own = read if sign is None else [*read, sign]
+    earlier = [] if resumed is None else written_before(resumed, outputs.paths)
+    check_outputs(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=own)
     told = Told(
         console,
         absent=absent_arguments(paths or [], inputs, listed=files_from is not None),
         list_skipped=list_skipped,
         verbose=verbose,
     )
-    signing = prepare_signing(sign, outputs, console)
-    own = read if sign is None else [*read, sign]
-    earlier = [] if resumed is None else written_before(resumed, outputs.paths)
-    check_outputs(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=own)
     bundle = find_detector(detector, console.print)
     with quick_start():
         from muflow_cli.bundle import load

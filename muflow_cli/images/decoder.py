@@ -47,7 +47,7 @@ def _answer(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO
     _limit(request, len(data))
     seconds = math.ceil(PATIENCE * request.spec.inputs.max_seconds) + 5
     with system.ending_with(requests, seconds):
-        size = _announced_size(data)
+        size = _announced_size(data, request.spec.frame)
     send(answers, size)
     if requests.read(1) != b"g":
         raise Closed
@@ -67,13 +67,13 @@ def _limit(request: Request, file_bytes: int) -> None:
     system.limit_memory(_SPARE + file_bytes + _PER_PIXEL * request.spec.inputs.max_pixels)
 
 
-def _announced_size(data: bytes) -> Size:
+def _announced_size(data: bytes, frame: int) -> Size:
     if data[4:8] == b"ftyp":
         width, height = largest_extent(data)
         return Size(width=width, height=height)
     try:
         if data.startswith(TIFF_SIGNATURES):
-            tiff = open_tiff(data)
+            tiff = open_tiff(data, frame)
             return Size(width=tiff.width, height=tiff.height)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return Size(width=image.width, height=image.height)

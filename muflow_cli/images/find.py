@@ -10,6 +10,8 @@ from muflow_cli.errors import NoSuchInput
 from muflow_cli.files import is_own
 from muflow_cli.images import archives, globs, remote
 from muflow_cli.images.archive_limits import is_archive
+from muflow_cli.images.error import ImageError
+from muflow_cli.images.frames import MOST_FRAMES, frame_count, frame_path
 from muflow_cli.images.inputs import (
     Input,
     entries,
@@ -22,6 +24,7 @@ from muflow_cli.images.inputs import (
 )
 from muflow_cli.images.kinds import FOLDER, LINK, SPECIAL, kind_of
 from muflow_cli.images.lists import ListedPath
+from muflow_cli.images.read import read_input
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.skipped import Skip, Skipped, Why
@@ -51,7 +54,23 @@ def find_each(
     for argument in arguments:
         group = argument.group if isinstance(argument, ListedPath) else ""
         for item in finder.inputs(argument):
-            yield argument, replace(item, group=group) if group and isinstance(item, Input) else item
+            found = replace(item, group=group) if group and isinstance(item, Input) else item
+            yield argument, found
+            if spec.all_frames and isinstance(found, Input):
+                yield from ((argument, later) for later in _later_frames(found, spec))
+
+
+def _later_frames(first: Input, spec: InputSpec) -> Iterator[Input | Unreadable]:
+    """The frames of an input after its first one; none where it cannot be read, which its own record will say."""
+    try:
+        count = frame_count(read_input(first, spec.max_bytes))
+    except (ImageError, MemoryError):
+        return
+    for frame in range(2, min(count, MOST_FRAMES) + 1):
+        yield replace(first, path=frame_path(first.path, frame), location=first.location or first.path, frame=frame)
+    if count > MOST_FRAMES:
+        message = f"it has {count} frames, and only the first {MOST_FRAMES} are scored"
+        yield Unreadable(path=frame_path(first.path, MOST_FRAMES + 1), code="too_many_frames", message=message)
 
 
 def missing(arguments: Iterable[str], spec: InputSpec) -> list[str]:

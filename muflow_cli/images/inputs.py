@@ -63,6 +63,7 @@ class Input:
         content: the bytes of a tar member that cannot be read again in place, because its archive is compressed or
             the member is sparse.
         group: of the list that named it; empty where the list has none.
+        frame: of an animation, or page of a document, from 1; from the second on a file lies at `location`.
     """
 
     path: str
@@ -74,6 +75,7 @@ class Input:
     size: int = 0
     content: bytes | None = None
     group: str = ""
+    frame: int = 1
 
 
 def read_file(path: str, max_bytes: int) -> bytes:

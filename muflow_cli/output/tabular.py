@@ -59,6 +59,8 @@ _WIDTHS: Final = {
     "faces_left_out": 14,
     "face_side": 9,
     "face_tilt": 9,
+    "frame": 5,
+    "frames": 6,
     "error": 40,
 }
 
