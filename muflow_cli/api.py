@@ -16,7 +16,7 @@ from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.environment import begin_run, deciding
 from muflow_cli.errors import BadSpec, IncompatibleOptions
-from muflow_cli.fit.workflow import FitRequest, FitSummary
+from muflow_cli.fit.records import FitRequest, FitSummary
 from muflow_cli.fit.workflow import fit as run_fit
 from muflow_cli.images.find import find
 from muflow_cli.presets import PRESETS

@@ -17,6 +17,7 @@ LIMITS: Final = (
     "fit` and pass it with --detector (--quiet hides this)"
 )
 
+_KEYS: Final = ("detector",)
 _NAME: Final = "default.safetensors"
 
 

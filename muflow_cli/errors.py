@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class MuflowError(Exception):
@@ -58,8 +58,8 @@ class BadWeights(MuflowError):
 class TooFewImages(MuflowError):
     """Not enough real images for a step."""
 
-    def __init__(self, purpose: str, count: int, needed: int, why: str) -> None:
-        super().__init__(f"{purpose} needs at least {needed} real images ({why}), found {count}", "add images")
+    def __init__(self, purpose: str, count: int, needed: int, why: str, remedy: str = "add images") -> None:
+        super().__init__(f"{purpose} needs at least {needed} real images ({why}), found {count}", remedy)
 
 
 class TooFewToAdapt(MuflowError):
@@ -95,10 +95,20 @@ class CannotAdapt(MuflowError):
 
 
 class TooFewScores(MuflowError):
-    """Not enough scores of real images for a rule."""
+    """Not enough scores of real images for a rule.
 
-    def __init__(self, purpose: str, count: int, needed: int) -> None:
-        super().__init__(f"{purpose} needs scores of at least {needed} real images, found {count}", "add images")
+    Args:
+        purpose: what needs them.
+        count: found.
+        needed: at least.
+        alpha: the least rate that so many allow; None where that is not what is missing.
+    """
+
+    def __init__(self, purpose: str, count: int, needed: int, alpha: float | None = None) -> None:
+        lower = "" if alpha is None else f", or use --alpha {alpha:g}, the least that {count} of them allow"
+        super().__init__(
+            f"{purpose} needs scores of at least {needed} real images, found {count}", f"add images{lower}"
+        )
 
 
 class NoFeatures(MuflowError):
@@ -214,6 +224,25 @@ class NotFinite(MuflowError):
 
 class NothingToDo(MuflowError):
     """No input was found where the user pointed."""
+
+
+class NoSuchInput(MuflowError):
+    """Arguments that name no file and no folder.
+
+    Args:
+        names: of them, at least one.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(
+            f"{names_of(names)} {'does' if len(names) == 1 else 'do'} not exist", "check the spelling and the folder"
+        )
+
+
+def names_of(names: Sequence[str], most: int = 3) -> str:
+    """Some names as part of a sentence, each with its ends marked."""
+    *others, last = [repr(name) for name in names[:most]] + ([f"{len(names) - most} more"] if len(names) > most else [])
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 class BadReport(MuflowError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import os
@@ -17,15 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from muflow_cli import system
 from muflow_cli.errors import CannotWrite, OutputExists
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
-
-
-# O_NONBLOCK: a fifo put in a file's place must not stop a run. O_NOATIME: reading leaves no trace, where permitted.
-_FLAGS: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_NO_TRACE: Final = _FLAGS | getattr(os, "O_NOATIME", 0)
 
 
 class NotAFile(OSError):
@@ -43,9 +38,9 @@ def open_regular(path: str | Path) -> io.FileIO:
         OSError: as the operating system reports it.
     """
     try:
-        descriptor = os.open(path, _NO_TRACE)
+        descriptor = os.open(path, system.READING_WITHOUT_TRACE)
     except PermissionError:  # only the owner may use O_NOATIME
-        descriptor = os.open(path, _FLAGS)
+        descriptor = os.open(path, system.READING)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise NotAFile
@@ -88,6 +83,7 @@ _temporary: Final[set[Path]] = set()
 _empty: Final[set[Path]] = set()
 _folders: Final[set[Path]] = set()
 _locks: Final[dict[Path, int | None]] = {}
+_appended: Final[set[Path]] = set()
 _NO_LOCKS: Final = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -100,9 +96,16 @@ def abandon() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for lock, descriptor in [*_locks.items()]:
         with contextlib.suppress(OSError):  # another process holds it
-            opened = os.open(lock, os.O_RDWR | os.O_NOFOLLOW) if descriptor is None else descriptor
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            opened = os.open(lock, os.O_RDWR | system.NO_FOLLOW) if descriptor is None else descriptor
+            system.lock(opened)
+            if not system.REMOVES_OPEN_FILES:
+                os.close(opened)
             lock.unlink()
+
+
+def is_own(path: str) -> bool:
+    """Whether this process made a file or folder for its work, which goes when it ends."""
+    return Path(path).resolve() in {*_temporary, *_folders, *_locks}
 
 
 @contextlib.contextmanager
@@ -117,6 +120,8 @@ def locked(path: Path) -> Iterator[None]:
         CannotWrite: because another run is writing `path`, or with the system's reason.
     """
     target = path.resolve()
+    if target in _appended:
+        raise CannotWrite(str(path), "it is the log file of this run", "choose another name for one of them")
     if target.exists() and not (target.is_file() or target.is_dir()):
         yield
         return
@@ -127,6 +132,7 @@ def locked(path: Path) -> Iterator[None]:
     if lock in _locks:
         raise _being_written(path)
     _locks[lock] = None
+    acquired = False
     try:
         with naming(str(path)):
             acquired = _acquire(lock)
@@ -135,12 +141,20 @@ def locked(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Removed while it is held, so nobody can have locked it; whoever opened it before sees it has no name.
-            lock.unlink(missing_ok=True)
+            if system.REMOVES_OPEN_FILES:
+                # Removed while it is held, so nobody can have locked it; whoever opened it before sees it has no name.
+                lock.unlink(missing_ok=True)
     finally:
-        descriptor = _locks.pop(lock)
-        if descriptor is not None:
-            os.close(descriptor)
+        _close_lock(lock, remove=acquired and not system.REMOVES_OPEN_FILES)
+
+
+def _close_lock(lock: Path, *, remove: bool) -> None:
+    descriptor = _locks.pop(lock)
+    if descriptor is not None:
+        os.close(descriptor)
+    if remove:
+        with contextlib.suppress(OSError):  # another run has opened it since
+            lock.unlink(missing_ok=True)
 
 
 def _being_written(path: Path) -> CannotWrite:
@@ -151,9 +165,9 @@ def _acquire(lock: Path) -> bool:
     """Lock the file, made if it is missing, and enter its descriptor in `_locks`; False if another process holds it."""
     while True:
         existed = lock.exists()
-        _locks[lock] = descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        _locks[lock] = descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | system.NO_FOLLOW, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(descriptor)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -192,7 +206,7 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[OutputFile]:
     try:
         with naming(str(path)):
             # Nobody can foresee the name; were it there all the same, O_EXCL follows no link and opens no file.
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            descriptor = os.open(temporary, system.NEW, 0o600)
         with OutputFile(descriptor, "wb", str(path)) as stream:
             yield stream
             with naming(str(path)):
@@ -245,16 +259,38 @@ def growing(path: Path) -> Iterator[OutputFile]:
     try:
         with naming(str(path)):
             stream = OutputFile(path.resolve(), "x+b" if created else "r+b", str(path))
-        with stream:
-            try:
-                yield stream
-            finally:
-                if created and os.fstat(stream.fileno()).st_size == 0:
-                    path.resolve().unlink(missing_ok=True)
-            with naming(str(path)):
-                os.fsync(stream.fileno())
+        empty = False
+        try:
+            with stream:
+                try:
+                    yield stream
+                finally:
+                    empty = created and os.fstat(stream.fileno()).st_size == 0
+                with naming(str(path)):
+                    os.fsync(stream.fileno())
+        finally:
+            if empty:
+                path.resolve().unlink(missing_ok=True)
     finally:
         _empty.discard(path)
+
+
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[OutputFile]:
+    """`path` open to write at its end, created if missing; no output of this process can be the same file meanwhile.
+
+    Raises:
+        CannotWrite: with the system's reason.
+    """
+    target = path.resolve()
+    with naming(str(path)):
+        stream = OutputFile(target, "ab", str(path))
+    _appended.add(target)
+    try:
+        with stream:
+            yield stream
+    finally:
+        _appended.discard(target)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ Paths are `str` as Python decodes file names (surrogateescape), so that a name w
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ class Facts:
         missing: share of a damaged image that is missing, 0..1; None where nothing is missing or it cannot be told.
         face_side: shorter side of the box of the face that decided, pixels; None where no face was scored.
         face_tilt: its angle against upright, -180..180 degrees, clockwise in the image; None likewise.
+        frame: of the file that was scored, from 1.
+        frames: that the file holds: of an animation (GIF, PNG, WebP) or pages of a TIFF.
     """
 
     sha256: str
@@ -73,6 +76,21 @@ class Facts:
     missing: float | None = None
     face_side: float | None = None
     face_tilt: float | None = None
+    frame: int = 1
+    frames: int = 1
+
+    @property
+    def key(self) -> str:
+        """What tells this picture from others: the SHA-256 of the file, or one of it and the frame from the second on.
+
+        Lower-case hexadecimal, as a SHA-256 is.
+        """
+        return frame_key(self.sha256, self.frame)
+
+
+def frame_key(sha256: str, frame: int) -> str:
+    """`Facts.key` of a frame of the file with this SHA-256."""
+    return sha256 if frame == 1 else hashlib.sha256(f"{sha256} frame {frame}".encode("ascii")).hexdigest()
 
 
 Point = tuple[float, float]

@@ -168,6 +168,21 @@ class ReweightInfo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SkippedFiles:
+    """What folders and archives held that was not read, of one kind and for one reason.
+
+    Attributes:
+        kind: by the first bytes, in the singular ("MP4 video", "PDF document", "text file", ...).
+        reason: not_an_image, hidden, excluded, archive (--no-archives), link or special_file.
+        count: of them; a hidden or excluded folder is one, whatever it holds.
+    """
+
+    kind: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """The end of a run. `inputs` = scored + no_face + unreadable; `duplicates` are among the first two.
 
@@ -184,6 +199,8 @@ class Summary:
         head_sha256: over what stands before and beside the results: schema, run and detector.
         results_sha256: over all results of the report, in order.
         report_sha256: over this summary, and so over the whole report, since the two digests above are part of it.
+        skipped: what folders and archives held that was not read, and so has no result.
+        frames_left_out: frames of animations and pages of documents that have no result; --all-frames gives them one.
     """
 
     inputs: int
@@ -209,6 +226,8 @@ class Summary:
     reweight: ReweightInfo | None = None
     shift: Shift | None = None
     groups: tuple[ImageGroup, ...] = ()
+    skipped: tuple[SkippedFiles, ...] = ()
+    frames_left_out: int = 0
     interrupted: bool = False
     written: int | None = None
     results_sha256: str | None = None

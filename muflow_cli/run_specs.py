@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +10,7 @@ from typing import Final
 from muflow_cli.bounds import between
 from muflow_cli.errors import BadSpec
 from muflow_cli.records import Verdict
+from muflow_cli.system import processors
 
 _LONGEST_NAME: Final = 200
 
@@ -87,7 +87,7 @@ class Runtime:
     @property
     def threads(self) -> int:
         """Number of decoding threads, at least 1."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or processors()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +127,7 @@ class InputSpec:
         max_faces: faces of one image that are scored, the largest first, where a detector looks for faces.
         on_no_face: what becomes of an image without a face that can be scored.
         face_model: path of the model file, for a detector of faces that needs one.
+        all_frames: every frame of an animation and every page of a document is an input, not the first alone.
     """
 
     exclude: tuple[str, ...] = ()
@@ -141,6 +142,7 @@ class InputSpec:
     max_faces: int = 20
     on_no_face: OnNoFace = OnNoFace.REPORT
     face_model: str | None = None
+    all_frames: bool = False
 
     def __post_init__(self) -> None:
         between(self, 1, 2**60, "max_bytes", "max_pixels")

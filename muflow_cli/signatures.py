@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from muflow_cli.errors import BadSpec, CannotSign, MissingTool
+from muflow_cli.system import has_terminal
 
 _NAMESPACE: Final = "muflow"  # a signature that was made for something else does not count
 _GOOD: Final = re.compile(r'^Good "muflow" signature .*?with (\S+ key \S+)', re.MULTILINE)
@@ -59,7 +60,7 @@ def check_key(key: Path) -> bool:
         return False
     if b"passphrase" not in done.stderr:
         raise CannotSign(f"cannot sign with {key} ({_reason(done.stderr)})", "give a key that ssh-keygen can use")
-    if not _has_terminal():
+    if not has_terminal():
         problem = f"the key {key} has a passphrase, and there is no terminal to ask for it"
         raise CannotSign(problem, "add the key to an ssh-agent (ssh-add), or give another key")
     return True
@@ -160,14 +161,6 @@ def _run(words: list[str], file: Path | None) -> subprocess.CompletedProcess[byt
         return subprocess.run(  # noqa: S603 - the user's own tool, and no shell
             [_tool("--verify"), "-Y", *words], stdin=stream, capture_output=True, check=False
         )
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
 
 
 def _reason(stderr: bytes) -> str:

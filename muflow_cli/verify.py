@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Final
 
 from muflow_cli.images.again import LIMITS, Again
 from muflow_cli.images.error import ImageError
+from muflow_cli.images.frames import without_frame
 from muflow_cli.images.inputs import Input, InputKind, file_error, open_regular
 from muflow_cli.images.read import read_input
 from muflow_cli.images.remote import is_remote
@@ -152,6 +154,7 @@ def _current(path: str, inputs: Again) -> tuple[str, str | None]:
     """SHA-256 of what lies at `path` now, and what is wrong with it, if anything is."""
     if why := _cannot_return(path):
         return "", why
+    path = path if os.path.lexists(path) else without_frame(path)
     source = inputs.find(path)
     # If a folder has replaced the file, or the name is also a pattern, other files are found.
     if source is None or source.path != path:

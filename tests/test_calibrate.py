@@ -17,7 +17,7 @@ from muflow_cli.calibrate.workflow import CalibrateRequest, CalibrateSummary, ca
 from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.rules import RULES
 from muflow_cli.cli.calibrate_command import _rows
-from muflow_cli.errors import BadCalibration, BadSpec, CannotWrite, NothingToDo, OutputExists, TooFewScores
+from muflow_cli.errors import BadCalibration, BadSpec, CannotWrite, NoSuchInput, NothingToDo, OutputExists, TooFewScores
 from muflow_cli.images.find import find
 from muflow_cli.progress import NoProgress
 from muflow_cli.records import CalibrationMatch, Scored, Verdict
@@ -105,9 +105,15 @@ def broken(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_path_that_does_not_exist_is_refused(tiny_bundle, fresh, tmp_path):
+    with pytest.raises(NoSuchInput, match="absent"):
+        run(tiny_bundle, tmp_path / "out", fresh, tmp_path / "absent")
+    assert not (tmp_path / "out").exists()
+
+
 def test_unreadable_images_are_counted_by_code_and_skipped(tiny_bundle, calibrated, fresh, broken, tmp_path):
-    summary = run(tiny_bundle, tmp_path / "out", broken, fresh, tmp_path / "absent.jpg")
-    assert summary.unreadable == {"empty": 1, "not_an_image": 1, "not_found": 1}
+    summary = run(tiny_bundle, tmp_path / "out", broken, fresh)
+    assert summary.unreadable == {"empty": 1, "not_an_image": 1}
     assert calibration(tmp_path / "out").fingerprint() == calibration(calibrated).fingerprint()
 
 

@@ -87,7 +87,7 @@ def test_a_configuration_that_cannot_be_used_is_one_sentence(
 
 def test_a_configuration_without_an_entry_or_an_unreadable_one(configuration: Path) -> None:
     assert configured_detector(configuration) is None
-    configuration.write_text("[other]\nkey = 1\n")
+    configuration.write_text("# nothing\n")
     assert configured_detector(configuration) is None
     configuration.unlink()
     configuration.mkdir()

@@ -171,7 +171,7 @@ def test_a_folder_that_is_not_there_is_one_sentence(muflow: Muflow, tiny_weights
     done = muflow(*fit_arguments(tmp_path / "nowhere", tiny_weights, tmp_path / "d.safetensors"))
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.count(b"\n") == 1
-    assert b"(1 not_found): give files or folders of real face images" in done.stderr
+    assert b"nowhere' does not exist: check the spelling and the folder" in done.stderr
 
 
 def test_bad_reals_are_skipped_and_counted(muflow: Muflow, reals: Path, tiny_weights: Path, tmp_path: Path) -> None:
@@ -212,16 +212,16 @@ def test_nothing_readable_is_one_sentence_and_leaves_nothing(
     muflow: Muflow, tiny_weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad").mkdir()
-    for index in range(3):
+    for index in range(48):
         (tmp_path / "bad" / f"{index}.jpg").write_bytes(b"nothing")
     done = muflow(*fit_arguments(tmp_path / "bad", tiny_weights, tmp_path / "d.safetensors"))
     assert done.returncode == 2
-    assert b"3 not_an_image" in done.stderr
+    assert b"48 not_an_image" in done.stderr
     assert b"Traceback" not in done.stderr
     assert left(tmp_path) == ["bad"]
     done = muflow(*fit_arguments(tmp_path / "absent", tiny_weights, tmp_path / "d.safetensors"))
     assert done.returncode == 2
-    assert b"1 not_found" in done.stderr
+    assert b"does not exist" in done.stderr
     assert left(tmp_path) == ["bad"]
 
 

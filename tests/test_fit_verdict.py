@@ -12,7 +12,7 @@ from muflow_cli.calibration.coverage import rate_bounds
 from muflow_cli.calibration.rules import Conformal
 from muflow_cli.cli.fit_verdict import verdict_rows
 from muflow_cli.detector import BranchProvenance, Candidate, LeftOut, Provenance, Selected
-from muflow_cli.fit.workflow import FitSummary
+from muflow_cli.fit.records import FitSummary
 from muflow_cli.specs import RuleSpec
 
 RULE = RuleSpec(method="conformal", alpha=0.05)

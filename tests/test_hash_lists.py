@@ -20,8 +20,9 @@ from muflow_cli.images.hash_lists import KINDS, HashLists
 from muflow_cli.output.report_reader import read_report
 from muflow_cli.output.writers import OutputFormat
 from muflow_cli.run_records import Summary
+from muflow_cli.scan.job import Job
 from muflow_cli.scan.outputs import Destination
-from muflow_cli.scan.run import Job, run
+from muflow_cli.scan.run import run
 
 DATA, OTHER = b"a known file", b"another file"
 

@@ -181,7 +181,7 @@ def test_known_content_is_hashed_and_not_decoded() -> None:
     known = {hashlib.sha256(item.content or b"").hexdigest() for item in (seen, text)}
     results = list(load_unknown([unknown, seen, text], spec(), known.__contains__))
     assert [type(result) for result in results] == [Loaded, Seen, Seen]
-    assert {result.sha256 for result in results[1:] if isinstance(result, Seen)} == known
+    assert {result.key for result in results[1:] if isinstance(result, Seen)} == known
 
 
 def test_memory_does_not_grow_with_the_number_of_inputs() -> None:

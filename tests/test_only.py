@@ -25,8 +25,9 @@ from muflow_cli.output.writers import OutputFormat
 from muflow_cli.records import Result, Scored
 from muflow_cli.run_records import Summary
 from muflow_cli.run_specs import Atypical
+from muflow_cli.scan.job import Job
 from muflow_cli.scan.outputs import Destination
-from muflow_cli.scan.run import Job, run
+from muflow_cli.scan.run import run
 from muflow_cli.scan.selection import Kind, Order, Selection, kinds_of
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.verify import verify

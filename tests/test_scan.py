@@ -23,8 +23,9 @@ from muflow_cli.output.writers import OutputFormat
 from muflow_cli.records import Facts, Judgement, Result, Scored, Side, Unreadable, Verdict
 from muflow_cli.run_specs import InputSpec, Precision, Runtime
 from muflow_cli.scan.fdr import photographs, with_q_values
+from muflow_cli.scan.job import Job
 from muflow_cli.scan.outputs import Destination
-from muflow_cli.scan.run import Job, NoListener, run
+from muflow_cli.scan.run import NoListener, run
 from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest
 from muflow_cli.specs import RuleSpec

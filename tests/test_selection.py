@@ -134,13 +134,19 @@ def test_small_sources_count_as_one_and_many_are_left_out_together() -> None:
 
 
 def test_each_argument_is_a_source_and_a_single_folder_is_one_for_each_of_its_folders(three: list[Path]) -> None:
+    def by_path(*arguments: str) -> dict[str, str]:
+        found = sources_of(list(find_each(arguments, InputSpec())), arguments)
+        return {str(Path(path).absolute()): source for path, source in found.items()}
+
     def found(*arguments: str) -> set[str]:
-        return set(sources_of(list(find_each(arguments, InputSpec()))).values())
+        return set(by_path(*arguments).values())
 
     parent = three[0].parent
     assert found(*map(str, three)) == found(str(parent)) == found(f"{parent}/") == set(map(str, three))
     assert found(*(str(path) for folder in three[:2] for path in folder.iterdir())) == set(map(str, three[:2]))
-    assert found(str(three[0]), str(parent)) == {str(three[0]), str(parent)}
+    overlapping = (str(three[0]), str(parent), *(str(path) for path in three[1].iterdir()))
+    assert found(*overlapping) == {str(three[0]), str(parent)}
+    assert by_path(*overlapping) == by_path(*reversed(overlapping))
 
 
 def test_names_of_sources_hold_no_more_of_their_paths_than_tells_them_apart() -> None:

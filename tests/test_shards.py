@@ -24,9 +24,10 @@ from muflow_cli.output.report_reader import read_report
 from muflow_cli.output.writers import OutputFormat
 from muflow_cli.records import Result
 from muflow_cli.run_records import Summary
+from muflow_cli.scan.job import Job
 from muflow_cli.scan.merge import read_parts
 from muflow_cli.scan.outputs import Destination
-from muflow_cli.scan.run import Job, run
+from muflow_cli.scan.run import run
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.shard import Shard, parse_shard
 from muflow_cli.verify import verify

@@ -18,6 +18,7 @@ from muflow_cli.images.inputs import unreadable
 from muflow_cli.images.near import unpacked
 from muflow_cli.images.read import read_input
 from muflow_cli.records import Unreadable
+from muflow_cli.run_records import SkippedFiles
 
 
 class OverlapPolicy(StrEnum):
@@ -108,6 +109,7 @@ class Selection:
         overlap: group -> how the detector knows them (a key of KNOWN) -> number of images, scored or dropped as the
             policy says.
         limited: images beyond the limit per group.
+        skipped: what folders and archives held that was not read.
     """
 
     images: tuple[HashedSample, ...]
@@ -116,6 +118,7 @@ class Selection:
     near_copies: int = 0
     overlap: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     limited: int = 0
+    skipped: tuple[SkippedFiles, ...] = ()
 
 
 def select(dataset: Dataset, known: Known, spec: SelectSpec) -> Selection:
@@ -148,6 +151,7 @@ def select(dataset: Dataset, known: Known, spec: SelectSpec) -> Selection:
         duplicates=len(read) - len(distinct),
         overlap=_overlap(limited, known) if spec.overlap is OverlapPolicy.ALLOW else overlap,
         limited=len(usable) - len(limited),
+        skipped=dataset.skipped,
     )
 
 

@@ -16,7 +16,9 @@ from muflow_cli.errors import BadData, NothingToDo
 from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
 from muflow_cli.records import Unreadable
+from muflow_cli.run_records import SkippedFiles
 from muflow_cli.run_specs import InputSpec
+from muflow_cli.skipped import Skip, SkipCount, nothing_found
 
 # Names of the folders between the root of a data set and an image, and positions among them.
 Folder = tuple[str, ...]
@@ -69,11 +71,13 @@ class Dataset:
         samples: each path once.
         unreadable: folders that could not be listed, links that point to nothing.
         left_out: folder -> number of images that are masks or second copies of photographs in the set.
+        skipped: what folders and archives held that was not read.
     """
 
     samples: tuple[Sample, ...]
     unreadable: tuple[Unreadable, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    skipped: tuple[SkippedFiles, ...] = ()
 
 
 def data_arguments(real: Iterable[str], fake: Iterable[str], data: Iterable[str]) -> tuple[DataArgument, ...]:
@@ -90,11 +94,14 @@ def read_datasets(arguments: Iterable[DataArgument], spec: InputSpec) -> Dataset
         BadData: if a label is missing, a path has two labels or two arguments name the same group.
         BadTable: if a manifest is wrong.
     """
-    datasets = [_read(argument, spec) for argument in arguments]
+    arguments, skipped = list(arguments), SkipCount()
+    datasets = [_read(argument, spec, skipped) for argument in arguments]
     by_path: dict[str, Sample] = {}
     owners: dict[tuple[Label, str], int] = {}
-    for number, dataset in enumerate(datasets):
-        for sample in dataset.samples:
+    # Of folders one in the other, the inner one names the source of an image, whatever the order.
+    depths = [len(Path(split_name(argument.text)[1]).absolute().parts) for argument in arguments]
+    for number in sorted(range(len(datasets)), key=lambda index: -depths[index]):
+        for sample in datasets[number].samples:
             if owners.setdefault((sample.label, sample.group), number) != number:
                 raise BadData(
                     f"two arguments hold a {sample.label} group {sample.group!r}, the second with {sample.path}",
@@ -103,17 +110,20 @@ def read_datasets(arguments: Iterable[DataArgument], spec: InputSpec) -> Dataset
             first = by_path.setdefault(str(Path(sample.path).absolute()), sample)
             if first.label is not sample.label:
                 raise BadData(f"{sample.path} is given as real and as fake", "give it once")
+    chosen = set(map(id, by_path.values()))
     return Dataset(
-        tuple(by_path.values()),
+        tuple(sample for dataset in datasets for sample in dataset.samples if id(sample) in chosen),
         tuple(record for dataset in datasets for record in dataset.unreadable),
         {folder: number for dataset in datasets for folder, number in dataset.left_out.items()},
+        skipped.rows,
     )
 
 
-def _read(argument: DataArgument, spec: InputSpec) -> Dataset:
+def _read(argument: DataArgument, spec: InputSpec, skipped: SkipCount) -> Dataset:
     name, root = split_name(argument.text)
+    own = SkipCount(skipped)
     is_manifest = root.lower().endswith(".csv")
-    dataset = _from_manifest(root, name) if is_manifest else _from_folder(root, name, argument.wanted, spec)
+    dataset = _from_manifest(root, name) if is_manifest else _from_folder(root, name, argument.wanted, spec, own)
     if not dataset.samples and dataset.unreadable:
         record = dataset.unreadable[0]
         raise NothingToDo(f"{record.path} cannot be used ({record.message})", "name a folder of images")
@@ -121,7 +131,7 @@ def _read(argument: DataArgument, spec: InputSpec) -> Dataset:
     if not samples:
         kind = "" if argument.wanted is Wanted.BOTH else f"{argument.wanted} "
         remedy = "name a folder of images, a labelled tree or a CSV manifest"
-        raise NothingToDo(f"{root} holds no {kind}images", remedy)
+        raise nothing_found(f"{root} holds no {kind}images", own.rows, remedy)
     return replace(dataset, samples=samples)
 
 
@@ -147,8 +157,8 @@ def _from_manifest(path: str, name: str | None) -> Dataset:
     )
 
 
-def _from_folder(root: str, name: str | None, wanted: Wanted, spec: InputSpec) -> Dataset:
-    listed = list(find([root], spec))
+def _from_folder(root: str, name: str | None, wanted: Wanted, spec: InputSpec, skip: Skip) -> Dataset:
+    listed = list(find([root], spec, skip))
     inputs = [item for item in listed if isinstance(item, Input)]
     unreadable = tuple(item for item in listed if isinstance(item, Unreadable))
     folders: dict[str, Folder] = {}

@@ -219,6 +219,7 @@ def make_data(
         beyond_limit=selection.limited if selection else 0,
         overlap=Overlap(policy=settings.overlap, groups=selection.overlap if selection else {}),
         unreadable=tuple(Failure(path=item.path, code=item.code, message=item.message) for item in unreadable),
+        skipped=selection.skipped if selection else (),
     )
 
 

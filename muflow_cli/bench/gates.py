@@ -177,12 +177,18 @@ def read_baseline(path: Path, digest: str) -> Report:
     Raises:
         BadData: where it is not a bench report, or was measured on other images.
     """
+    report: Any = None
     try:
         report = json.loads(path.read_bytes())
         whole = report["schema"] in _SCHEMAS and isinstance(report["results"]["sources"], dict)
         earlier = str(report["data"]["digest"]) if whole else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         earlier = None
+    if isinstance(report, dict) and report.get("schema") in _SCHEMAS and report.get("protocols"):
+        raise BadData(
+            f"{path} is a report by protocol (bench --protocol), so its figures are not of one detector",
+            "give one that was measured without --protocol",
+        )
     if earlier is None:
         raise BadData(f"{path} is not a JSON report of `muflow bench`", "give one that was written with the same data")
     if earlier != digest:

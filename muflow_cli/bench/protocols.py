@@ -29,10 +29,12 @@ from muflow_cli.bench.scoring import Scoring
 from muflow_cli.calibration.calibration import source_digest
 from muflow_cli.errors import BadCalibration, IncompatibleOptions, NotFinite, NothingToDo, TooFewImages, TooFewScores
 from muflow_cli.files import temporary_folder
+from muflow_cli.fit.sources import rounds_of
 from muflow_cli.fit.split import Split, deal
 from muflow_cli.progress import ProgressListener
 from muflow_cli.records import Unreadable, Verdict
 from muflow_cli.specs import ContainerSpec, TargetKind
+from muflow_cli.specs import Selection as Choice
 
 # Errors that leave a source without figures and do not end the run.
 _IMPOSSIBLE: Final = (TooFewImages, TooFewScores, BadCalibration, NotFinite)
@@ -199,7 +201,17 @@ class _Run:
         )
         encoded = f", and {averages:,} averages are encoded for each" if averages else ""
         fewest, most = min(map(len, dealt)), max(map(len, dealt))
-        return f"{len(dealt)} fits ({counts}) to {fewest:,} to {most:,} real images{encoded}"
+        rounds = sum(map(self._rounds, dealt.values())) * len(targets)
+        chosen = f", and {rounds:,} rounds without a source choose their training" if rounds else ""
+        return f"{len(dealt)} fits ({counts}) to {fewest:,} to {most:,} real images{encoded}{chosen}"
+
+    def _rounds(self, parts: Split) -> int:
+        """How often the flow of a branch is also trained without a source, to choose how it is trained with all."""
+        pool, train = self.images.pool, self.template.detector.spec.train
+        if train.selection is not Choice.SOURCES:
+            return 0
+        rounds = rounds_of(pool.sources, pool.groups, pool.digests, [*parts.train, *parts.validation], train)
+        return len(rounds) if len(rounds) > 1 else 0
 
     def _make(self, parts: Split, tasks: Sequence[Task]) -> None:
         """Fit, and score what the tasks say."""

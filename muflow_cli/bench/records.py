@@ -17,7 +17,7 @@ from muflow_cli.bench.groups import SourceGroups
 from muflow_cli.bench.manifest import Label
 from muflow_cli.bench.nulls import NullAgainst
 from muflow_cli.bench.robustness import Curve, On
-from muflow_cli.run_records import DetectorInfo
+from muflow_cli.run_records import DetectorInfo, SkippedFiles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +80,7 @@ class Data:
         beyond_limit: images left out by it.
         overlap: images that the detector knows from fitting or calibration.
         unreadable: images that could not be scored.
+        skipped: what folders and archives held that was not read.
     """
 
     digest: str
@@ -94,6 +95,7 @@ class Data:
     beyond_limit: int
     overlap: Overlap
     unreadable: tuple[Failure, ...]
+    skipped: tuple[SkippedFiles, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

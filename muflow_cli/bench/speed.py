@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +26,7 @@ from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, load
 from muflow_cli.progress import ProgressListener
 from muflow_cli.scan.workflow import Scan, ScanRequest
+from muflow_cli.system import peak_memory
 
 ROUNDS: Final = 5
 IMAGES: Final = 64
@@ -127,9 +126,7 @@ def _seconds(stage: Callable[[], object]) -> float:
 def _peak_memory(device: torch.device) -> int:
     if device.type != "cpu":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts kibibytes, macOS bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_memory()
 
 
 @torch.inference_mode()

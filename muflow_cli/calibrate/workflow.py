@@ -24,14 +24,16 @@ from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream
 from muflow_cli.environment import utc_now
 from muflow_cli.errors import IncompatibleOptions, NothingToDo
-from muflow_cli.images.find import find
+from muflow_cli.images.find import check_present, find
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded
 from muflow_cli.images.loader import load as load_images
 from muflow_cli.images.near import near_hash, packed
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
+from muflow_cli.run_records import SkippedFiles
 from muflow_cli.run_specs import InputSpec, Runtime
+from muflow_cli.skipped import Skip, SkipCount, nothing_found
 from muflow_cli.specs import RuleSpec
 
 
@@ -95,6 +97,7 @@ class CalibrateSummary:
         fingerprint: of the detector, which calibrating does not change, and adapting does.
         calibration_fingerprint: of scores and rule together.
         adaptation: the images that the detector was adapted to now; None without.
+        skipped: what folders and archives held that was not read.
     """
 
     output: str
@@ -109,6 +112,7 @@ class CalibrateSummary:
     fingerprint: str
     calibration_fingerprint: str
     adaptation: AdaptedTo | None = None
+    skipped: tuple[SkippedFiles, ...] = ()
 
 
 def calibrate(request: CalibrateRequest, progress: ProgressListener | None = None) -> CalibrateSummary:
@@ -124,16 +128,17 @@ def calibrate(request: CalibrateRequest, progress: ProgressListener | None = Non
 
 
 def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> CalibrateSummary:
+    check_present([*request.reals, *request.adapt], request.inputs)
     detector = load(request.detector)
-    given = _Given(request, replace(detector.calibration.rule, **request.rule), timer)
+    given = _Given(request, replace(detector.calibration.rule, **request.rule), timer, SkipCount())
     adapted = given.adapted(detector) if request.adapt else None
     if adapted is not None:
         detector = adapted.detector
     intake = Intake(detector, append=request.append, allow_declared=request.allow_declared)
     if request.reals:
-        calibration = given.measured(detector, intake, lambda: find(request.reals, request.inputs))
+        calibration = given.measured(detector, intake, lambda skip: find(request.reals, request.inputs, skip))
     elif adapted is not None:
-        calibration = given.measured(detector, intake, lambda: adapted.others)
+        calibration = given.measured(detector, intake, lambda _: adapted.others)
     else:  # the stored scores under another rule; they keep their date, since nothing was measured
         calibration = replace(detector.calibration, rule=given.rule)
         if not request.features:
@@ -150,6 +155,7 @@ def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> Ca
         left_out=_sum(own.left_out for own in intakes),
         declared_synthetic=tuple(path for own in intakes for path in own.declared_synthetic),
         unreadable=_sum(own.unreadable for own in intakes),
+        skipped=given.skipped.rows,
         description=description,
         features=None if calibration.features is None else calibration.features.info,
         seconds=dict(timer.seconds),
@@ -166,11 +172,12 @@ def _sum(counters: Iterable[Counter[str]]) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What a request asks for: how images are read and placed, and the rule that they are to calibrate."""
+    """What a request asks for: how images are read and placed, the rule that they are to calibrate; what is skipped."""
 
     request: CalibrateRequest
     rule: RuleSpec
     timer: StageTimer
+    skipped: SkipCount
 
     def adapted(self, detector: Detector) -> Adapted:
         """The detector adapted to the images of `--adapt`, of which some are left for the rule without REAL."""
@@ -180,16 +187,16 @@ class _Given:
         intake = Intake(plain, append=False, allow_declared=request.allow_declared)
         placement = place(request.runtime)
         spec = detector.load_spec(request.inputs, request.runtime, placement)
-        inputs = list(find(request.adapt, request.inputs))
+        inputs = list(find(request.adapt, request.inputs, self.skipped))
         return adapt(plain, self._guarded(inputs), AdaptWork(intake, spec, placement, self.timer), needed)
 
     def measured(
-        self, detector: Detector, intake: Intake, inputs: Callable[[], Iterable[Input | Unreadable]]
+        self, detector: Detector, intake: Intake, inputs: Callable[[Skip | None], Iterable[Input | Unreadable]]
     ) -> Calibration:
         """A calibration of the images, with the stored scores before them if the request appends."""
         request = self.request
         earlier = detector.calibration if request.append else None
-        count = sum(not isinstance(item, Unreadable) for item in inputs())
+        count = sum(not isinstance(item, Unreadable) for item in inputs(None))
         if count:
             # Refuse now, not after hours of scoring, if there are too few files.
             rule_class(self.rule.method).require_images(self.rule, count + (len(earlier) if earlier else 0))
@@ -197,7 +204,7 @@ class _Given:
         self.timer.stage("score", count)
         spec = detector.load_spec(request.inputs, request.runtime, placement)
         rows, features, facts, hashes = [], [], [], []
-        loaded = self._advancing(load_images(self._guarded(inputs()), spec))
+        loaded = self._advancing(load_images(self._guarded(inputs(self.skipped)), spec))
         extras = Extras(features=request.features)
         for scored in score_stream(intake.usable(loaded), detector.scorer(placement), extras):
             if isinstance(scored, ScoredUnit):
@@ -207,10 +214,9 @@ class _Given:
                 hashes.append(near_hash(scored.unit.views))
         fresh = intake.without_near_copies([image.sha256 for image in facts], hashes)
         if not fresh:
-            raise NothingToDo(
-                f"no image to calibrate on in {', '.join([*request.reals, *request.adapt])} ({intake.reasons()})",
-                "give files or folders of real face images that the detector does not know",
-            )
+            what = f"no image to calibrate on in {', '.join([*request.reals, *request.adapt])} ({intake.reasons()})"
+            remedy = "give files or folders of real face images that the detector does not know"
+            raise nothing_found(what, self.skipped.rows, remedy)
         own = Features(np.stack([features[i] for i in fresh]), *placement.computed_by) if request.features else None
         measured = Calibration(
             scores=np.stack([rows[index] for index in fresh]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 from typing import ClassVar, Self
 
@@ -95,7 +95,15 @@ class Rule(ABC):
         """Raise TooFewScores where n reals cannot reach alpha."""
         needed = cls.minimum_images(spec)
         if n < needed:
-            raise TooFewScores(f"method {cls.name} at alpha {spec.alpha:g}, tail {spec.tail},", n, needed)
+            least = cls.least_alpha(spec, n)
+            raise TooFewScores(f"method {cls.name} at alpha {spec.alpha:g}, tail {spec.tail},", n, needed, least)
+
+    @classmethod
+    def least_alpha(cls, spec: RuleSpec, n: int) -> float | None:
+        """The least alpha of two digits, not below the rule's own, that n reals can reach; None where none is."""
+        rates = (digits / 10**places for places in (6, 5, 4, 3, 2) for digits in range(10, 100))
+        higher = (rate for rate in rates if rate >= spec.alpha)
+        return next((rate for rate in higher if cls.minimum_images(replace(spec, alpha=rate)) <= n), None)
 
     @classmethod
     @abstractmethod

@@ -4,10 +4,12 @@ import os
 import signal
 import sys
 
+from muflow_cli.system import ENDING
+
 
 def main() -> None:
     """Run the command line; an interruption is one line from the first moment, while the commands are imported too."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
     from muflow_cli.cli.interruption import end_at_once

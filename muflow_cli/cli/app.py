@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -12,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from muflow_cli import __version__
+from muflow_cli.cli import log_file
 from muflow_cli.cli.ablate_command import ablate_command
 from muflow_cli.cli.bench_command import bench_command
 from muflow_cli.cli.calibrate_command import calibrate_command
@@ -27,6 +27,7 @@ from muflow_cli.cli.scan_command import scan_command
 from muflow_cli.cli.schema_command import schema_command
 from muflow_cli.errors import CannotWrite, MuflowError
 from muflow_cli.output.inert import inert
+from muflow_cli.system import OF_A_STREAM
 
 OK: Final = 0
 BAD: Final = 2
@@ -66,8 +67,9 @@ def root(
 ) -> None:
     """Tell synthetic faces from real photographs with a detector that was fitted to real faces only (µFlow).
 
-    Exit status: 0 done, nothing flagged; 1 something flagged (scan) or a gate failed (bench); 2 wrong usage, bad data
-    or a closed pipe; 3 scan finished, nothing flagged, some inputs unreadable; 130 interrupted, finished work is kept.
+    Exit status: 0 done, nothing flagged; 1 something flagged (scan) or a gate failed (bench); 2 wrong usage, bad data,
+    a path that does not exist or a closed pipe; 3 scan finished, nothing flagged, some inputs unreadable; 130
+    interrupted, finished work is kept.
     """
 
 
@@ -100,8 +102,12 @@ def run() -> int:
             error.message = inert(error.message)  # type: ignore[union-attr]
             show()
         else:
-            sys.stderr.write(f"muflow: {_sentence(error)}\n")
+            sentence = f"muflow: {_sentence(error)}"
+            log_file.note(sentence)
+            sys.stderr.write(f"{sentence}\n")
         return BAD
+    finally:
+        log_file.close()
     return status if isinstance(status, int) else OK
 
 
@@ -115,7 +121,7 @@ def _sentence(error: BaseException) -> str:
         case BrokenPipeError() | SystemExit():  # Typer and Rich answer a closed pipe with an exit of status 1
             _let_go_of_stdout()
             return "stopped, because the reader of the output closed the pipe"
-        case OSError(errno=number, strerror=reason) if number in _OF_A_STREAM:
+        case OSError(errno=number, strerror=reason) if number in OF_A_STREAM:
             _let_go_of_stdout()
             return str(CannotWrite("standard output", reason or "no reason given"))
         case MemoryError():
@@ -127,10 +133,6 @@ def _sentence(error: BaseException) -> str:
         f"unexpected {type(error).__name__} in {place} ({said or 'without a message'}): "
         "this is a fault of muflow; repeat the command as `muflow --debug ...` for its traceback"
     )
-
-
-# What a full disk, a failing device or a closed stream say; they name no file.
-_OF_A_STREAM: Final = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT)
 
 
 def _let_go_of_stdout() -> None:

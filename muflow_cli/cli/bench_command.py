@@ -176,6 +176,7 @@ def bench_command(
     max_seconds: options.MaxSeconds = options.MAX_SECONDS,
     no_archives: options.NoArchives = False,
     face_model: options.FaceModel = None,
+    _log_file: options.LogFile = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.", hidden=True)
     ] = False,

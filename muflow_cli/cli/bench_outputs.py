@@ -16,6 +16,7 @@ from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import CannotWrite, IncompatibleOptions, MuflowError
 from muflow_cli.files import write_whole
+from muflow_cli.output.suffixes import check_suffix
 
 if TYPE_CHECKING:
     from muflow_cli.bench import BenchRequest, BenchResult
@@ -70,8 +71,11 @@ class BenchOutputs:
 
 def chosen_files(output: Sequence[Path], former: Mapping[str, Path | None]) -> list[tuple[Path, BenchFormat]]:
     """Path and format of every file: by suffix for -o, by option for its former spellings."""
-    from muflow_cli.output.bench_writers import BenchFormat, bench_format_of
+    from muflow_cli.output.bench_writers import BENCH_WRITERS, BenchFormat, bench_format_of
 
+    page = former.get("html")
+    if page is not None:
+        check_suffix("--report", page, BENCH_WRITERS[BenchFormat.HTML].suffixes)
     files = [(path, bench_format_of(path)) for path in output]
     return files + [(path, BenchFormat(kind)) for kind, path in former.items() if path is not None]
 

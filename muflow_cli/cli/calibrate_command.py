@@ -12,6 +12,7 @@ from muflow_cli.cli import options
 from muflow_cli.cli.description import description_rows, features_text
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
+from muflow_cli.output.suffixes import check_suffix
 from muflow_cli.run_specs import Damaged, Precision
 from muflow_cli.specs import Tail
 
@@ -89,6 +90,7 @@ def calibrate_command(
     face_model: options.FaceModel = None,
     force: options.Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
+    _log_file: options.LogFile = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Calibrate a detector with your own REAL face images: they set the threshold and the p-values, not the scores.
@@ -118,6 +120,8 @@ def calibrate_command(
     inputs = options.input_spec(
         exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
     )
+    if output is not None:
+        check_suffix("-o", output, (".safetensors",))
     console = stderr_console(quiet)
     from muflow_cli.calibrate.workflow import CalibrateRequest, calibrate
     from muflow_cli.canonical import to_json
@@ -161,6 +165,7 @@ def _rows(summary: CalibrateSummary) -> Iterator[tuple[str, str]]:
         f"{summary.scored} scored{stored}, n = {summary.description.images}; "
         f"{_left_out(summary.left_out)}; unreadable: {_counts(summary.unreadable)}",
     )
+    yield from options.skipped_rows(summary.skipped)
     yield from options.declared_rows(summary.declared_synthetic)
     yield from description_rows(summary.description)
     yield "features", features_text(summary.features)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,9 @@ import typer
 
 from muflow_cli.cli import options
 from muflow_cli.cli.progress import stderr_console
-from muflow_cli.errors import BadSpec, NothingToDo
+from muflow_cli.cli.scan_inputs import absent_arguments
+from muflow_cli.cli.told import Told
+from muflow_cli.errors import BadSpec
 from muflow_cli.output.inert import inert
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import Damaged, Runtime
@@ -58,7 +61,7 @@ def faces_command(
 ) -> int:
     """Show which faces are found in images, without scoring them: a look before a long run.
 
-    Exit status: 0 done; 2 no input or wrong usage; 3 some inputs unreadable.
+    Exit status: 0 done; 2 no input, a PATH that does not exist, or wrong usage; 3 some inputs unreadable.
 
     **Example**
 
@@ -72,6 +75,7 @@ def faces_command(
     from muflow_cli.faces import FacesRequest, faces_of
     from muflow_cli.images.find import find
     from muflow_cli.output.contact_sheet import CELL, MOST_CELLS
+    from muflow_cli.skipped import SkipCount, nothing_found, skipped_text
 
     if sheet is not None:
         _check_sheet(sheet, paths, force=force)
@@ -81,24 +85,37 @@ def faces_command(
         runtime=Runtime(workers=workers),
         thumbnail=0 if sheet is None else CELL,
     )
-    counts: Counter[str] = Counter()
-    cells: list[Cell] = []
-    for result in faces_of(find(paths, inputs), request.load_spec):
-        counts[_kind(result)] += 1
-        typer.echo(json.dumps(_to_json(result)) if as_json else inert(_text(result)))
-        if len(cells) < MOST_CELLS and (cell := _cell(result)):
-            cells.append(cell)
+    absent = absent_arguments(paths, inputs, listed=False)
+    skipped, console = SkipCount(), stderr_console(quiet)
+    counts, cells = _listed(faces_of(find(paths, inputs, skipped), request.load_spec), as_json=as_json)
     if not counts:
-        raise NothingToDo(f"no image in {', '.join(paths)}", "give images, or folders that hold some")
-    console = stderr_console(quiet)
+        remedy = "give images, or folders that hold some"
+        raise nothing_found(f"no image in {', '.join(paths)}", skipped.rows, remedy)
     console.print(", ".join(f"{counts[kind]} {kind}" for kind in _KINDS))
+    if skipped.rows:
+        console.print(f"skipped: {skipped_text(skipped.rows)}")
     if sheet is not None and not cells:
         console.print("no sheet was written, since no image can be read")
     elif sheet is not None:
         _write_sheet(sheet, cells, force=force)
         if counts.total() - counts["unreadable"] > len(cells):
             console.print(f"the sheet shows the first {MOST_CELLS} images")
-    return 3 if counts["unreadable"] else 0
+    lacks_paths = Told(console, absent=absent).end()
+    return 2 if lacks_paths else 3 if counts["unreadable"] else 0
+
+
+def _listed(results: Iterable[FacesFound | Unreadable], *, as_json: bool) -> tuple[Counter[str], list[Cell]]:
+    """Print each result; the number of each kind, and the first images for a sheet."""
+    from muflow_cli.output.contact_sheet import MOST_CELLS
+
+    counts: Counter[str] = Counter()
+    cells: list[Cell] = []
+    for result in results:
+        counts[_kind(result)] += 1
+        typer.echo(json.dumps(_to_json(result)) if as_json else inert(_text(result)))
+        if len(cells) < MOST_CELLS and (cell := _cell(result)):
+            cells.append(cell)
+    return counts, cells
 
 
 def _check_sheet(sheet: Path, paths: list[str], *, force: bool) -> None:

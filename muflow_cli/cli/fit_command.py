@@ -19,12 +19,13 @@ from muflow_cli.cli.fit_verdict import verdict_rows
 from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec, IncompatibleOptions
+from muflow_cli.output.suffixes import check_suffix
 from muflow_cli.run_specs import Damaged, Precision
 from muflow_cli.settings import with_faces
 from muflow_cli.specs import FaceSpec, Tail, TargetKind, View
 
 if TYPE_CHECKING:
-    from muflow_cli.fit.workflow import FitRequest, FitSummary
+    from muflow_cli.fit.records import FitRequest, FitSummary
 
 _MODEL: Final = "Model"
 _VERDICT: Final = "Verdict"
@@ -183,6 +184,7 @@ def fit_command(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit.")] = False,
     force: options.Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
+    _log_file: options.LogFile = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Fit a detector to REAL face images; it never sees a synthetic one.
@@ -272,6 +274,7 @@ def _outputs(paths: Sequence[Path]) -> tuple[Path, tuple[Path, ...]]:
     bundles = [path for path in paths if path not in reports]
     if len(bundles) != 1:
         raise BadSpec("-o", " ".join(map(str, paths)), "one file for the detector, and .csv or .html for the history")
+    check_suffix("-o", bundles[0], (".safetensors", ".csv", ".html"))
     return bundles[0], reports
 
 
@@ -307,6 +310,7 @@ def _rows(summary: FitSummary, encoders: Mapping[str, str], reports: Sequence[Pa
         f"{summary.used} used ({summary.train} train, {summary.validation} validation, {summary.calibration} "
         f"calibration); skipped: {skipped}; near duplicates kept together: {summary.near_duplicates}",
     )
+    yield from options.skipped_rows(summary.skipped_files)
     yield from options.declared_rows(summary.declared_synthetic)
     for name, origin in summary.provenance.branches.items():
         layers = [column.partition("/")[2] for column in summary.columns if column.startswith(f"{name}/")]

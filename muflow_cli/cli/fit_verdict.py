@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from muflow_cli.detector import BranchProvenance
-    from muflow_cli.fit.workflow import FitSummary
+    from muflow_cli.fit.records import FitSummary
 
 # Held-out reals that lie further out than training reals, in standard deviations of the calibration's scores.
 _CLOSE: Final = 0.5

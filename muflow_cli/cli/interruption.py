@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final, Self
 
+from muflow_cli.system import ENDING
+
 INTERRUPTED: Final = 130
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _last_words: Final[list[Callable[[], str]]] = []
 
 
 def end_at_once() -> None:
     """Let a signal end the process from now on."""
-    for number in _SIGNALS:
+    for number in ENDING:
         # Under nohup SIGHUP is ignored, so that the run outlives its terminal; so is SIGINT behind `&` in a script.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
@@ -51,7 +52,7 @@ class Stop:
         return self._requested
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._before = {number: signal.getsignal(number) for number in ENDING}
         for number, handler in self._before.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, self._request)
@@ -69,7 +70,7 @@ class Stop:
 
 def _end(_number: int, _frame: FrameType | None) -> None:
     """End the process without waiting for anything; unfinished files, locks and worker processes go with it."""
-    for number in _SIGNALS:
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)  # a third signal must not interrupt this
     # Modules that are not loaded hold nothing yet, and nothing can be imported in the middle of another import.
     files, processes = (sys.modules.get(name) for name in ("muflow_cli.files", "multiprocessing"))

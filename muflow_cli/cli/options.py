@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from muflow_cli.cli.log_file import open_log
 from muflow_cli.output.inert import escape
+from muflow_cli.run_records import SkippedFiles
 from muflow_cli.run_specs import Atypical, Damaged, InputSpec, OnNoFace, Precision, Runtime
+from muflow_cli.skipped import skipped_text
 
 _DEFAULTS = InputSpec()
 _LISTED = 20
@@ -78,6 +81,28 @@ AtypicalOption = Annotated[
         help="What to do with images whose format, size or quality no calibration image has.",
     ),
 ]
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-file",
+        metavar="FILE",
+        callback=open_log,
+        is_eager=True,
+        hidden=True,
+        help="Append warnings, progress and the summary to FILE, each line with its time in UTC.",
+    ),
+]
+AllFrames = Annotated[
+    bool,
+    typer.Option(
+        "--all-frames",
+        help="Score every frame of GIF, PNG and WebP and every page of TIFF as an image of its own.",
+        hidden=True,
+    ),
+]
+ListSkipped = Annotated[
+    bool, typer.Option("--list-skipped", help="Name on stderr everything in folders that is not read.", hidden=True)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 AllowDeclared = Annotated[
@@ -126,6 +151,12 @@ def declared_rows(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield "", escape(path)
     if len(paths) > _LISTED:
         yield "", f"and {len(paths) - _LISTED} more"
+
+
+def skipped_rows(skipped: Sequence[SkippedFiles]) -> Iterator[tuple[str, str]]:
+    """Name and text of the summary's row on what folders held that was not read."""
+    if skipped:
+        yield "skipped", skipped_text(skipped)
 
 
 def runtime(device: str, precision: Precision, workers: int, batch_size: int = 0) -> Runtime:

@@ -9,29 +9,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.console import Console
 
 from muflow_cli.claims import check_outputs, claimed
 from muflow_cli.cli import options, report_options, scan_results
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
-from muflow_cli.cli.scan_inputs import STDIN, reading_stdin, scan_arguments
+from muflow_cli.cli.scan_inputs import STDIN, absent_arguments, reading_stdin, scan_arguments
 from muflow_cli.cli.scan_outputs import ChosenOutputs, choose_outputs
-from muflow_cli.cli.scan_status import FailOn, fail_on_of, status_of
+from muflow_cli.cli.scan_status import BAD, FailOn, fail_on_of, status_of
 from muflow_cli.cli.scan_text import interrupted_text, summary_lines
 from muflow_cli.cli.scan_verify import verify_report
 from muflow_cli.cli.signing import Signing, prepare_signing
 from muflow_cli.cli.startup import quick_start
+from muflow_cli.cli.told import Told
 from muflow_cli.default_detector import find_detector
 from muflow_cli.errors import IncompatibleOptions
-from muflow_cli.output.encode import check_fields
+from muflow_cli.output.encode import fields_of
 from muflow_cli.output.writers import OutputFormat, Per, Printed
 from muflow_cli.run_specs import Atypical, Custody, Damaged, OnNoFace, Precision
 from muflow_cli.scan.resume import written_before
 from muflow_cli.scan.settings import Comparison
 
 if TYPE_CHECKING:
-    from muflow_cli.scan.run import Job
+    from muflow_cli.scan.job import Job
 
 _RESULTS: Final = "Results"
 _RUN: Final = "Run"
@@ -217,6 +217,9 @@ def scan_command(
     exit_zero: Annotated[
         bool, typer.Option("--exit-zero", help="Exit with 0 even if images were flagged or unreadable.", hidden=True)
     ] = False,
+    all_frames: options.AllFrames = False,
+    list_skipped: options.ListSkipped = False,
+    _log_file: options.LogFile = None,
     quiet: options.Quiet = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also name each unreadable input on stderr.", hidden=True)
@@ -244,8 +247,9 @@ def scan_command(
     the flagged images only.
 
     **Exit status**: 0 nothing to report; 1 an image was flagged or declares itself synthetic (--fail-on says what
-    counts; with error, an unreadable input counts too); 2 wrong usage, an unreadable detector, or an output that
-    cannot be written; 3 nothing of that, but some inputs unreadable; 130 interrupted, finished work is kept.
+    counts; with error, an unreadable input counts too); 2 wrong usage, a PATH that does not exist (the others are
+    scanned), an unreadable detector, or an output that cannot be written; 3 nothing of that, but some inputs
+    unreadable; 130 interrupted, finished work is kept.
     With --verify: 0 everything matches, 1 something differs, 2 not a muflow report.
 
     **Examples**
@@ -283,7 +287,7 @@ def scan_command(
         raise typer.Exit(verify_report(verify, signers, paths, output or sign or any(aliases.values()), console))
     outputs = choose_outputs(output, aliases, format_, as_json=as_json)
     custody, failing = Custody(case=case, examiner=examiner), fail_on_of(fail_on)
-    names = _selected(fields)
+    names = fields_of(fields)
     resumed = _resumed(outputs, names, paths or []) if resume else None
     grouped = _grouped(groups, group_by, listed=files_from and not null and not paths)
     comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)
@@ -292,32 +296,38 @@ def scan_command(
         only, sort, copy_flagged, known, shard, outputs, paths or (), comparison, resume=resume
     )
     arguments, read = scan_arguments(paths or [], files_from, outputs.paths, null=null, group_by=group_by)
-    signing = prepare_signing(sign, outputs, console)
-    own = [*read, *(known or ()), *([] if sign is None else [sign])]
-    earlier = [] if resumed is None else written_before(resumed, outputs.paths)
-    check_outputs(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=own)
-    bundle = find_detector(detector, console.print)
-    with quick_start():
-        from muflow_cli.bundle import load
-        from muflow_cli.images.metadata.signatures import read_anchors
-        from muflow_cli.scan.run import Job
-
-        loaded = load(bundle)
     inputs = replace(
         options.input_spec(
             exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
         ),
-        c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust),
         max_faces=max_faces,
         on_no_face=on_no_face,
+        all_frames=all_frames,
     )
+    signing = prepare_signing(sign, outputs, console)
+    own = [*read, *(known or ()), *([] if sign is None else [sign])]
+    earlier = [] if resumed is None else written_before(resumed, outputs.paths)
+    check_outputs(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=own)
+    told = Told(
+        console,
+        absent=absent_arguments(paths or [], inputs, listed=files_from is not None),
+        list_skipped=list_skipped,
+        verbose=verbose,
+    )
+    bundle = find_detector(detector, console.print)
+    with quick_start():
+        from muflow_cli.bundle import load
+        from muflow_cli.images.metadata.signatures import read_anchors
+        from muflow_cli.scan.job import Job
+
+        loaded = load(bundle)
     outputs.check_faces(inputs, per, looks_for_faces=loaded.spec.faces is not None)
     job = Job(
         detector=loaded,
         detector_path=str(bundle),
         arguments=arguments,
         destinations=outputs.destinations(resumed),
-        inputs=inputs,
+        inputs=replace(inputs, c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust)),
         runtime=options.runtime(device, precision, workers, batch_size),
         atypical=atypical,
         fields=names,
@@ -333,8 +343,7 @@ def scan_command(
         argv=tuple(sys.argv),
     )
     with claimed(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=[bundle, *own]):
-        status = _run(job, signing, console, verbose=verbose, failing=failing, exit_zero=exit_zero)
-    raise typer.Exit(status)
+        raise typer.Exit(_run(job, signing, told, failing, exit_zero=exit_zero))
 
 
 def _grouped(groups: bool, group_by: str | None, *, listed: object) -> bool:
@@ -343,13 +352,6 @@ def _grouped(groups: bool, group_by: str | None, *, listed: object) -> bool:
         why = "that CSV file alone names the images and their groups"
         raise IncompatibleOptions("--group-by", "--files-from FILE without PATH", why, needs=True)
     return groups or group_by is not None
-
-
-def _selected(fields: str | None) -> tuple[str, ...] | None:
-    """The value of --fields; None = all fields."""
-    names = None if fields is None else tuple(fields.split(","))
-    check_fields(names)
-    return names
 
 
 def _resumed(outputs: ChosenOutputs, names: tuple[str, ...] | None, paths: Sequence[str]) -> Path:
@@ -370,9 +372,7 @@ _ALIASES: Final = (
 )
 
 
-def _run(
-    job: Job, signing: Signing, console: Console, *, verbose: bool, failing: frozenset[FailOn], exit_zero: bool
-) -> int:
+def _run(job: Job, signing: Signing, told: Told, failing: frozenset[FailOn], *, exit_zero: bool) -> int:
     from muflow_cli.images.find import find
     from muflow_cli.scan.run import run
 
@@ -382,14 +382,15 @@ def _run(
     with reading_stdin(job.arguments, job.inputs.max_bytes) as arguments:
         job = replace(job, arguments=arguments)
         listing = (lambda: find(arguments, job.inputs)) if countable else None
-        with ScanProgress(console, listing, beside=beside, verbose=verbose) as progress, Stop() as stop:
-            summary = run(job, progress, stop)
+        with ScanProgress(told.console, listing, beside=beside, verbose=told.verbose) as progress, Stop() as stop:
+            summary = run(job, progress, stop, told.skip)
             stopped = stop()
     for line in summary_lines(summary, job.detector.calibration.rule.alpha, job.atypical):
-        console.print(line)
+        told.console.print(line)
     if stopped:
         goes_on = job.comparison.any and job.kept_report is not None
         said = interrupted_text(summary, provisional=job.comparison.any, goes_on=goes_on)
         sys.stderr.write(f"muflow: interrupted; {said}\n")  # said with --quiet too
     signing.sign()
-    return INTERRUPTED if stopped else status_of(summary, failing, exit_zero=exit_zero)
+    lacks_paths = told.end()
+    return INTERRUPTED if stopped else BAD if lacks_paths else status_of(summary, failing, exit_zero=exit_zero)

@@ -9,8 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from muflow_cli.errors import IncompatibleOptions, NothingToDo
+from muflow_cli.errors import IncompatibleOptions, NoSuchInput, NothingToDo
 from muflow_cli.files import temporary_folder
+from muflow_cli.run_specs import InputSpec
 
 STDIN: Final = "-"
 
@@ -42,6 +43,25 @@ def scan_arguments(
         return arguments, [*paths, files_from]
     whole = list(arguments)  # an output exists, and a list can be read only once
     return whole, [*whole, files_from]
+
+
+def absent_arguments(paths: Sequence[str], spec: InputSpec, *, listed: bool) -> list[str]:
+    """Paths of the command line that name nothing; the rest is scanned all the same.
+
+    Args:
+        paths: of the command line.
+        spec: which files are read.
+        listed: whether a list names further paths.
+
+    Raises:
+        NoSuchInput: where nothing else is given.
+    """
+    from muflow_cli.images.find import missing
+
+    absent = missing(paths, spec)
+    if absent and len(absent) == len(paths) and not listed:
+        raise NoSuchInput(absent)
+    return absent
 
 
 def _listed(files_from: Path, null: bool, group_by: str | None) -> Iterator[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from muflow_cli.errors import IncompatibleOptions
-from muflow_cli.output.writers import OutputFormat, Per, Printed, format_of
+from muflow_cli.output.suffixes import check_suffix
+from muflow_cli.output.writers import WRITERS, OutputFormat, Per, Printed, format_of
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.scan.settings import Comparison
 
@@ -104,6 +105,9 @@ def choose_outputs(
     on_stdout = OutputFormat.JSON if as_json else format_
     given = [path for path in output or () if path != STDOUT]
     files = [(path, format_of(path)) for path in given]
+    page = aliases.get(OutputFormat.HTML)
+    if page is not None:
+        check_suffix("--report", page, WRITERS[OutputFormat.HTML].suffixes)
     files += [(path, kind) for kind, path in aliases.items() if path is not None]
     if given and on_stdout is None and STDOUT not in (output or ()):
         return ChosenOutputs(None, tuple(files))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from muflow_cli.errors import BadSpec
 from muflow_cli.records import Origin
 from muflow_cli.run_records import Summary
+
+BAD: Final = 2  # wrong usage
 
 
 class FailOn(StrEnum):

@@ -9,6 +9,7 @@ from muflow_cli.output.inert import escape
 from muflow_cli.output.shift_text import shift_text
 from muflow_cli.run_records import ImageGroup, ReweightInfo, Summary
 from muflow_cli.run_specs import Atypical
+from muflow_cli.skipped import skipped_text
 
 # Groups that are listed; the reports hold all of them.
 _LISTED: Final = 20
@@ -25,6 +26,7 @@ def summary_lines(summary: Summary, alpha: float, atypical: Atypical) -> Iterato
         atypical: what became of images outside the calibration's ranges.
     """
     yield from _counts(summary)
+    yield from _unread(summary)
     if summary.atypical:
         yield _atypical_line(summary, atypical)
     if summary.shift is not None and not summary.shift.alike:
@@ -43,6 +45,15 @@ def summary_lines(summary: Summary, alpha: float, atypical: Atypical) -> Iterato
         yield from _reweight_lines(summary.reweight, alpha)
     if summary.groups:
         yield from _group_lines(summary.ranked_groups, alpha if summary.fdr is None else summary.fdr)
+
+
+def _unread(summary: Summary) -> Iterator[str]:
+    """What has no result."""
+    if summary.frames_left_out:
+        frames = "1 frame was" if summary.frames_left_out == 1 else f"{summary.frames_left_out} frames were"
+        yield f"{frames} not scored (later frames of animations, pages of documents); --all-frames scores them"
+    if summary.skipped:
+        yield f"skipped: {skipped_text(summary.skipped)}"
 
 
 def _atypical_line(summary: Summary, atypical: Atypical) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muflow_cli.images.archive_limits import is_archive
 from muflow_cli.images.inputs import Input
 from muflow_cli.records import Unreadable
 from muflow_cli.specs import TrainSpec
@@ -28,30 +29,46 @@ class Fold:
     images: tuple[int, ...]
 
 
-def sources_of(inputs: Sequence[tuple[str, Input | Unreadable]]) -> dict[str, str]:
-    """Path of each input -> its source.
+def sources_of(inputs: Sequence[tuple[str, Input | Unreadable]], given: Collection[str]) -> dict[str, str]:
+    """Path of each input -> its source, whatever the order of the arguments.
 
-    A folder or an archive that is an argument is one source; files that are arguments are grouped by their folders.
-    Where a single folder is given, each folder or archive directly in it is a source, and so are the images that lie in
-    it themselves, together.
+    A folder or an archive that is an argument is one source, and the innermost one counts; other files that are
+    arguments are grouped by their folders. Where a single folder is given, each folder or archive directly in it is a
+    source, and so are the images that lie in it themselves, together.
 
     Args:
         inputs: each with the argument that led to it.
+        given: all arguments, those too that led to nothing new.
     """
-    arguments = {argument for argument, _ in inputs}
-    alone = len(arguments) == 1 and all(map(os.path.isdir, arguments))
-    return {item.path: _source(argument, item, alone=alone) for argument, item in inputs}
+    roots = {os.path.abspath(name): name for name in sorted(given, reverse=True) if os.path.exists(name)}
+    containers = {place: name for place, name in roots.items() if os.path.isdir(place) or is_archive(place)}
+    alone = len(set(map(os.path.abspath, given))) == 1 and all(map(os.path.isdir, given))
+    return {
+        item.path: _inside(argument, item) if alone else _source(argument, item, containers)
+        for argument, item in inputs
+    }
 
 
-def _source(argument: str, item: Input | Unreadable, *, alone: bool) -> str:
-    lies_at = (item.location or item.path) if isinstance(item, Input) else item.path
-    if alone:
-        inside = PurePath(lies_at).relative_to(argument).parts
-        in_folder = len(inside) > 1 or lies_at != item.path
-        return str(PurePath(argument, inside[0])) if in_folder else argument
-    if lies_at == argument == item.path:
-        return str(Path(argument).parent)
-    return argument
+def _place(item: Input | Unreadable) -> str:
+    """Where an input lies: its path, or that of its archive."""
+    return (item.location or item.path) if isinstance(item, Input) else item.path
+
+
+def _inside(argument: str, item: Input | Unreadable) -> str:
+    """The source of an input in the only folder that is given."""
+    lies_at = _place(item)
+    inside = PurePath(lies_at).relative_to(argument).parts
+    in_folder = len(inside) > 1 or lies_at != item.path
+    return str(PurePath(argument, inside[0])) if in_folder else argument
+
+
+def _source(argument: str, item: Input | Unreadable, containers: Mapping[str, str]) -> str:
+    """The source of an input among several arguments; `containers` are those with an inside, by absolute path."""
+    lies_at = PurePath(os.path.abspath(_place(item)))
+    innermost = next((str(place) for place in (lies_at, *lies_at.parents) if str(place) in containers), None)
+    if innermost is not None:
+        return containers[innermost]
+    return str(Path(argument).parent) if _place(item) == argument == item.path else argument
 
 
 def folds(

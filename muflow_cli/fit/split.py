@@ -65,6 +65,35 @@ def images_needed(spec: DetectorSpec) -> tuple[int, str]:
     return needs[why], why
 
 
+def require_images(spec: DetectorSpec, found: int) -> None:
+    """Refuse too few images.
+
+    Args:
+        spec: of the detector.
+        found: number of distinct images, or more than there are.
+
+    Raises:
+        TooFewImages: saying what can be done with those that there are.
+    """
+    needed, why = images_needed(spec)
+    if found >= needed:
+        return
+    rule = rule_class(spec.rule.method)
+    remedies = ["add images"]
+    alpha = rule.least_alpha(spec.rule, math.floor(found * spec.train.calibration_share))
+    if alpha is not None and alpha > spec.rule.alpha:
+        other = replace(spec, rule=replace(spec.rule, alpha=alpha))
+        if images_needed(other)[0] <= found:
+            remedies.append(f"fit with --alpha {alpha:g}, the least that {found} allow")
+    alpha = rule.least_alpha(spec.rule, found)
+    if alpha is not None:
+        option = "" if alpha == spec.rule.alpha else f" --alpha {alpha:g}"
+        remedies.append(
+            f"calibrate an existing detector with these {found} (muflow calibrate DETECTOR REAL...{option} -o NEW)"
+        )
+    raise TooFewImages("fit", found, needed, why, ", or ".join(remedies))
+
+
 def deal(digests: Sequence[str], groups: NDArray[np.int64], spec: DetectorSpec) -> Split:
     """The split of a fit's images; of near copies in the calibration, the one with the smallest content hash stays.
 
@@ -77,9 +106,7 @@ def deal(digests: Sequence[str], groups: NDArray[np.int64], spec: DetectorSpec) 
         TooFewImages: where training, an average or the calibration needs more of them.
         TooFewScores: where the rule needs more calibration images.
     """
-    needed, why = images_needed(spec)
-    if len(digests) < needed:
-        raise TooFewImages("fit", len(digests), needed, why)
+    require_images(spec, len(digests))
     parts = split(digests, groups, spec.train)
     held_out = list(parts.calibration)
     once = distinct([digests[i] for i in held_out], groups[held_out])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from muflow_cli.bundle import save
 from muflow_cli.calibration.calibration import Calibration, source_digest
-from muflow_cli.calibration.coverage import RateBounds
 from muflow_cli.calibration.features import Features
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.canonical import to_json
@@ -32,83 +31,22 @@ from muflow_cli.errors import BadData, BadSpec, CannotWrite, NothingToDo
 from muflow_cli.files import write_whole
 from muflow_cli.fit.branch import BranchFit, FittedBranch, branch_history, fit_branch
 from muflow_cli.fit.features import work_bytes
+from muflow_cli.fit.records import FitRequest, FitSummary
 from muflow_cli.fit.sources import Fold, rounds_of, short_names, sources_of
-from muflow_cli.fit.split import Split, deal
+from muflow_cli.fit.split import Split, deal, require_images
 from muflow_cli.fit.store import Store, StoredImage, build_store, has_store, open_store
 from muflow_cli.fit.work import Work, open_work
-from muflow_cli.images.find import find, find_each
+from muflow_cli.images.find import check_present, find, find_each
+from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, face_search, load
 from muflow_cli.images.near import near_duplicate_groups, packed
 from muflow_cli.output.history import HISTORY_WRITERS, History, history_suffix
-from muflow_cli.presets import LIGHT
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
-from muflow_cli.run_specs import InputSpec, Runtime
+from muflow_cli.skipped import SkipCount, nothing_found
 from muflow_cli.specs import DetectorSpec, View
 
 _AHEAD = 64
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FitRequest:
-    """A detector to fit, the reals to fit it to, and the output.
-
-    Attributes:
-        reals: files, folders, globs, archives of real face images.
-        output: the bundle to write.
-        reports: files for the history of the training; the suffix says which, .csv or .html.
-        spec: the detector to fit.
-        weights: branch name -> local weights of its encoder; its library's download for the others.
-        inputs: which files are read.
-        runtime: device, precision, workers.
-        allow_declared: also fit to images that declare themselves synthetic.
-        resume: continue a run that was killed.
-        force: replace an existing output.
-    """
-
-    reals: tuple[str, ...]
-    output: Path
-    reports: tuple[Path, ...] = ()
-    spec: DetectorSpec = LIGHT
-    weights: Mapping[str, Path] = field(default_factory=dict)
-    inputs: InputSpec = field(default_factory=InputSpec)
-    runtime: Runtime = field(default_factory=Runtime)
-    allow_declared: bool = False
-    resume: bool = False
-    force: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FitSummary:
-    """What `fit` did. NLLs in nats per dimension, times in seconds.
-
-    `declared_synthetic` holds the paths of images that were skipped because they declare themselves synthetic.
-
-    Attributes:
-        rule: method of the rule.
-        alpha: its nominal false-positive rate.
-        true_rate: bounds of its true rate on images like those of the calibration; None where it promises none.
-        spread: branch -> standard deviation of its mean scores over the calibration reals, nats per dimension.
-    """
-
-    output: str
-    used: int
-    skipped: dict[str, int]
-    declared_synthetic: tuple[str, ...]
-    train: int
-    validation: int
-    calibration: int
-    near_duplicates: int
-    provenance: Provenance
-    columns: tuple[str, ...]
-    regularisation_raised: tuple[str, ...]
-    seconds: dict[str, float]
-    fingerprint: str
-    calibration_fingerprint: str
-    rule: str
-    alpha: float
-    true_rate: RateBounds | None
-    spread: dict[str, float]
 
 
 def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSummary:
@@ -118,11 +56,14 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
         MuflowError: one sentence; the work folder stays only where `resume` can use it.
     """
     timer = StageTimer(progress or NoProgress())
+    skipped = SkipCount()
     replaced = request.force or request.resume
     outputs = [request.output, *request.reports]
     with claimed(outputs, force=replaced, inputs=[*request.reals, *request.weights.values()]):
         writers = {path: HISTORY_WRITERS[history_suffix(path)] for path in request.reports}
         rule_class(request.spec.rule.method).check(request.spec.rule)
+        # Looked at before weights are downloaded or anything is loaded.
+        found = _found(request, skipped)
         weights = _weights(request)
         placement = place(request.runtime)
         # What must be equal for a resumed run to end in the same bundle.
@@ -138,13 +79,33 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
         }
         with open_work(request.output, key, resume=request.resume, force=request.force) as work:
             try:
-                summary, history = _Fit(request, placement, weights, work, timer).run()
+                summary, history = _Fit(request, placement, weights, work, timer, found).run()
                 for path, write in writers.items():
                     write_whole(path, write(history), force=replaced)
-                return summary
+                return replace(summary, skipped_files=skipped.rows)
             except KeyboardInterrupt:
                 timer.note(f"the finished work is kept in {work.folder}; continue with --resume")
                 raise
+
+
+def _found(request: FitRequest, skip: SkipCount) -> list[tuple[str, Input | Unreadable]]:
+    """The inputs with the arguments that led to them; those of a fit that begins are refused if they are too few.
+
+    Raises:
+        NoSuchInput: for an argument that names nothing.
+        NothingToDo: without any input.
+        TooFewImages: where even so many different images would be too few.
+    """
+    if not request.resume:
+        check_present(request.reals, request.inputs)
+    found = list(find_each(request.reals, request.inputs, skip))
+    files = sum(isinstance(item, Input) for _, item in found)
+    if not found and not request.resume:
+        remedy = "give files or folders of real face images"
+        raise nothing_found(f"no image in {', '.join(request.reals)}", skip.rows, remedy)
+    if files and not request.resume:
+        require_images(request.spec, files)
+    return found
 
 
 def _weights(request: FitRequest) -> dict[str, Weights]:
@@ -181,9 +142,10 @@ class _Fit:
         weights: Mapping[str, Weights],
         work: Work,
         timer: StageTimer,
+        found: Sequence[tuple[str, Input | Unreadable]],
     ) -> None:
         self.request, self.spec, self.placement = request, request.spec, placement
-        self.weights, self.work, self.timer = weights, work, timer
+        self.weights, self.work, self.timer, self.found = weights, work, timer, found
 
     def run(self) -> tuple[FitSummary, History]:
         """All stages, in order."""
@@ -237,8 +199,7 @@ class _Fit:
         self.timer.stage("read", None)
         if self.request.resume and has_store(self.work.folder):
             return open_store(self.work.folder)
-        found = list(find_each(self.request.reals, self.request.inputs))
-        inputs = [item for _, item in found]
+        inputs = [item for _, item in self.found]
         guard = InputGuard([self.request.output, *self.request.reports])
         for item in inputs:
             guard.check(item.path)
@@ -255,7 +216,7 @@ class _Fit:
             self.work.folder,
             sizes,
             allow_declared=self.request.allow_declared,
-            sources=sources_of(found),
+            sources=sources_of(self.found, self.request.reals),
         )
 
     def load_spec(self, *, crops_seed: int | None) -> LoadSpec:

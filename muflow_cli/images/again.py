@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Final
 
 from muflow_cli.images.archives import split
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.find import find
+from muflow_cli.images.frames import without_frame
 from muflow_cli.images.inputs import Input, file_error
 from muflow_cli.images.read import read_input
 from muflow_cli.images.stdin import NAME as STDIN
@@ -35,6 +37,7 @@ class Again:
         """The current input at `path`."""
         if self.stdin and is_stdin(path):
             path = self.stdin + path.removeprefix(STDIN)
+        path = path if os.path.lexists(path) else without_frame(path)
         archive, _ = split(path)
         if archive:
             if archive != self._archive:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from muflow_cli.images.error import ImageError, reason_of
-from muflow_cli.images.inputs import file_error, is_skipped
+from muflow_cli.images.inputs import file_error, why_skipped
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
+from muflow_cli.skipped import Why
 
 ZIP: Final = (".zip",)
 TAR: Final = (".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
@@ -82,9 +83,10 @@ def bomb() -> ImageError:
     return ImageError("archive_bomb", message)
 
 
-def is_hidden(label: str, name: str, spec: InputSpec) -> bool:
-    """Whether a member, or a folder above it, is hidden or excluded."""
-    return any(is_skipped(label, part, spec) for part in name.split("/") if part not in ("", ".", ".."))
+def why_left_out(label: str, name: str, spec: InputSpec) -> Why | None:
+    """Why a member is no input whatever it holds: it, or a folder above it, is hidden or excluded."""
+    parts = (part for part in name.split("/") if part not in ("", ".", ".."))
+    return next((why for part in parts if (why := why_skipped(label, part, spec))), None)
 
 
 def damage(error: BaseException) -> ImageError:

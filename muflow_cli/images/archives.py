@@ -12,6 +12,7 @@ from muflow_cli.images.tars import Tar
 from muflow_cli.images.zips import zip_inputs
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
+from muflow_cli.skipped import Skip
 
 
 def split(argument: str) -> tuple[str, str]:
@@ -25,18 +26,21 @@ def split(argument: str) -> tuple[str, str]:
     return "", ""
 
 
-def members(path: str, spec: InputSpec, only: str | None = None) -> Iterator[Input | Unreadable]:
+def members(
+    path: str, spec: InputSpec, only: str | None = None, skip: Skip | None = None
+) -> Iterator[Input | Unreadable]:
     """Images of an archive as `archive.zip!inner/name.jpg`, in stored order; or the one member named `only`.
 
     The rules for files in a folder decide which members are inputs; devices and symbolic links are not, and an archive
-    inside the archive is one record. The name of a member
-    is only a label: absolute names and `..` reach nothing on disk. Members of a zip or a plain tar are read later, in
+    inside the archive is one record; `skip` is called with what is no input. The name of a member is only a label:
+    absolute names and `..` reach nothing on disk. Members of a zip or a plain tar are read later, in
     place; those of a compressed tar are read here, since it cannot be entered in the middle. A damaged, truncated or
     exploding archive ends with one record for the archive.
     """
     any_member = False
     try:
-        for member in zip_inputs(path, spec, only) if path.lower().endswith(ZIP) else Tar(path, spec, only).inputs():
+        is_zip = path.lower().endswith(ZIP)
+        for member in zip_inputs(path, spec, only, skip) if is_zip else Tar(path, spec, only, skip).inputs():
             any_member = True
             yield member
         if only is not None and not any_member:

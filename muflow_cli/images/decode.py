@@ -28,6 +28,7 @@ from muflow_cli.images.formats import (
     SIGNATURE_BYTES,
     unread_format,
 )
+from muflow_cli.images.frames import frame_count
 from muflow_cli.images.jpeg2000 import check_jpeg2000
 from muflow_cli.images.jpeg_quality import jpeg_quality
 from muflow_cli.images.orientation import orientation_of, upright
@@ -75,8 +76,9 @@ def decode(
     draft_side: int = 0,
     sha256: str | None = None,
     damaged: Damaged = Damaged.REFUSE,
+    frame: int = 1,
 ) -> DecodedImage:
-    """Hash `data` and decode it to 8-bit RGB: the first frame of an animation, the first page of a document.
+    """Hash `data` and decode it to 8-bit RGB: one frame of an animation, one page of a document.
 
     Transparency is laid on white, 16-bit samples keep their high byte, ICC profiles are not applied.
 
@@ -87,6 +89,7 @@ def decode(
             least this long. 0 = always at full scale.
         sha256: of `data`, if it is known already.
         damaged: what becomes of an image whose coded data is damaged but can be decoded.
+        frame: of an animation, or page of a document, from 1.
 
     Raises:
         ImageError: empty, not_an_image, truncated, corrupt, too_many_pixels, unsupported, unsupported_pixels,
@@ -94,7 +97,8 @@ def decode(
     """
     sha256 = sha256 or hashlib.sha256(data).hexdigest()
     try:
-        return _decode(data, sha256, max_pixels, draft_side, damaged)
+        decoded = _decode(data, sha256, max_pixels, draft_side, damaged, frame)
+        return replace(decoded, facts=replace(decoded.facts, frame=frame, frames=frame_count(data)))
     except ImageError as error:
         raise ImageError(error.code, error.message, sha256=sha256, size=len(data)) from None
     except BROKEN as error:
@@ -102,15 +106,15 @@ def decode(
         raise ImageError(code, message, sha256=sha256, size=len(data)) from error
 
 
-def _decode(data: bytes, sha256: str, max_pixels: int, draft_side: int, damaged: Damaged) -> DecodedImage:
+def _decode(data: bytes, sha256: str, max_pixels: int, draft_side: int, damaged: Damaged, frame: int) -> DecodedImage:
     if not data:
         raise ImageError("empty", "the file is empty")
     if data.startswith(TIFF_SIGNATURES):
-        tiff = open_tiff(data)
+        tiff = open_tiff(data, frame)
         facts = Facts(sha256=sha256, bytes=len(data), format="TIFF", width=tiff.width, height=tiff.height)
         _check_size(tiff.width, tiff.height, max_pixels)
         return DecodedImage(facts, upright(tiff.pixels(), tiff.orientation))
-    with _opened(data) as image:
+    with _opened(data, frame) as image:
         _check_size(*image.size, max_pixels)
         # The first table is that of the luminance.
         tables = image.quantization if isinstance(image, JpegImagePlugin.JpegImageFile) else {}
@@ -125,7 +129,7 @@ def _decode(data: bytes, sha256: str, max_pixels: int, draft_side: int, damaged:
         )
         if draft_side:
             image.draft("RGB", (draft_side, draft_side))
-        pixels, damage = load(image, data)
+        pixels, damage = load(image, data) if frame == 1 else _later(image, frame)
         if damage is not None:
             if damaged is Damaged.REFUSE and not damage.is_slight:
                 raise ImageError(damage.code, damage.message)
@@ -133,7 +137,14 @@ def _decode(data: bytes, sha256: str, max_pixels: int, draft_side: int, damaged:
         return DecodedImage(facts, upright(to_rgb(pixels), orientation_of(image)))
 
 
-def _opened(data: bytes) -> ImageFile.ImageFile:
+def _later(image: ImageFile.ImageFile, frame: int) -> tuple[Image.Image, None]:
+    """The pixels of a frame after the first, laid on those before it; raises as Pillow does for damaged data."""
+    image.seek(frame - 1)
+    image.load()
+    return image, None
+
+
+def _opened(data: bytes, frame: int) -> ImageFile.ImageFile:
     """The image of any file but a TIFF, before its pixels are decoded.
 
     Raises:
@@ -150,7 +161,8 @@ def _opened(data: bytes) -> ImageFile.ImageFile:
     if brands(head) & HEIF_BRANDS and not brands(head) & AVIF_BRANDS:
         _register_heif()
         formats = ("HEIF",)
-    image = Image.open(io.BytesIO(still_pixels(data) if data.startswith(PNG_SIGNATURE) else data), formats=formats)
+    is_still = frame == 1 and data.startswith(PNG_SIGNATURE)
+    image = Image.open(io.BytesIO(still_pixels(data) if is_still else data), formats=formats)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         # libjpeg cannot pause in arithmetic-coded data, so it must get them all at once.
         image.decodermaxblock = max(image.decodermaxblock, len(data))

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import math
-import os
-import resource
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
 from PIL import Image
 
+from muflow_cli import system
 from muflow_cli.images.containers.boxes import largest_extent
 from muflow_cli.images.containers.tiff import TIFF_SIGNATURES
 from muflow_cli.images.error import ImageError
@@ -36,12 +32,10 @@ _MAX_REQUEST: Final = 2**40
 
 def serve() -> None:
     """Answer requests until stdin ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in system.ENDING:
         signal.signal(number, signal.SIG_IGN)  # the owner decides when work ends
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no copy of an image on the disk
-    with contextlib.suppress(OSError):
-        # If the machine runs out of memory, this process goes and not its owner.
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    system.leave_no_core()
+    system.go_first_without_memory()
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     with contextlib.suppress(Closed, OSError):
         while True:
@@ -52,12 +46,12 @@ def serve() -> None:
 def _answer(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
     _limit(request, len(data))
     seconds = math.ceil(PATIENCE * request.spec.inputs.max_seconds) + 5
-    with _ending_with_its_owner(requests, seconds):
-        size = _announced_size(data)
+    with system.ending_with(requests, seconds):
+        size = _announced_size(data, request.spec.frame)
     send(answers, size)
     if requests.read(1) != b"g":
         raise Closed
-    with _ending_with_its_owner(requests, seconds):
+    with system.ending_with(requests, seconds):
         try:
             answer, parts = _image(request, data)
         except ImageError as error:
@@ -67,45 +61,19 @@ def _answer(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO
     send(answers, answer, *parts)
 
 
-@contextlib.contextmanager
-def _ending_with_its_owner(requests: BinaryIO, seconds: int) -> Iterator[None]:
-    """Let the kernel end this process, in the middle of a codec too, when the pipe of an owner that died is closed.
-
-    Inside the block the owner writes nothing, so that the next event on the pipe is its end; the default action of
-    SIGIO, as of SIGALRM for an owner that has stopped, ends the process.
-    """
-    flags = fcntl.fcntl(requests, fcntl.F_GETFL)
-    fcntl.fcntl(requests, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(requests, fcntl.F_SETFL, flags | os.O_ASYNC)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        fcntl.fcntl(requests, fcntl.F_SETFL, flags)
-
-
 def _limit(request: Request, file_bytes: int) -> None:
-    # Processor time, so that no verdict depends on what else the machine does. SIGXCPU ends the process.
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    seconds = math.ceil(time.process_time() + request.spec.inputs.max_seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds if hard == resource.RLIM_INFINITY else min(seconds, hard), hard))
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    except (OSError, ValueError):
-        return  # a system that does not say how much it has given
-    limit = pages * resource.getpagesize() + _SPARE + file_bytes + _PER_PIXEL * request.spec.inputs.max_pixels
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    # Processor time, so that no verdict depends on what else the machine does.
+    system.limit_time(math.ceil(time.process_time() + request.spec.inputs.max_seconds))
+    system.limit_memory(_SPARE + file_bytes + _PER_PIXEL * request.spec.inputs.max_pixels)
 
 
-def _announced_size(data: bytes) -> Size:
+def _announced_size(data: bytes, frame: int) -> Size:
     if data[4:8] == b"ftyp":
         width, height = largest_extent(data)
         return Size(width=width, height=height)
     try:
         if data.startswith(TIFF_SIGNATURES):
-            tiff = open_tiff(data)
+            tiff = open_tiff(data, frame)
             return Size(width=tiff.width, height=tiff.height)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return Size(width=image.width, height=image.height)

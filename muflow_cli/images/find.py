@@ -6,16 +6,32 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from muflow_cli.errors import NoSuchInput
+from muflow_cli.files import is_own
 from muflow_cli.images import archives, globs, remote
 from muflow_cli.images.archive_limits import is_archive
-from muflow_cli.images.inputs import Input, entries, file_error, has_image_name, is_skipped, sniff, unreadable
+from muflow_cli.images.error import ImageError
+from muflow_cli.images.frames import MOST_FRAMES, frame_count, frame_path
+from muflow_cli.images.inputs import (
+    Input,
+    entries,
+    file_error,
+    has_image_name,
+    has_image_signature,
+    head_of,
+    unreadable,
+    why_skipped,
+)
+from muflow_cli.images.kinds import FOLDER, LINK, SPECIAL, kind_of
 from muflow_cli.images.lists import ListedPath
+from muflow_cli.images.read import read_input
 from muflow_cli.images.stdin import StandardInput, inputs_of
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
+from muflow_cli.skipped import Skip, Skipped, Why
 
 
-def find(arguments: Iterable[str], spec: InputSpec) -> Iterator[Input | Unreadable]:
+def find(arguments: Iterable[str], spec: InputSpec, skip: Skip | None = None) -> Iterator[Input | Unreadable]:
     """Inputs in the order of the arguments; the entries of a folder ordered by the bytes of their names.
 
     An argument is a file, a folder (walked recursively), an archive or one of its members (`faces.zip!a/b.jpg`), an
@@ -25,25 +41,70 @@ def find(arguments: Iterable[str], spec: InputSpec) -> Iterator[Input | Unreadab
     and is neither hidden nor excluded. An archive in a folder is opened where `spec.archives` allows it, and one in an
     archive is a record. Symbolic links in a folder are followed only with `follow_links`, and then each folder is
     entered once. A path that comes up twice is listed once, the first time. An input that does not exist or cannot be
-    read becomes a record.
+    read becomes a record. `skip` is called with everything in a folder or an archive that is no input.
     """
-    for _, item in find_each(arguments, spec):
+    for _, item in find_each(arguments, spec, skip):
         yield item
 
 
-def find_each(arguments: Iterable[str], spec: InputSpec) -> Iterator[tuple[str, Input | Unreadable]]:
+def find_each(
+    arguments: Iterable[str], spec: InputSpec, skip: Skip | None = None
+) -> Iterator[tuple[str, Input | Unreadable]]:
     """As `find`, each input with the argument that led to it."""
-    finder = _Finder(spec)
+    finder = _Finder(spec, skip)
     for argument in arguments:
         group = argument.group if isinstance(argument, ListedPath) else ""
         for item in finder.inputs(argument):
-            yield argument, replace(item, group=group) if group and isinstance(item, Input) else item
+            found = replace(item, group=group) if group and isinstance(item, Input) else item
+            yield argument, found
+            if spec.all_frames and isinstance(found, Input):
+                yield from ((argument, later) for later in _later_frames(found, spec))
+
+
+def _later_frames(first: Input, spec: InputSpec) -> Iterator[Input | Unreadable]:
+    """The frames of an input after its first one; none where it cannot be read, which its own record will say."""
+    try:
+        count = frame_count(read_input(first, spec.max_bytes))
+    except (ImageError, MemoryError):
+        return
+    for frame in range(2, min(count, MOST_FRAMES) + 1):
+        yield replace(first, path=frame_path(first.path, frame), location=first.location or first.path, frame=frame)
+    if count > MOST_FRAMES:
+        message = f"it has {count} frames, and only the first {MOST_FRAMES} are scored"
+        yield Unreadable(path=frame_path(first.path, MOST_FRAMES + 1), code="too_many_frames", message=message)
+
+
+def missing(arguments: Iterable[str], spec: InputSpec) -> list[str]:
+    """Those of the arguments that name nothing: no file, no folder, no member of an archive, no match of a pattern.
+
+    An address is not asked for. What exists and cannot be read is not missing.
+    """
+    absent = []
+    for argument in arguments:
+        if remote.is_remote(argument) or ("\0" not in argument and os.path.lexists(argument)):
+            continue
+        first = next(find([argument], spec), None)
+        if isinstance(first, Unreadable) and first.code == "not_found" and first.path == argument:
+            absent.append(argument)
+    return absent
+
+
+def check_present(arguments: Iterable[str], spec: InputSpec) -> None:
+    """Refuse arguments that name nothing.
+
+    Raises:
+        NoSuchInput: naming them.
+    """
+    if absent := missing(arguments, spec):
+        raise NoSuchInput(absent)
 
 
 @dataclass(slots=True)
 class _Finder:
     spec: InputSpec
-    listed: set[str] = field(default_factory=set)  # absolute paths
+    skip: Skip | None = None
+    listed: set[str] = field(default_factory=set)  # absolute paths of inputs
+    told: set[str] = field(default_factory=set)  # and of what was skipped, which an argument may still name
     entered: set[tuple[int, int]] = field(default_factory=set)  # device and inode; filled only if links are followed
 
     def inputs(self, argument: str) -> Iterator[Input | Unreadable]:
@@ -51,11 +112,11 @@ class _Finder:
         if isinstance(argument, StandardInput):
             yield from inputs_of(argument, self.spec) if self._is_new(argument.file) else ()
         elif remote.is_remote(argument):
-            yield from remote.find_remote(argument, self.spec) if self._is_new(argument) else ()
+            yield from remote.find_remote(argument, self.spec, self.skip) if self._is_new(argument) else ()
         elif "\0" not in argument and os.path.lexists(argument):
             yield from self._present(argument)
         elif archive:
-            yield from archives.members(archive, self.spec, member) if self._is_new(argument) else ()
+            yield from archives.members(archive, self.spec, member, self.skip) if self._is_new(argument) else ()
         elif globs.is_glob(argument) and not isinstance(argument, ListedPath):
             yield from self._matches(argument)
         else:
@@ -67,7 +128,7 @@ class _Finder:
         elif os.path.islink(path) and (record := _broken_link(path)):
             yield from self._once(record)
         elif is_archive(path) and os.path.isfile(path):
-            yield from archives.members(path, self.spec) if self._is_new(path) else ()
+            yield from archives.members(path, self.spec, skip=self.skip) if self._is_new(path) else ()
         else:
             yield from self._once(Input(path))
 
@@ -77,7 +138,7 @@ class _Finder:
             any_match = True
             if isinstance(match, Unreadable):
                 yield from self._once(match)
-            elif not os.path.isfile(match) or is_archive(match) or _is_input(match):
+            elif not os.path.isfile(match) or is_archive(match) or self._is_input(match):
                 yield from self._present(match)
         if not any_match:
             yield from self._once(_record(pattern, "not_found", "no file matches this pattern"))
@@ -90,7 +151,8 @@ class _Finder:
             if isinstance(entry, Unreadable):
                 yield from self._once(entry)
                 continue
-            if is_skipped(entry.path, entry.name, self.spec):
+            if why := why_skipped(entry.path, entry.name, self.spec):
+                self._skip(entry.path, why)
                 continue
             if entry.is_symlink() and (record := _broken_link(entry.path)):
                 yield from self._once(record)
@@ -105,14 +167,44 @@ class _Finder:
                 stack.extend(self._entries(entry.path))
             elif is_file:
                 yield from self._file(entry.path)
+            else:
+                self._skip(entry.path, Why.LINK if entry.is_symlink() else Why.SPECIAL)
 
     def _file(self, path: str) -> Iterator[Input | Unreadable]:
         """What a file in a folder gives."""
         if is_archive(path):
-            if self.spec.archives and self._is_new(path):
-                yield from archives.members(path, self.spec)
-        elif _is_input(path):
+            if not self.spec.archives:
+                self._skip(path, Why.ARCHIVE)
+            elif self._is_new(path):
+                yield from archives.members(path, self.spec, skip=self.skip)
+        elif self._is_input(path):
             yield from self._once(Input(path))
+
+    def _is_input(self, path: str) -> bool:
+        """Whether a file has the name or the first bytes of an image, or cannot be read, which its record will say."""
+        if has_image_name(path):
+            return True
+        head = head_of(path)
+        if head is None or has_image_signature(head):
+            return True
+        self._skip(path, Why.NOT_AN_IMAGE, kind_of(head))
+        return False
+
+    def _skip(self, path: str, why: Why, kind: str | None = None) -> None:
+        """Tell once of something that is no input; the first bytes of a file say its kind, unless it is given."""
+        key = os.path.abspath(path)
+        if self.skip is None or key in self.listed or key in self.told:
+            return
+        if why is Why.HIDDEN and is_own(path):
+            return
+        self.told.add(key)
+        if kind is None and os.path.islink(path):
+            kind = LINK
+        elif kind is None and os.path.isdir(path):
+            kind = FOLDER
+        elif kind is None:
+            kind = kind_of(head_of(path) or b"") if os.path.isfile(path) else SPECIAL
+        self.skip(Skipped(path, kind, why))
 
     def _entries(self, folder: str) -> list[os.DirEntry[str] | Unreadable]:
         """The entries of a folder, last first; none if a chain of links led back to it."""
@@ -136,10 +228,6 @@ class _Finder:
             return False
         self.listed.add(key)
         return True
-
-
-def _is_input(path: str) -> bool:
-    return has_image_name(path) or sniff(path)
 
 
 def _broken_link(path: str) -> Unreadable | None:

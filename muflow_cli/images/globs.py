@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from muflow_cli.images.inputs import entries, file_error, is_skipped, unreadable
+from muflow_cli.images.inputs import entries, file_error, unreadable, why_skipped
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
 
@@ -29,10 +29,13 @@ def expand(pattern: str, spec: InputSpec) -> Iterator[str | Unreadable]:
     have reached. The standard library's glob enters links to parents over and over, and hides folders that it cannot
     read.
     """
-    parts = tuple(part for part in pattern.split(os.sep) if part)
+    drive, rest = os.path.splitdrive(pattern)
+    rest = rest.replace(os.altsep, os.sep) if os.altsep else rest
+    parts = tuple(part for part in rest.split(os.sep) if part)
+    root = drive + (os.sep if rest.startswith(os.sep) else "")
     matcher = _Matcher(parts, spec)
     # A stack, not recursion: folders may be nested deeper than Python calls.
-    stack: list[_Reached | Unreadable] = [_Reached(os.sep if pattern.startswith(os.sep) else "", matcher.closed({0}))]
+    stack: list[_Reached | Unreadable] = [_Reached(root, matcher.closed({0}))]
     while stack:
         reached = stack.pop()
         if isinstance(reached, Unreadable):
@@ -97,7 +100,7 @@ class _Matcher:
         for position in magic:
             part = self.parts[position]
             name = "*" if part == _ANY_FOLDERS else part
-            if not fnmatchcase(entry.name, name) or is_skipped(path, entry.name, self.spec, pattern=name):
+            if not fnmatchcase(entry.name, name) or why_skipped(path, entry.name, self.spec, pattern=name):
                 continue
             follow = position if part == _ANY_FOLDERS else position + 1
             is_last = follow == len(self.parts)

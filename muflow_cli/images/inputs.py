@@ -14,8 +14,10 @@ from typing import Final
 from muflow_cli import files
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import SIGNATURE_BYTES, has_unread_name, is_image, unread_format
+from muflow_cli.images.kinds import HEAD_BYTES
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
+from muflow_cli.skipped import Why
 
 # A file with such a name is meant to be an image, so whatever is wrong with it deserves a record.
 _EXTENSIONS: Final = (
@@ -63,6 +65,7 @@ class Input:
         content: the bytes of a tar member that cannot be read again in place, because its archive is compressed or
             the member is sparse.
         group: of the list that named it; empty where the list has none.
+        frame: of an animation, or page of a document, from 1; from the second on a file lies at `location`.
     """
 
     path: str
@@ -74,6 +77,7 @@ class Input:
     size: int = 0
     content: bytes | None = None
     group: str = ""
+    frame: int = 1
 
 
 def read_file(path: str, max_bytes: int) -> bytes:
@@ -168,17 +172,17 @@ def has_image_signature(head: bytes) -> bool:
     return is_image(head) or unread_format(head) is not None
 
 
-def sniff(path: str) -> bool:
-    """Whether a file begins like an image; True if it cannot be read, so that it becomes one error record."""
+def head_of(path: str) -> bytes | None:
+    """The first HEAD_BYTES bytes of a regular file; None if it cannot be read."""
     try:
         with open_regular(path) as file:
-            return has_image_signature(file.read(SIGNATURE_BYTES) or b"")
+            return file.read(HEAD_BYTES) or b""
     except (OSError, ImageError):
-        return True
+        return None
 
 
-def is_skipped(path: str, name: str, spec: InputSpec, pattern: str = "") -> bool:
-    """Whether an entry of a folder or an archive is hidden or excluded.
+def why_skipped(path: str, name: str, spec: InputSpec, pattern: str = "") -> Why | None:
+    """Why an entry of a folder or an archive is no input whatever it holds: hidden or excluded; None if it may be one.
 
     Args:
         path: as reported; matched against the patterns of `spec.exclude`.
@@ -187,8 +191,9 @@ def is_skipped(path: str, name: str, spec: InputSpec, pattern: str = "") -> bool
         pattern: the glob that led to the entry; one that begins with a dot shows hidden names.
     """
     if name.startswith(".") and not (spec.hidden or pattern.startswith(".")):
-        return True
-    return any(fnmatchcase(name, excluded) or fnmatchcase(path, excluded) for excluded in spec.exclude)
+        return Why.HIDDEN
+    excluded = any(fnmatchcase(name, glob) or fnmatchcase(path, glob) for glob in spec.exclude)
+    return Why.EXCLUDED if excluded else None
 
 
 def entries(folder: str) -> list[os.DirEntry[str] | Unreadable]:

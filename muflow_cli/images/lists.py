@@ -7,6 +7,7 @@ import csv
 import io
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from muflow_cli.errors import BadList
@@ -38,7 +39,9 @@ class ListedPath(str):
 
 
 def read_list(stream: BinaryIO, null: bool) -> Iterator[ListedPath]:  # noqa: FBT001  the two formats of --files-from
-    """Paths of a list, one per line (LF or CRLF) or, with `null`, each ended by a NUL byte; empty ones are left out.
+    """Paths of a list, one per line or, with `null`, each ended by a NUL byte; empty ones are left out.
+
+    Lines end with LF or CRLF, or with CR where there is no LF.
 
     Names keep their bytes. A byte order mark is not part of the first name; that of UTF-16 (as PowerShell writes) says
     how to read the rest.
@@ -49,7 +52,8 @@ def read_list(stream: BinaryIO, null: bool) -> Iterator[ListedPath]:  # noqa: FB
     rest = b""
     end = b"\0" if null else b"\n"
     empty = 0
-    for block in _blocks(stream):
+    blocks = _blocks(stream)
+    for block in blocks if null else _with_line_feeds(blocks):
         *names, rest = (rest + block).split(end)
         for name in names:
             path = _path(name, null)
@@ -91,6 +95,14 @@ def read_grouped_list(stream: BinaryIO, column: str) -> Iterator[ListedPath]:
                 yield ListedPath(_path(os.fsencode(path), null=True), group)
     except csv.Error as error:
         raise BadList(f"line {rows.reader.line_num} of the list is not CSV ({error})", remedy) from None
+
+
+def _with_line_feeds(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks; where they begin with CR and no LF, as old Macintosh programs write lines, each CR is an LF."""
+    first = b"".join(islice(blocks, 2))  # of which the first has three bytes
+    ends_with_return = b"\r" in first and b"\n" not in first
+    for block in chain([first], blocks):
+        yield block.replace(b"\r", b"\n") if ends_with_return else block
 
 
 def _check_header(names: Sequence[str], column: str, remedy: str) -> None:

@@ -30,7 +30,7 @@ from muflow_cli.images.read import announced_bytes, read_input
 from muflow_cli.images.thumbnails import thumbnail_mark
 from muflow_cli.images.triage import triage
 from muflow_cli.images.worker import Workers
-from muflow_cli.records import PIXELS, Facts, Mark, NoFace, Unreadable
+from muflow_cli.records import PIXELS, Facts, Mark, NoFace, Unreadable, frame_key
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.specs import ContainerSpec, FaceSpec, View, ViewSpec
 
@@ -45,10 +45,10 @@ _DECODED_PER_THREAD: Final = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An input whose content is known already: hashed, not decoded."""
+    """An input whose content is known already: hashed, not decoded; `key` is that of its facts."""
 
     path: str
-    sha256: str
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ def without_face(image: NoFace) -> Unreadable:
 def load_unknown(
     inputs: Iterable[Input | Unreadable], spec: LoadSpec, known: Callable[[str], bool]
 ) -> Generator[_Result]:
-    """As `load`, but content whose SHA-256 is `known` is only read and hashed; called on the worker threads."""
+    """As `load`, but content whose key is `known` (`Facts.key`) is only read and hashed; called on worker threads."""
     crew = _Crew(spec, known)
     pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="decode")
     queue = _Queue(pool, crew.result, inputs, spec.ahead)
@@ -222,39 +222,43 @@ class _Crew:
                 sha256 = hashlib.sha256(data).hexdigest()
                 if self._spec.hash_lists is not None and data in self._spec.hash_lists:
                     return Listed(input_.path, sha256)
-                return Seen(input_.path, sha256) if self._known(sha256) else self._loaded(input_.path, data, sha256)
+                key = frame_key(sha256, input_.frame)
+                return Seen(input_.path, key) if self._known(key) else self._loaded(input_, data, sha256)
         except ImageError as error:
             return unreadable(input_.path, error)
         except MemoryError:
             return Unreadable(path=input_.path, code="out_of_memory", message="there is not enough memory to read it")
 
-    def _loaded(self, path: str, data: bytes, sha256: str) -> Loaded | NoFace | Unreadable:
+    def _loaded(self, input_: Input, data: bytes, sha256: str) -> Loaded | NoFace | Unreadable:
+        path, prepare = input_.path, replace(self._prepare, frame=input_.frame)
         declared = read_marks(data, self._spec.inputs.c2pa_anchors)
         try:
-            loaded, mark = self._views(path, data, sha256)
+            loaded, mark = self._views(path, data, sha256, prepare)
         except ImageError as error:
             record = Unreadable(path=path, code=error.code, message=error.message, sha256=sha256, bytes=len(data))
             return replace(record, declared=declared)
         return replace(loaded, declared=with_mark(declared, mark))
 
-    def _views(self, path: str, data: bytes, sha256: str) -> tuple[Loaded | NoFace, Mark | None]:
+    def _views(self, path: str, data: bytes, sha256: str, prepare: PrepareSpec) -> tuple[Loaded | NoFace, Mark | None]:
         """The views of an image, and the mark of its embedded thumbnail."""
         try:
             check_name(path, data)
-            where = triage(data, self._prepare.draft_side)
-            if where.isolated:
-                return self._isolated(path, data, sha256)
+            where = triage(data, prepare.draft_side)
+            if where.isolated or prepare.frame > 1:
+                return self._isolated(path, data, sha256, prepare)
             with self._decoded.claim(where.bytes):
-                image = decoded(data, self._prepare, sha256)
+                image = decoded(data, prepare, sha256)
                 return self._cut(path, image), thumbnail_mark(data, image.image)
         except MemoryError as error:
             raise out_of_memory(data, sha256) from error
 
-    def _isolated(self, path: str, data: bytes, sha256: str) -> tuple[Loaded | NoFace, Mark | None]:
+    def _isolated(
+        self, path: str, data: bytes, sha256: str, prepare: PrepareSpec
+    ) -> tuple[Loaded | NoFace, Mark | None]:
         with self.workers.one() as worker:
             if not self._spec.needs_image:
-                return worker.load(path, data, self._prepare, sha256)
-            image, mark = worker.decode(data, self._prepare, sha256)
+                return worker.load(path, data, prepare, sha256)
+            image, mark = worker.decode(data, prepare, sha256)
         return self._cut(path, image), mark
 
     def _cut(self, path: str, decoded_image: DecodedImage) -> Loaded | NoFace:

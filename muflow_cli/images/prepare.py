@@ -33,6 +33,7 @@ class PrepareSpec:
         thumbnail: longer side of a JPEG thumbnail of the image, pixels; 0 = none.
         face_thumbnail: the same of each face, aligned.
         container: what a branch looks at - the image, or the square of a face - goes through before; None = nothing.
+        frame: of an animation, or page of a document, from 1.
     """
 
     views: Mapping[str, ViewSpec]
@@ -42,6 +43,7 @@ class PrepareSpec:
     thumbnail: int = 0
     face_thumbnail: int = 0
     container: ContainerSpec | None = None
+    frame: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +114,9 @@ def decoded(data: bytes, spec: PrepareSpec, sha256: str) -> DecodedImage:
     """
     try:
         limits = spec.inputs
-        return decode(data, limits.max_pixels, draft_side=spec.draft_side, sha256=sha256, damaged=limits.damaged)
+        return decode(
+            data, limits.max_pixels, draft_side=spec.draft_side, sha256=sha256, damaged=limits.damaged, frame=spec.frame
+        )
     except ImageError as error:
         # Codecs report a lack of memory in their own words, and a decoder calls whatever it cannot decode corrupt.
         if isinstance(error.__cause__, MemoryError) or "memory" in str(error.__cause__).lower():

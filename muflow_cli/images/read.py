@@ -12,7 +12,7 @@ from muflow_cli.images.tars import read_tar_member
 from muflow_cli.images.zips import read_zip_member
 
 READERS: Final[Mapping[InputKind, Callable[[Input, int], bytes]]] = {
-    InputKind.FILE: lambda input_, max_bytes: read_file(input_.path, max_bytes),
+    InputKind.FILE: lambda input_, max_bytes: read_file(input_.location or input_.path, max_bytes),
     InputKind.ZIP_MEMBER: read_zip_member,
     InputKind.TAR_MEMBER: read_tar_member,
     InputKind.REMOTE: read_remote,

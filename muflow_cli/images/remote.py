@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from muflow_cli.images.error import ImageError, reason_of
-from muflow_cli.images.inputs import Input, InputKind, has_image_name, is_skipped, read_all
+from muflow_cli.images.inputs import Input, InputKind, has_image_name, read_all, why_skipped
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
+from muflow_cli.skipped import Skip, Skipped, Why
 
 _SCHEMES: Final = ("http://", "https://", "s3://")
 _HTTP_NOT_FOUND: Final = 404
@@ -21,7 +22,7 @@ def is_remote(argument: str) -> bool:
     return argument.lower().startswith(_SCHEMES)
 
 
-def find_remote(address: str, spec: InputSpec) -> Iterator[Input | Unreadable]:
+def find_remote(address: str, spec: InputSpec, skip: Skip | None = None) -> Iterator[Input | Unreadable]:
     """The input at an http(s) address, or those below an s3 prefix, ordered by the bytes of their names."""
     try:
         import fsspec
@@ -34,12 +35,14 @@ def find_remote(address: str, spec: InputSpec) -> Iterator[Input | Unreadable]:
         yield Unreadable(path=address, code="remote_error", message=f"the address cannot be used ({reason_of(error)})")
         return
     if address.lower().startswith("s3:"):
-        yield from listed(filesystem, path, address, spec)
+        yield from listed(filesystem, path, address, spec, skip)
     else:
         yield Input(address, InputKind.REMOTE, location=address)
 
 
-def listed(filesystem: Any, path: str, address: str, spec: InputSpec) -> Iterator[Input | Unreadable]:
+def listed(
+    filesystem: Any, path: str, address: str, spec: InputSpec, skip: Skip | None = None
+) -> Iterator[Input | Unreadable]:
     """One object, or the images below a prefix, filtered by name as in a folder.
 
     Args:
@@ -47,6 +50,7 @@ def listed(filesystem: Any, path: str, address: str, spec: InputSpec) -> Iterato
         path: as that file system writes it.
         address: as the user typed it; objects below it are reported as address/name.
         spec: what is hidden and excluded.
+        skip: called with each object that is no input, of which nothing but its name is read.
     """
     try:
         names = sorted(filesystem.find(path), key=os.fsencode)
@@ -60,8 +64,13 @@ def listed(filesystem: Any, path: str, address: str, spec: InputSpec) -> Iterato
     for name in names:
         inner = name.removeprefix(path).strip("/")
         label = f"{address.rstrip('/')}/{inner}" if inner else address
-        skipped = any(is_skipped(label, part, spec) for part in inner.split("/")) if inner else False
-        if not skipped and (not inner or has_image_name(inner)):
+        parts = inner.split("/") if inner else ()
+        why = next((why for part in parts if (why := why_skipped(label, part, spec))), None)
+        if why is None and inner and not has_image_name(inner):
+            why = Why.NOT_AN_IMAGE
+        if why is not None and skip is not None:
+            skip(Skipped(label, "object without an image's name" if why is Why.NOT_AN_IMAGE else "object", why))
+        if why is None:
             yield Input(label, InputKind.REMOTE, location=filesystem.unstrip_protocol(name))
 
 

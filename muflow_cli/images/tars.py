@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Final, Protocol
 
-from muflow_cli.images.archive_limits import MAX_MEMBERS, MAX_RATIO, Allowance, bomb, is_archive, is_hidden, nested
+from muflow_cli.images.archive_limits import MAX_MEMBERS, MAX_RATIO, Allowance, bomb, is_archive, nested, why_left_out
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import SIGNATURE_BYTES
 from muflow_cli.images.inputs import (
@@ -26,8 +26,10 @@ from muflow_cli.images.inputs import (
     too_large,
     unreadable,
 )
+from muflow_cli.images.kinds import HEAD_BYTES, LINK, SPECIAL, UNKNOWN, kind_of
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
+from muflow_cli.skipped import Skip, Skipped, Why
 
 
 class _Stream(Protocol):
@@ -100,11 +102,15 @@ class _Forwards:
 
 @dataclass(slots=True)
 class Tar:
-    """A tar archive while its members are listed; `only` is the one member that is wanted, if not all are."""
+    """A tar archive while its members are listed; `only` is the one member that is wanted, if not all are.
+
+    `skip` is called with members that are no inputs.
+    """
 
     path: str
     spec: InputSpec
     only: str | None
+    skip: Skip | None = None
     links: dict[str, list[str]] = field(default_factory=dict)  # target of hard links -> their names
 
     def inputs(self) -> Iterator[Input | Unreadable]:
@@ -142,14 +148,32 @@ class Tar:
     def _member(self, member: _Member) -> Iterator[Input | Unreadable]:
         name = member.info.name
         label = f"{self.path}!{name}"
-        if self.only not in (None, name) or (self.only is None and is_hidden(label, name, self.spec)):
+        if self.only not in (None, name) or member.info.isdir():
             return
-        if member.info.islnk():
+        why = why_left_out(label, name, self.spec) if self.only is None else None
+        if why is not None:
+            self._skip(label, member, why)
+        elif member.info.islnk():
             self.links.setdefault(member.info.linkname, []).append(name)
         elif member.info.isreg() and self.only is None and is_archive(name):
             yield nested(label)
         elif member.info.isreg():
             yield from self._inputs(member, [name])
+        else:
+            self._skip(label, member, Why.LINK if member.info.issym() else Why.SPECIAL)
+
+    def _skip(self, label: str, member: _Member, why: Why, head: bytes | None = None) -> None:
+        """Tell of a member that is no input."""
+        if self.skip is None:
+            return
+        if not member.info.isreg() and not member.info.islnk():
+            kind = LINK if member.info.issym() else SPECIAL
+        else:
+            stream = member.archive.extractfile(member.info) if head is None and member.info.isreg() else None
+            kind = (
+                kind_of(stream.read(HEAD_BYTES)) if stream is not None else UNKNOWN if head is None else kind_of(head)
+            )
+        self.skip(Skipped(label, kind, why))
 
     def _target(self, member: _Member) -> Iterator[Input | Unreadable]:
         if member.info.isreg():
@@ -162,8 +186,12 @@ class Tar:
         if stream is None:
             return
         named = [name for name in names if has_image_name(name) or self.only is not None]
-        head = b"" if member.in_place and named == names else stream.read(SIGNATURE_BYTES)
-        wanted = [f"{self.path}!{name}" for name in (names if has_image_signature(head) else named)]
+        head = b"" if member.in_place and named == names else stream.read(HEAD_BYTES)
+        is_image = has_image_signature(head)
+        wanted = [f"{self.path}!{name}" for name in (names if is_image else named)]
+        for name in names:
+            if not is_image and name not in named:
+                self._skip(f"{self.path}!{name}", member, Why.NOT_AN_IMAGE, head)
         content = None
         if wanted and not member.in_place:
             try:

@@ -147,8 +147,13 @@ class Tiff:
         return Image.merge(mode, planes)
 
 
-def open_tiff(data: bytes) -> Tiff:
-    """The image of a TIFF: its first page that is not a reduced version of another.
+def page_count(data: bytes) -> int:
+    """Number of pages that are not reduced versions of others, at least 1."""
+    return max(1, sum(not _is_reduced(image) for image in directories(data)))
+
+
+def open_tiff(data: bytes, page: int = 1) -> Tiff:
+    """The image of a TIFF: its first page that is not a reduced version of another, or a later one of these.
 
     Raises:
         ImageError: unsupported, unsupported_pixels, truncated or corrupt where there is no directory.
@@ -161,7 +166,9 @@ def open_tiff(data: bytes) -> Tiff:
     full = [image for image in images if not _is_reduced(image)]
     if not full and len(images) > 1:
         raise _unsupported("only reduced versions of an image")
-    directory = full[0] if full else images[0]
+    if page > max(1, len(full)):
+        raise ImageError("corrupt", f"the document has no page {page}")
+    directory = full[page - 1] if full else images[0]
     _check_samples(directory)
     _check_layout(directory)
     kept = {tag: entry for tag, entry in directory.entries.items() if tag in _FOR_PIXELS}

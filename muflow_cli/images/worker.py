@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from muflow_cli import system
 from muflow_cli.images.budget import Budget
 from muflow_cli.images.decode import DecodedImage
 from muflow_cli.images.error import ImageError
@@ -114,6 +115,7 @@ class Worker:
                     stderr=subprocess.DEVNULL,
                     env=os.environ | _ENVIRONMENT,
                     start_new_session=True,  # Ctrl-C is for the owner
+                    creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
                 )
             return cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
 
@@ -143,7 +145,7 @@ class Worker:
             for stream in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError):
                     cast(BinaryIO, stream).close()
-        if self._late or status == -signal.SIGXCPU:
+        if self._late or system.died_of(status, "SIGXCPU"):
             seconds = request.spec.inputs.max_seconds
             code, message = "too_slow", f"decoding it took longer than the {seconds:g} s allowed; raise --max-seconds"
         else:
@@ -196,7 +198,7 @@ def _end_idle() -> None:
 
 atexit.register(_end_idle)
 # A forked process must not share the pipes of its parent's workers.
-os.register_at_fork(after_in_child=_idle.clear)
+system.after_fork(_idle.clear)
 
 
 def _array(raw: bytes, at: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -211,6 +213,6 @@ def _largest_answer(spec: PrepareSpec) -> int:
 def _reason(status: int | None, error: BaseException | None) -> str:
     if status is None or status >= 0:
         return str(error) if isinstance(error, OSError) and str(error) else "its answer makes no sense"
-    if status == -signal.SIGKILL:
+    if system.died_of(status, "SIGKILL"):
         return "killed, perhaps because the machine ran out of memory"
     return signal.Signals(-status).name

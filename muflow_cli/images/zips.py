@@ -19,8 +19,8 @@ from muflow_cli.images.archive_limits import (
     crowd,
     damage,
     is_archive,
-    is_hidden,
     nested,
+    why_left_out,
 )
 from muflow_cli.images.error import ImageError, reason_of
 from muflow_cli.images.formats import SIGNATURE_BYTES
@@ -34,8 +34,10 @@ from muflow_cli.images.inputs import (
     read_all,
     too_large,
 )
+from muflow_cli.images.kinds import HEAD_BYTES, LINK, kind_of
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
+from muflow_cli.skipped import Skip, Skipped, Why
 
 # Members without an image's name whose first bytes are looked at; a tenth of a millisecond each.
 MAX_SNIFFED: Final = 20_000
@@ -44,8 +46,8 @@ _ENCRYPTED: Final = 0x1
 _OPEN_ARCHIVES: Final = 4  # an archive's directory may take 100 MB
 
 
-def zip_inputs(path: str, spec: InputSpec, only: str | None) -> Iterator[Input | Unreadable]:
-    """The members that are wanted, in stored order, or those named `only`.
+def zip_inputs(path: str, spec: InputSpec, only: str | None, skip: Skip | None = None) -> Iterator[Input | Unreadable]:
+    """The members that are wanted, in stored order, or those named `only`; `skip` is called with the others.
 
     Raises:
         ImageError: not_a_file, permission, too_many_members, archive_bomb.
@@ -55,18 +57,24 @@ def zip_inputs(path: str, spec: InputSpec, only: str | None) -> Iterator[Input |
     allowance = Allowance(max(spec.max_bytes, MAX_RATIO * os.path.getsize(path)))
     unnamed = 0
     for index, info in enumerate(archive.infolist()):
-        if only not in (None, info.filename) or info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
+        if only not in (None, info.filename) or info.is_dir():
             continue
         label = f"{path}!{info.filename}"
-        if only is None and is_hidden(label, info.filename, spec):
-            continue
-        if only is None and is_archive(info.filename):
+        why = Why.LINK if stat.S_ISLNK(info.external_attr >> 16) else None
+        why = why or (why_left_out(label, info.filename, spec) if only is None else None)
+        if why is None and only is None and is_archive(info.filename):
             yield nested(label)
             continue
-        if only is None and not has_image_name(info.filename):
+        head = None
+        if why is None and only is None and not has_image_name(info.filename):
             unnamed += 1
-            if unnamed > MAX_SNIFFED or not has_image_signature(_zip_head(archive, info)):
-                continue
+            head = _zip_head(archive, info) if unnamed <= MAX_SNIFFED else b""
+            why = None if has_image_signature(head) else Why.NOT_AN_IMAGE
+        if why is not None:
+            if skip is not None and unnamed <= MAX_SNIFFED:  # one record speaks for all members beyond
+                kind = LINK if why is Why.LINK else kind_of(_zip_head(archive, info) if head is None else head)
+                skip(Skipped(label, kind, why))
+            continue
         allowance.take(info.file_size if info.file_size <= spec.max_bytes else 0)
         yield Input(label, InputKind.ZIP_MEMBER, location=path, member=info.filename, index=index, size=info.file_size)
     if only is None:
@@ -140,7 +148,7 @@ def _zip_directory(file: BinaryIO) -> tuple[int, int]:
 def _zip_head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     try:
         with archive.open(info) as member:
-            return member.read(SIGNATURE_BYTES)
+            return member.read(HEAD_BYTES)
     except BROKEN:
         return b""  # an image neither by its name nor by what can be read of it
 

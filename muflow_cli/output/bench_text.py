@@ -18,6 +18,8 @@ from muflow_cli.output.aliases import ALIASES
 from muflow_cli.output.figures import ends, figure_text, rate_text, source_figures
 from muflow_cli.output.inert import cell, escape
 from muflow_cli.output.sections import Section, markdown_sections, print_sections
+from muflow_cli.run_records import SkippedFiles
+from muflow_cli.skipped import skipped_text
 
 Report = Mapping[str, Any]
 
@@ -74,6 +76,8 @@ def data_text(report: Report) -> str:
     broken = len(data["unreadable"]) - without_face
     parts += [f"{broken} unreadable"] if broken else []
     parts += [f"{without_face} without a face"] if without_face else []
+    counted = [SkippedFiles(**row) for row in data.get("skipped", ())]
+    parts += [f"skipped {skipped_text(counted)}"] if counted else []
     for group in data["groups"]:
         if group["declared"]:
             counts = ", ".join(f"{count} declared {origin}" for origin, count in group["declared"].items())

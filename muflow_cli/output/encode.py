@@ -36,6 +36,9 @@ NO_FACE_FIELDS: Final[tuple[str, ...]] = (
 )
 FIELDS: Final[tuple[str, ...]] = (*SCORED_FIELDS, "error")
 
+# Fields that are several columns of a CSV, named field_key.
+CSV_PARTS: Final[Mapping[str, tuple[str, ...]]] = {"declared": ("origin", "marks"), "error": ("code", "message")}
+
 _PLAIN: Final = frozenset((str, int, bool, type(None)))
 
 _Record = TypeVar("_Record", RunInfo, DetectorInfo, Summary)
@@ -54,6 +57,24 @@ def check_fields(selection: Sequence[str] | None) -> None:
         raise BadSpec("--fields", ",".join(unknown) or "empty", f"one or several of {', '.join(FIELDS)}")
     if len(set(selection)) < len(selection):
         raise BadSpec("--fields", ",".join(selection), "each field once")
+
+
+def fields_of(text: str | None) -> tuple[str, ...] | None:
+    """The value of `--fields`, in which a column of the CSV stands for its field; None = all.
+
+    Raises:
+        BadSpec: as `check_fields`.
+    """
+    if text is None:
+        return None
+    owner = {f"{name}_{part}": name for name, parts in CSV_PARTS.items() for part in parts}
+    given = text.split(",")
+    owner |= {name: "column_scores" for name in given if name.startswith("score_")}
+    if len(set(given)) < len(given):
+        raise BadSpec("--fields", text, "each field once")
+    names = tuple(dict.fromkeys(owner.get(name, name) for name in given))
+    check_fields(names)
+    return names
 
 
 @cache

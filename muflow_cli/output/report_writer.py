@@ -59,9 +59,9 @@ class Exhibits:
             heatmap: (g, g), as in Exhibit.
             faces: thumbnail and heat map of each of its faces.
         """
-        entry = (result.flagged, -result.judgement.p_value, -self._order, result.facts.sha256)
+        entry = (result.flagged, -result.judgement.p_value, -self._order, result.facts.key)
         self._order += 1
-        self._by_content[result.facts.sha256] = Exhibit(thumbnail, heatmap, tuple(Exhibit(*face) for face in faces))
+        self._by_content[result.facts.key] = Exhibit(thumbnail, heatmap, tuple(Exhibit(*face) for face in faces))
         if len(self._ranking) < self._shown:
             heapq.heappush(self._ranking, entry)
         else:
@@ -71,8 +71,8 @@ class Exhibits:
         """Index of a result -> its exhibit; a duplicate has none, since its row names the image that it repeats."""
         exhibits = {}
         for index, result in enumerate(results):
-            if isinstance(result, Scored) and result.duplicate_of is None and result.facts.sha256 in self._by_content:
-                exhibits[index] = self._by_content[result.facts.sha256]
+            if isinstance(result, Scored) and result.duplicate_of is None and result.facts.key in self._by_content:
+                exhibits[index] = self._by_content[result.facts.key]
         return exhibits
 
 

@@ -11,13 +11,10 @@ from typing import IO, Any, BinaryIO, Final, cast
 from rich.console import Console
 from rich.text import Text
 
-from muflow_cli.output.encode import FIELDS, check_fields, result_to_json, select
+from muflow_cli.output.encode import CSV_PARTS, FIELDS, check_fields, result_to_json, select
 from muflow_cli.output.inert import cell, escape
 from muflow_cli.records import Origin, Result, Verdict
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
-
-# Fields that are several columns of the CSV, named field_key.
-_PARTS: Final[Mapping[str, tuple[str, ...]]] = {"declared": ("origin", "marks"), "error": ("code", "message")}
 
 FACE_COLUMNS: Final = ("face", "left", "top", "right", "bottom", "confidence")
 
@@ -61,6 +58,8 @@ _WIDTHS: Final = {
     "faces_left_out": 14,
     "face_side": 9,
     "face_tilt": 9,
+    "frame": 5,
+    "frames": 6,
     "error": 40,
 }
 
@@ -74,7 +73,7 @@ def csv_columns(fields: Sequence[str] | None, scores: Sequence[str]) -> tuple[st
         fields: to write; None = all.
         scores: (S,) names of the detector's columns.
     """
-    parts = {name: [f"{name}_{part}" for part in keys] for name, keys in _PARTS.items()}
+    parts = {name: [f"{name}_{part}" for part in keys] for name, keys in CSV_PARTS.items()}
     parts["column_scores"] = [_score_column(score) for score in scores]
     names = FIELDS if fields is None else tuple(fields)
     return tuple(column for name in names for column in parts.get(name, [name]))
@@ -146,7 +145,7 @@ class CsvWriter:
     def write(self, result: Result) -> None:
         """Write one row, or one for each face."""
         value = result_to_json(result)
-        parts = {f"{name}_{key}": value[name][key] for name in _PARTS if name in value for key in _PARTS[name]}
+        parts = {f"{name}_{key}": value[name][key] for name in CSV_PARTS if name in value for key in CSV_PARTS[name]}
         parts["declared_marks"] = _marks_text(parts["declared_marks"])
         count = {"faces": len(value["faces"])} if "faces" in value else {}
         for row in _face_rows(value) if self._per_face else [value]:

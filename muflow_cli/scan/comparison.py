@@ -92,7 +92,7 @@ def compare(
     photograph_of = photographs(results, evidence.near)
     if not photograph_of:
         return Compared(results)
-    first = {result.facts.sha256: result for result in results if isinstance(result, Scored)}
+    first = {result.facts.key: result for result in results if isinstance(result, Scored)}
     distinct = sorted(set(photograph_of.values()))
     info, weighted = None, None
     if comparison.reweight:
@@ -138,7 +138,7 @@ def _adaptive(
 def _with_adaptive(result: Result, photograph_of: Mapping[str, str], p_values: Mapping[str, float]) -> Result:
     if not isinstance(result, Scored):
         return result
-    own = p_values[photograph_of[result.facts.sha256]]
+    own = p_values[photograph_of[result.facts.key]]
     return replace(result, judgement=replace(result.judgement, adaptive_p_value=own))
 
 
@@ -156,7 +156,7 @@ def _groups(
     members: dict[str, dict[str, Scored]] = {}
     for result in results:
         if isinstance(result, Scored):
-            members.setdefault(str(result.group), {}).setdefault(photograph_of[result.facts.sha256], result)
+            members.setdefault(str(result.group), {}).setdefault(photograph_of[result.facts.key], result)
     distinct = sorted(set(photograph_of.values()))
     position = {digest: index for index, digest in enumerate(distinct)}
     p_values = group_p_values(

@@ -18,7 +18,7 @@ def photographs(results: Sequence[Result], near: Mapping[str, int]) -> dict[str,
         results: of the whole run.
         near: content hash -> perceptual hash of every scored image.
     """
-    digests = sorted({result.facts.sha256 for result in results if isinstance(result, Scored)})
+    digests = sorted({result.facts.key for result in results if isinstance(result, Scored)})
     if not digests:
         return {}
     from muflow_cli.images.near import near_duplicate_groups  # SciPy takes a second to import
@@ -108,7 +108,7 @@ def with_q_values(
         judgement = result.judgement
         own = judgement.p_value if judgement.adaptive_p_value is None else judgement.adaptive_p_value
         above = bisect_left(steps, (own, 0.0))
-        q_value = max(q_values[photograph_of[result.facts.sha256]], steps[above][1] if above < len(steps) else own)
+        q_value = max(q_values[photograph_of[result.facts.key]], steps[above][1] if above < len(steps) else own)
         faces = rate.faces(result, rejected=q_value <= fdr)
         if faces:
             verdict = _of_faces(faces, adaptive=judgement.adaptive_p_value is not None)

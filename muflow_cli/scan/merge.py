@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from muflow_cli.output.digests import ResultsDigest, head_digest, report_digest,
 from muflow_cli.output.encode import detector_to_json
 from muflow_cli.output.report_reader import Report, read_report
 from muflow_cli.records import Result, Unreadable
-from muflow_cli.run_records import RunInfo, Summary
+from muflow_cli.run_records import RunInfo, SkippedFiles, Summary
 from muflow_cli.scan.outputs import Outputs
 from muflow_cli.scan.shard import Shard, parse_shard
 from muflow_cli.scan.tally import Tally
@@ -50,7 +51,7 @@ class Merged:
                 if isinstance(result, Unreadable):
                     yield result
                     continue
-                earlier = first.setdefault(result.facts.sha256, result.path)
+                earlier = first.setdefault(result.facts.key, result.path)
                 yield replace(result, duplicate_of=None if earlier == result.path else earlier)
 
 
@@ -108,6 +109,7 @@ def write_merged(merged: Merged, outputs: Outputs) -> Summary:
         images_per_second=round(tally.scored / seconds, 3) if seconds > 0 else 0.0,
         no_face_skipped=sum(part.no_face_skipped for part in parts),
         known=sum(part.known for part in parts),
+        skipped=_skipped(merged, parts),
         interrupted=bool(merged.missing) or any(part.interrupted for part in parts),
         stages=stages,
         bottleneck=max(stages, key=lambda stage: stages[stage]) if stages else None,
@@ -117,6 +119,14 @@ def write_merged(merged: Merged, outputs: Outputs) -> Summary:
     summary = sealed(counted, run, detector)
     outputs.end(run, summary)
     return summary
+
+
+def _skipped(merged: Merged, parts: Sequence[Summary]) -> tuple[SkippedFiles, ...]:
+    """What was not read; shards of the same folders have all seen the same."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for part in parts[:1] if "shard" in _options(merged.reports[0]) else parts:
+        counts.update({(row.kind, row.reason): row.count for row in part.skipped})
+    return tuple(SkippedFiles(kind=kind, reason=reason, count=count) for (kind, reason), count in counts.items())
 
 
 def _options(report: Report) -> Mapping[str, int | float | str | bool | None]:

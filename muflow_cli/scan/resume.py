@@ -104,7 +104,7 @@ def _rule(detector: DetectorInfo) -> tuple[object, ...]:
 def _scored_by_content(path: Path, key: bytes) -> tuple[dict[str, Scored], int]:
     """Scored results by content hash, and the number of results whose check does not match."""
     results, bad = read_good_results(path, key)
-    return {result.facts.sha256: result for result in results if isinstance(result, Scored)}, bad
+    return {result.facts.key: result for result in results if isinstance(result, Scored)}, bad
 
 
 class ResumedWriter:

@@ -44,7 +44,7 @@ def reweighted(
         photograph_of: content hash -> that of its photograph; copies and near copies share one p-value.
         calibration: that `check_reweighting` has let pass.
     """
-    first = {result.facts.sha256: result for result in results if isinstance(result, Scored)}
+    first = {result.facts.key: result for result in results if isinstance(result, Scored)}
     distinct = sorted(set(photograph_of.values()))
     facts = [first[digest].facts for digest in distinct]
     scores = np.array([first[digest].column_scores for digest in distinct])
@@ -61,7 +61,7 @@ def reweighted(
     def own(result: Result) -> Result:
         if not isinstance(result, Scored):
             return result
-        p_value, least = known[photograph_of[result.facts.sha256]]
+        p_value, least = known[photograph_of[result.facts.key]]
         return replace(result, judgement=_by_weights(result.judgement, p_value, least, calibration.rule))
 
     return [own(result) for result in results], info

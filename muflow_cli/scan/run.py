@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.shift import ShiftTest
 from muflow_cli.claims import InputGuard
-from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.environment import begin_run, deciding, utc_now
-from muflow_cli.errors import NothingToDo, OutputIsInput
+from muflow_cli.errors import OutputIsInput
 from muflow_cli.images.find import find
-from muflow_cli.images.hash_lists import HashLists
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.stdin import is_stdin
 from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.encode import line_key
-from muflow_cli.output.writers import WRITERS, Printed, WriterContext
+from muflow_cli.output.writers import WRITERS, WriterContext
 from muflow_cli.records import Result, Scored, Unreadable
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
-from muflow_cli.run_specs import Atypical, Custody, InputSpec, Runtime
 from muflow_cli.scan.comparison import Compared, check_comparison, compare, group_name
 from muflow_cli.scan.copies import FlaggedCopies, open_copies
 from muflow_cli.scan.evidence import Evidence, discard_evidence, open_evidence
-from muflow_cli.scan.outputs import Destination, Outputs, open_outputs
+from muflow_cli.scan.job import Job
+from muflow_cli.scan.outputs import Outputs, open_outputs
 from muflow_cli.scan.resume import resumable
-from muflow_cli.scan.selection import Selection
-from muflow_cli.scan.settings import Comparison
-from muflow_cli.scan.shard import Shard
 from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest
+from muflow_cli.skipped import Skip, SkipCount, nothing_found
 
 if TYPE_CHECKING:
     from muflow_cli.output.report_writer import Exhibits
@@ -68,88 +63,19 @@ class NoListener:
         """Ignore the note."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """What to scan with which detector, and where the results go.
-
-    Attributes:
-        detector: decides the verdicts.
-        detector_path: path of its bundle, as the user gave it and the report names it.
-        arguments: files, folders, globs, archives and addresses, iterated once.
-        destinations: outputs, at most one of them resumed.
-        inputs: limits on what is read.
-        runtime: device, precision, batch size, workers.
-        atypical: what becomes of images outside the calibration's ranges.
-        fields: only these fields of each result, in this order; None = all.
-        per_face: a CSV has one row for each face, not for each image.
-        printed: rows that an HTML page prints.
-        csv_mark: a CSV begins with a byte order mark.
-        comparison: what all images say together.
-        custody: case and examiner, for the report.
-        selection: which results are written, and in which order.
-        hash_lists: files on them are counted, not scored; None = no lists.
-        shard: the part of the inputs that this run reads; None = all of them.
-        copy_flagged: folder for copies of flagged images.
-        argv: the command line, for the report.
-    """
-
-    detector: Detector
-    detector_path: str
-    arguments: Iterable[str]
-    destinations: Sequence[Destination]
-    inputs: InputSpec = field(default_factory=InputSpec)
-    runtime: Runtime = field(default_factory=Runtime)
-    atypical: Atypical = Atypical.INCONCLUSIVE
-    fields: tuple[str, ...] | None = None
-    per_face: bool = False
-    printed: Printed = Printed.ALL
-    csv_mark: bool = False
-    comparison: Comparison = field(default_factory=Comparison)
-    custody: Custody = field(default_factory=Custody)
-    selection: Selection = field(default_factory=Selection)
-    hash_lists: HashLists | None = None
-    shard: Shard | None = None
-    copy_flagged: Path | None = None
-    argv: tuple[str, ...] = ()
-
-    @property
-    def resumed(self) -> Path | None:
-        """The JSON-lines report to continue, if there is one."""
-        return next((destination.file for destination in self.destinations if destination.resumed), None)
-
-    @property
-    def growing_reports(self) -> list[Path]:
-        """The JSON-lines files among the destinations."""
-        return [output.file for output in self.destinations if output.file is not None and output.can_draft]
-
-    @property
-    def kept_report(self) -> Path | None:
-        """The JSON-lines report that a later run can continue, if there is one."""
-        return self.resumed or next(iter(self.growing_reports if self._can_go_on else ()), None)
-
-    @property
-    def own_options(self) -> dict[str, int | float | str | bool | None]:
-        """Options that stand in the head only where they were given."""
-        given = dict(self.selection.options)
-        if self.hash_lists is not None:
-            given["known"] = self.hash_lists.digest
-        if self.shard is not None:
-            given["shard"] = str(self.shard)
-        return given
-
-    @property
-    def _can_go_on(self) -> bool:
-        """Whether a report holds all that a later run needs of it."""
-        return self.fields is None and self.selection.whole
-
-
-def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool] = lambda: False) -> Summary:
+def run(
+    job: Job,
+    listener: ScanListener | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    skip: Skip | None = None,
+) -> Summary:
     """Scan, and write every result to every destination.
 
     Args:
         job: what to scan, and where the results go.
         listener: told of every result.
         stop: called after each input; once it returns true, the scan finishes what it has begun and ends.
+        skip: told of everything in folders and archives that is not read.
 
     Raises:
         MuflowError: for problems that a user can solve; before the first result, no existing output is touched.
@@ -175,7 +101,7 @@ def run(job: Job, listener: ScanListener | None = None, stop: Callable[[], bool]
             earlier = _comparable(earlier, evidence, heard.note)
         scan = Scan(_request(job, exhibits), earlier=earlier, stop=stop, gallery=exhibits, evidence=evidence)
         copies = stack.enter_context(open_copies(job.copy_flagged, job.inputs.max_bytes, heard.note))
-        passing = _Passing(job, scan, heard, copies)
+        passing = _Passing(job, scan, heard, copies, SkipCount(skip))
         summary = _pass(job, passing, heard, _Recording(outputs, head, info, job, copies), evidence)
     if passing.failure is not None:
         raise passing.failure
@@ -271,10 +197,10 @@ def _pass(
     for result in job.selection.ordered(results):
         with listener.writing():
             recording.write(result)
-    if recording.tally.inputs == 0 and not (
-        scan.no_face_skipped or scan.listed or scan.interrupted or passing.elsewhere
-    ):
-        raise NothingToDo("no image was found", "give image files, or folders that contain images")
+    nowhere = not (scan.no_face_skipped or scan.listed or scan.interrupted or passing.elsewhere)
+    if recording.tally.inputs == 0 and nowhere:
+        remedy = "give image files, or folders that contain images"
+        raise nothing_found("no image was found", passing.skipped.rows, remedy)
     stages = scan.seconds | comparing
     return recording.end(
         interrupted=scan.interrupted or passing.failure is not None,
@@ -284,6 +210,7 @@ def _pass(
         adaptive=compared.adaptive,
         reweight=compared.reweight,
         groups=compared.groups,
+        skipped=passing.skipped.rows,
         stages={name: round(seconds, 3) for name, seconds in stages.items()},
         bottleneck=max(stages, key=lambda stage: stages[stage]),
     )
@@ -294,12 +221,16 @@ class _Passing:
 
     Attributes:
         scan: the pass.
+        skipped: counts what is not read.
         group_of: path of an input -> name of its group, in a run by groups.
         elsewhere: number of inputs that belong to other shards.
         failure: the error that ended it too early; the results before it are good, and their outputs get their ends.
     """
 
-    def __init__(self, job: Job, scan: Scan, listener: ScanListener, copies: FlaggedCopies | None) -> None:
+    def __init__(
+        self, job: Job, scan: Scan, listener: ScanListener, copies: FlaggedCopies | None, skipped: SkipCount
+    ) -> None:
+        self.skipped = skipped
         self.scan, self._job, self._listener, self._copies = scan, job, listener, copies
         self.failure: Exception | None = None
         self.elsewhere = 0
@@ -323,7 +254,7 @@ class _Passing:
     def _inputs(self) -> Iterator[Input | Unreadable]:
         """The inputs, as long as none of them is an output."""
         guard = InputGuard([output.file for output in self._job.destinations if output.file is not None])
-        for item in find(self._job.arguments, self._job.inputs):
+        for item in find(self._job.arguments, self._job.inputs, self.skipped):
             guard.check((isinstance(item, Input) and item.location) or item.path)
             if self._job.shard is not None and not self._job.shard.holds(item.path):
                 self.elsewhere += 1

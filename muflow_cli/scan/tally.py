@@ -15,7 +15,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.scored = self.flagged = self.duplicates = self.inconclusive = self.damaged = self.faces = self.no_face = 0
-        self.atypical = 0
+        self.atypical = self.frames_left_out = 0
         self.codes: Counter[str] = Counter()
         self.tails: Counter[str] = Counter()
         self.origins: Counter[str] = Counter()
@@ -39,6 +39,8 @@ class Tally:
         if isinstance(result, Unreadable):
             self.codes[result.code] += 1
             return
+        # The first frame of a file speaks for all, and each of the others takes itself away.
+        self.frames_left_out += result.facts.frames - 1 if result.facts.frame == 1 else -1
         self.duplicates += result.duplicate_of is not None
         self.damaged += result.facts.damaged
         if isinstance(result, NoFace):
@@ -69,6 +71,7 @@ class Tally:
             damaged=self.damaged,
             faces=self.faces,
             no_face=self.no_face,
+            frames_left_out=max(0, self.frames_left_out),
             unreadable_by_code=dict(sorted(self.codes.items())),
             flagged_by_tail=dict(sorted(self.tails.items())),
             declared_by_origin=dict(sorted(self.origins.items())),

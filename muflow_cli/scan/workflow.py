@@ -139,8 +139,8 @@ class Scan:
                 begun, read_before = time.monotonic(), self.seconds["read"]
                 self.seconds["write"] += begun - scored
 
-    def _is_known(self, sha256: str) -> bool:
-        return sha256 in self._first or sha256 in self._begun or sha256 in self._earlier
+    def _is_known(self, key: str) -> bool:
+        return key in self._first or key in self._begun or key in self._earlier
 
     def _units(self, items: Iterator[_Item]) -> Iterator[Item]:
         """What is scored of the items until `stop` is true; content that is being scored is not scored again."""
@@ -152,14 +152,14 @@ class Scan:
                 return
             if isinstance(item, Listed):
                 self.listed += 1
-            elif isinstance(item, Loaded | NoFace) and self._is_known(item.facts.sha256):
-                yield Seen(item.path, item.facts.sha256)
+            elif isinstance(item, Loaded | NoFace) and self._is_known(item.facts.key):
+                yield Seen(item.path, item.facts.key)
             elif isinstance(item, Loaded):
-                self._begun.add(item.facts.sha256)
+                self._begun.add(item.facts.key)
                 yield from units_of(item)
             else:
                 if isinstance(item, NoFace):
-                    self._begun.add(item.facts.sha256)
+                    self._begun.add(item.facts.key)
                 yield item
             if self._stop():
                 self.interrupted = True
@@ -170,7 +170,7 @@ class Scan:
             return item
         if isinstance(item, Seen):
             return self._repeated(item)
-        digest = item.facts.sha256 if isinstance(item, NoFace) else item.image.facts.sha256
+        digest = item.facts.key if isinstance(item, NoFace) else item.image.facts.key
         result = item if isinstance(item, NoFace) else scored_result(item, self._judge)
         self._first[digest] = result
         self._begun.discard(digest)
@@ -184,7 +184,7 @@ class Scan:
             from muflow_cli.images.near import near_hash  # needs SciPy, which takes a second to import
 
             # A batch is compared by the largest face of each image, as the calibration's images are.
-            self._evidence.add(result.facts.sha256, near_hash(scored.image.views), scored.units[0].features)
+            self._evidence.add(result.facts.key, near_hash(scored.image.views), scored.units[0].features)
         if self._gallery is not None and self._gallery.wants(result):
             maps = [part_map(self._request.detector, unit.maps) for unit in scored.units]
             whole = None if scored.image.faces else maps[0]
@@ -193,11 +193,11 @@ class Scan:
 
     def _repeated(self, item: Seen) -> Result:
         """The result of content that was seen before, in this run or in an earlier one."""
-        first = self._first.get(item.sha256)
+        first = self._first.get(item.key)
         if first is None:  # scored by an earlier run, perhaps under another name
-            earlier = judged_again(self._earlier.pop(item.sha256), self._judge)
+            earlier = judged_again(self._earlier.pop(item.key), self._judge)
             first = replace(earlier, path=item.path, duplicate_of=None, group=None)
-            self._first[item.sha256] = first
+            self._first[item.key] = first
             self.taken_over += 1
         return first if first.path == item.path else replace(first, path=item.path, duplicate_of=first.path)
 
