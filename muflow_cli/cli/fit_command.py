@@ -225,7 +225,7 @@ def fit_command(
         given = "--min-face" if min_face is not None else "--face-detector" if face_detector else "--face-model"
         raise IncompatibleOptions(given, "--faces", "only a detector of faces looks for them", needs=True)
     from muflow_cli.canonical import to_json
-    from muflow_cli.fit.workflow import FitRequest
+    from muflow_cli.fit.records import FitRequest
     from muflow_cli.images.container import parse_container
 
     if container is not None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 # Held-out reals that lie further out than training reals, in standard deviations of the calibration's scores.
 _CLOSE: Final = 0.5
 _FAR: Final = 1.0
+# Nats per dimension that no flow reaches after it has learnt what reals look like.
+_UNTRAINED: Final = 10.0
 # A rate of left-out reals above this multiple of the nominal one says that the detector knows its sources too well.
 _TWICE: Final = 2.0
 _NOMINAL: Final = 0.2
@@ -40,9 +42,12 @@ def verdict_rows(summary: FitSummary) -> Iterator[tuple[str, str]]:
 
 def _held_out(origin: BranchProvenance, spread: float) -> str:
     """How far held-out reals lie from training reals, as a verdict."""
+    if origin.validation_nll > _UNTRAINED:
+        learnt = f"held-out reals have {origin.validation_nll:.0f} nats per dimension, where a trained flow has 1 to 3"
+        return f"poor: the flow has not learnt them; {learnt}; allow more epochs (--epochs N) or give more images"
     away = (origin.validation_nll - origin.train_nll) / spread if spread > 0 else 0.0
     if away <= _CLOSE:
-        return "good: reals that it was not trained on look to it as those that it was"
+        return "good, so far as reals can tell: those that it was not trained on look to it as those that it was"
     distance = f"reals that it was not trained on lie {away:.1f} standard deviations further out than those that it was"
     if away <= _FAR:
         return f"fair: {distance}; more images would help"

@@ -47,8 +47,8 @@ class FitRequest:
 class FitSummary:
     """What `fit` did. NLLs in nats per dimension, times in seconds.
 
-    `declared_synthetic` holds the paths of images that were skipped because they declare themselves synthetic. `skipped`
-    counts inputs that were not used, by code; `skipped_files` what folders and archives held besides inputs.
+    `declared_synthetic` holds the paths of images that were skipped because they declare themselves synthetic;
+    `skipped` counts inputs that were not used, by code; `skipped_files` what folders and archives held besides.
 
     Attributes:
         rule: method of the rule.
