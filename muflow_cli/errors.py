@@ -201,6 +201,13 @@ class MissingExtra(MuflowError):
         super().__init__(f"{purpose} needs packages that are not installed", f"run pip install 'muflow-cli[{extra}]'")
 
 
+class CannotExport(MuflowError):
+    """A detector that another library cannot compute; `why` is torch's own reason, or how far the scores are off."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the detector cannot be exported ({why})", "use --backend torch, or another encoder")
+
+
 class BadFaceModel(MuflowError):
     """A model file that a face detector cannot use, or lacks."""
 
