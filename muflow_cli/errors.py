@@ -154,6 +154,16 @@ class FeaturesDiffer(MuflowError):
         )
 
 
+class ScoresDiffer(MuflowError):
+    """A run with --strict that computes other scores than the calibration holds, or cannot know."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"--strict cannot be met, because {why}",
+            "compute as the detector was calibrated, or calibrate it here with muflow calibrate DETECTOR REAL...",
+        )
+
+
 class BadCalibration(MuflowError):
     """Calibration scores that cannot be used."""
 

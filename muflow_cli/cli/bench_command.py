@@ -12,7 +12,7 @@ import typer
 from muflow_cli.cli import options
 from muflow_cli.cli.bench_outputs import BenchOutputs, chosen_files, measure
 from muflow_cli.errors import BadSpec, IncompatibleOptions, MuflowError, NothingToDo
-from muflow_cli.run_specs import Damaged, Precision, Runtime
+from muflow_cli.run_specs import Backend, Damaged, Precision
 
 if TYPE_CHECKING:
     from muflow_cli.bench.data import OverlapPolicy
@@ -161,6 +161,7 @@ def bench_command(
     precision: Annotated[
         Precision, typer.Option("--precision", help="As in muflow scan.", hidden=True)
     ] = Precision.AUTO,
+    backend: options.BackendOption = Backend.TORCH,
     batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="As in muflow scan.", hidden=True)] = 0,
     workers: Annotated[int, typer.Option("--workers", min=0, help="As in muflow scan.", hidden=True)] = 0,
     exclude: Annotated[Texts, typer.Option("--exclude", help="As in muflow scan (repeatable).", hidden=True)] = None,
@@ -282,7 +283,7 @@ def bench_command(
             exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
         ),
         container=None if container is None else parse_container(container),
-        runtime=Runtime(device=device, precision=precision, batch_size=batch_size, workers=workers),
+        runtime=options.runtime(device, precision, workers, batch_size, backend),
         overlap=overlap_policy(overlap),
         limit=limit,
         conditions=_conditions(perturb or [], suite or [], on or ["both"]),

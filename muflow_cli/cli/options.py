@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from muflow_cli.output.inert import escape
-from muflow_cli.run_specs import Atypical, Damaged, InputSpec, OnNoFace, Precision, Runtime
+from muflow_cli.run_specs import Atypical, Backend, Damaged, InputSpec, OnNoFace, Precision, Runtime
 
 _DEFAULTS = InputSpec()
 _LISTED = 20
@@ -19,6 +19,14 @@ Device = Annotated[
 ]
 PrecisionOption = Annotated[
     Precision, typer.Option("--precision", help="Arithmetic of the convolutions; auto uses bf16 where it is native.")
+]
+BackendOption = Annotated[
+    Backend,
+    typer.Option("--backend", help="Library that computes; all but torch are extras, for processors.", hidden=True),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Stop where this run does not compute the scores of the calibration.", hidden=True),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Number of decoding threads; 0 = one per core.")]
 Exclude = Annotated[
@@ -128,6 +136,8 @@ def declared_rows(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield "", f"and {len(paths) - _LISTED} more"
 
 
-def runtime(device: str, precision: Precision, workers: int, batch_size: int = 0) -> Runtime:
+def runtime(
+    device: str, precision: Precision, workers: int, batch_size: int = 0, backend: Backend = Backend.TORCH
+) -> Runtime:
     """The options that decide where and how fast to compute as one spec; BadSpec for a number out of range."""
-    return Runtime(device=device, precision=precision, batch_size=batch_size, workers=workers)
+    return Runtime(device=device, precision=precision, batch_size=batch_size, workers=workers, backend=backend)

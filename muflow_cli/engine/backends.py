@@ -112,7 +112,7 @@ def compute(branch: Branch, placement: Placement) -> Compute:
 
 def library(backend: Backend) -> str:
     """Name and version of a backend's library, as a report names it."""
-    return f"{backend} {version(backend)}"
+    return f"{backend} {torch.__version__ if backend is Backend.TORCH else version(backend)}"
 
 
 def imported(purpose: str, backend: Backend) -> Any:

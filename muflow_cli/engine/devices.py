@@ -58,6 +58,13 @@ def has_native_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def instructions_of(device: torch.device) -> str:
+    """The instruction set that torch uses on a processor, such as "AVX2", or the name of the GPU."""
+    if device.type == "cpu":
+        return str(torch.backends.cpu.get_cpu_capability())
+    return str(torch.cuda.get_device_name(device))
+
+
 def place(runtime: Runtime | None = None) -> Placement:
     """The placement of a runtime with every `auto` decided.
 
