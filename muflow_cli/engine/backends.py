@@ -80,7 +80,7 @@ class GraphBranch:
 
     def __init__(self, branch: Branch, placement: Placement) -> None:
         self._branch, self._backend = branch, placement.backend
-        self._runners: dict[bool, Runner] = {}
+        self._runner: Runner | None = None
         self._lock = threading.Lock()
         purpose = f"--backend {self._backend}"
         require_exporter(purpose, _EXTRAS[self._backend])
@@ -93,16 +93,15 @@ class GraphBranch:
             CannotExport: where the branch has no graph.
         """
         with self._lock:
-            if features not in self._runners:
-                graph = graph_of(self._branch, features=features)
-                self._runners[features] = RUNTIMES[self._backend](graph, torch.get_num_threads())
-        views = images.permute(0, 2, 3, 1).contiguous().numpy()
-        return [torch.from_numpy(output) for output in self._runners[features]([views])]
+            if self._runner is None:
+                self._runner = RUNTIMES[self._backend](graph_of(self._branch), torch.get_num_threads())
+        outputs = self._runner([images.permute(0, 2, 3, 1).contiguous().numpy()])
+        return [torch.from_numpy(output) for output in (outputs if features else outputs[:-1])]
 
     def ready(self) -> bool:
-        """Whether the graph without features exists."""
-        path = cached(self._branch, features=False)
-        return bool(self._runners) or (path is not None and path.is_file())
+        """Whether the graph exists."""
+        path = cached(self._branch)
+        return self._runner is not None or (path is not None and path.is_file())
 
 
 def compute(branch: Branch, placement: Placement) -> Compute:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -50,23 +50,15 @@ class Columns(nn.Module):
 
 
 class Maps(nn.Module):
-    """The position scores of a branch, and its channel statistics: what a run needs.
+    """The position scores of a branch, and its channel statistics, which cost next to nothing: what a run needs."""
 
-    Args:
-        branch: to compute.
-        features: whether to give the channel statistics.
-    """
-
-    def __init__(self, branch: Branch, *, features: bool) -> None:
+    def __init__(self, branch: Branch) -> None:
         super().__init__()
-        self.branch, self.features = branch, features
+        self.branch = branch
 
     def forward(self, views: Tensor) -> tuple[Tensor, ...]:
-        """One (B, g, g) for each layer, then (B, F) if there are features, of views (B, H, W, 3) uint8."""
-        images = views.permute(0, 3, 1, 2)
-        if not self.features:
-            return tuple(self.branch.maps(images))
-        maps, features = self.branch.maps_and_features(images)
+        """One (B, g, g) for each layer, then (B, F), of views (B, H, W, 3) uint8."""
+        maps, features = self.branch.maps_and_features(views.permute(0, 3, 1, 2))
         return (*maps, features)
 
 
@@ -115,21 +107,11 @@ def to_onnx(module: nn.Module, sizes: Mapping[str, int], outputs: Sequence[str],
     return bytes(model.SerializeToString())
 
 
-def branch_graph(branch: Branch, *, features: bool) -> Callable[[], bytes]:
-    """Makes the ONNX model of `Maps`, with the input `views`."""
-
-    def make() -> bytes:
-        outputs = [f"map.{index}" for index in range(len(branch.columns))] + (["features"] if features else [])
-        return to_onnx(Maps(exportable(branch), features=features), {"views": branch.spec.view.size}, outputs, {})
-
-    return make
-
-
-def cached(branch: Branch, *, features: bool) -> Path | None:
+def cached(branch: Branch) -> Path | None:
     """Where the graph of a branch is or will be kept; None for a user without a cache."""
     from platformdirs import user_cache_path
 
-    made_by = {"spec": to_json(branch.spec), "features": features, "muflow": __version__, "torch": torch.__version__}
+    made_by = {"spec": to_json(branch.spec), "muflow": __version__, "torch": torch.__version__}
     try:
         folder = user_cache_path("muflow") / "graphs"
     except RuntimeError:
@@ -137,19 +119,20 @@ def cached(branch: Branch, *, features: bool) -> Path | None:
     return folder / f"{hash_tensors(branch.state_dict(), made_by)}.onnx"
 
 
-def graph_of(branch: Branch, *, features: bool) -> bytes:
-    """The ONNX model of a branch: from the cache, or made now and kept there if it can be written.
+def graph_of(branch: Branch) -> bytes:
+    """The ONNX model of `Maps`, with the input `views`: from the cache, or made now and kept there if possible.
 
     Raises:
         CannotExport: as `to_onnx`.
     """
-    path = cached(branch, features=features)
+    path = cached(branch)
     if path is not None:
         with contextlib.suppress(OSError):
             graph = path.read_bytes()
             path.touch()
             return graph
-    graph = branch_graph(branch, features=features)()
+    outputs = [*(f"map.{index}" for index in range(len(branch.columns))), "features"]
+    graph = to_onnx(Maps(exportable(branch)), {"views": branch.spec.view.size}, outputs, {})
     if path is not None:
         with contextlib.suppress(OSError, MuflowError):
             path.parent.mkdir(parents=True, exist_ok=True)
