@@ -54,7 +54,7 @@ def test_a_scan_has_at_most_22_visible_options() -> None:
             {"json_output", "jsonl_output", "csv_output", "sarif_output", "report", "verbose"}
             | {"batch_size", "c2pa_trust", "exit_zero", "group_by", "reweight", "sign", "signers"}
             | {"only", "sort", "copy_flagged", "known", "shard", "csv_bom"}
-            | {"max_faces", "on_no_face", "face_model", "follow_links", "per"}
+            | {"max_faces", "on_no_face", "face_model", "follow_links", "per", "backend", "strict"}
             | SELDOM,
         ),
         ("fit", {"mean_size", "means", "face_detector", "face_model"} | SELDOM),

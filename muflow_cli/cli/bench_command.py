@@ -202,8 +202,8 @@ def bench_command(
     Images that the detector was fitted or calibrated on are refused. Every figure has its 95 % interval, and null
     baselines (metadata, sharpness) show what the data give away. The options of `muflow scan` that choose what is read
     and how it is computed work here too (--exclude, --hidden, --follow-links, --max-bytes, --max-pixels, --damaged,
-    --precision, --batch-size, --workers, --quiet). What is scored is kept beside the first -o FILE until all outputs
-    are written; after an interruption or a crash, the same command with --resume continues. --adaptive and
+    --precision, --backend, --batch-size, --workers, --quiet). What is scored is kept beside the first -o FILE until all
+    outputs are written; after an interruption or a crash, the same command with --resume continues. --adaptive and
     --groups also measure what batches and groups of images tell; docs/bench.md explains their figures.
     --protocol measures the detector's settings in place of the detector: they are fitted again to other folds of a
     source (seen), to those of all sources (pooled) or to the other sources (unseen).
