@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from muflow_cli.bundle import load
 from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place
+from muflow_cli.engine.inference import for_inference
 from muflow_cli.images.find import find
 from muflow_cli.images.loader import Loaded, LoadSpec
 from muflow_cli.images.loader import load as load_images
@@ -113,7 +114,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     rate = matrix_rate(base.device, torch.bfloat16)
     rows: dict[str, object] = {"device": torch.cuda.get_device_name(base.device), "matrix TFLOP/s": rate / 1e12}
     for size in BATCHES:
-        branch = detector.scorer(Placement(base.device, base.precision, size)).branches[name]
+        branch = for_inference(detector.branches[name], Placement(base.device, base.precision, size))
         batch = views[:size].to(base.device)
         speed, flops = stage_rates(branch, batch), flops_per_view(branch, batch)
         share = speed["encoder + flow"] * flops / rate

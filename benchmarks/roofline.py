@@ -35,6 +35,7 @@ from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place
 from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.executor import PieceExecutor, pipelined
+from muflow_cli.engine.inference import for_inference
 from muflow_cli.engine.scoring import Scorer
 from muflow_cli.run_specs import Precision, Runtime
 
@@ -173,14 +174,14 @@ def stages_of(branch: Branch, placement: Placement, count: int) -> list[Stage]:
     """The encoder alone and the whole branch, on `count` random views."""
     name, side = branch.spec.name, branch.spec.view.size
     only = {name: branch}
-    scorer, slow = Scorer(only, placement), Scorer(only, place(Runtime(device="cpu", precision=Precision.FP32)))
+    scorer, slow = Scorer(only, placement), place(Runtime(device="cpu", precision=Precision.FP32))
     encoder = PlacedEncoder(branch.encoder, placement)
     views = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     batches = torch.from_numpy(views).permute(0, 3, 1, 2).split(placement.batch_size)
     images = [{name: view[None]} for view in views]
     units = [images[start : start + placement.batch_size] for start in range(0, count, placement.batch_size)]
     piece = batches[0][: PieceExecutor(placement).piece]
-    fast, plain = scorer.branches[name], slow.branches[name]
+    fast, plain = for_inference(branch, placement), for_inference(branch, slow)
     return [
         Stage(
             name="encoder",

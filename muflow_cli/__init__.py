@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from muflow_cli.errors import MuflowError
     from muflow_cli.records import FaceScore, Facts, Judgement, NoFace, Result, Scored, Side, Unreadable, Verdict
     from muflow_cli.run_records import Shift
-    from muflow_cli.run_specs import Atypical, Damaged, InputSpec, OnNoFace, Precision, Runtime
+    from muflow_cli.run_specs import Atypical, Backend, Damaged, InputSpec, OnNoFace, Precision, Runtime
     from muflow_cli.specs import ContainerSpec, FaceSpec
 
 __version__ = "0.2.0"
 
 __all__ = [
     "Atypical",
+    "Backend",
     "ContainerSpec",
     "Damaged",
     "Detector",
@@ -65,7 +66,7 @@ _HOMES = {
     **dict.fromkeys(("FaceScore", "Facts", "Judgement", "NoFace", "Result"), "records"),
     **dict.fromkeys(("Scored", "Side", "Unreadable", "Verdict"), "records"),
     "Shift": "run_records",
-    **dict.fromkeys(("Atypical", "Damaged", "InputSpec", "OnNoFace", "Precision", "Runtime"), "run_specs"),
+    **dict.fromkeys(("Atypical", "Backend", "Damaged", "InputSpec", "OnNoFace", "Precision", "Runtime"), "run_specs"),
     **dict.fromkeys(("ContainerSpec", "FaceSpec"), "specs"),
 }
 

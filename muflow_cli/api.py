@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from muflow_cli.agreement import agreement, computing
 from muflow_cli.bundle import load
 from muflow_cli.calibrate.workflow import CalibrateRequest, CalibrateSummary
 from muflow_cli.calibrate.workflow import calibrate as run_calibrate
@@ -156,6 +157,7 @@ def scan(
     reweight: bool = False,
     atypical: Atypical | str = Atypical.INCONCLUSIVE,
     resume: StrPath | None = None,
+    strict: bool = False,
     runtime: Runtime = _RUNTIME,
     inputs: InputSpec = _INPUTS,
 ) -> Iterator[Result]:
@@ -169,7 +171,8 @@ def scan(
         reweight: flag by p-values that count a calibration image the more, the more it is like these as a file.
         atypical: verdict on images outside the ranges of the calibration images, "flag", "inconclusive" or "report".
         resume: a JSON-lines report of the same detector; what it holds is not scored again. It is only read.
-        runtime: device, precision, batch size, workers.
+        strict: refuse to compute other scores than the calibration holds (docs/export.md); else nothing is compared.
+        runtime: device, precision, batch size, workers, backend.
         inputs: which files are read.
 
     Raises:
@@ -183,6 +186,8 @@ def scan(
     request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs, atypical=Atypical(atypical))
     placement = place(runtime)
     check_comparison(comparison, detector.calibration, placement)
+    if strict:
+        agreement(detector, placement, always=True).require()
     if comparison.any:
         if resume is not None:
             raise IncompatibleOptions(
@@ -191,7 +196,7 @@ def scan(
         return _compared(request, _texts(paths), comparison)
     earlier = {}
     if resume is not None:
-        options = deciding(inputs) | {"atypical": request.atypical.value} | comparison.options
+        options = deciding(inputs) | {"atypical": request.atypical.value} | comparison.options | computing(placement)
         run = begin_run(str(placement.device), placement.precision, options=options)
         earlier = resumable(Path(resume), run, detector.info(""))
     return Scan(request, earlier=earlier).results(find(_texts(paths), inputs))

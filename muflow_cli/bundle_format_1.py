@@ -14,8 +14,8 @@ from typing import Any, Final
 from torch import Tensor
 
 from muflow_cli.canonical import canonical_json
-from muflow_cli.detector import hash_tensors
 from muflow_cli.engine.encoders import chosen_layers
+from muflow_cli.tensor_file import hash_tensors
 
 _BRANCH: Final = "main"
 _CALIBRATION: Final = "calibration."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -17,7 +16,7 @@ from torch import Tensor
 from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.shift import ShiftTest
-from muflow_cli.canonical import ADDED, canonical_json, to_json
+from muflow_cli.canonical import ADDED, to_json
 from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place
 from muflow_cli.engine.scoring import Scorer, score_stream
@@ -29,7 +28,7 @@ from muflow_cli.records import NoFace, Result, Unreadable
 from muflow_cli.run_records import DetectorInfo, Shift
 from muflow_cli.run_specs import Atypical, InputSpec, Runtime
 from muflow_cli.specs import DetectorSpec, ViewSpec
-from muflow_cli.tensor_file import Content
+from muflow_cli.tensor_file import Content, hash_tensors
 from muflow_cli.units import Item, ScoredImage, by_image, scored_result, units_of
 
 Pixels = Image.Image | NDArray[np.uint8]
@@ -368,13 +367,3 @@ def fingerprint(tensors: Mapping[str, Tensor], spec: DetectorSpec) -> str:
     settings = to_json(spec)
     del settings["rule"]
     return hash_tensors(tensors, settings)
-
-
-def hash_tensors(tensors: Mapping[str, Tensor], settings: object) -> str:
-    """SHA-256 over the canonical JSON of `settings`, then over name, dtype, shape and bytes of each tensor, sorted."""
-    digest = hashlib.sha256(canonical_json(settings))
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return digest.hexdigest()

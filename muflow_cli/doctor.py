@@ -99,6 +99,7 @@ def examine(find_detector: Callable[[], Path]) -> Iterator[Finding]:
         )
     yield from _decoders()
     yield _timm()
+    yield _onnxruntime()
     if torch.state is State.OK:
         yield _cache()
         yield _detector(find_detector)
@@ -194,6 +195,18 @@ def _timm() -> Finding:
     except PackageNotFoundError:
         return _optional(
             "timm", "not installed, so encoders timm:MODEL cannot be used", "pip install 'muflow-cli[timm]'"
+        )
+
+
+def _onnxruntime() -> Finding:
+    """Whether ONNX Runtime is installed, which is faster than torch on processors without AVX-512."""
+    try:
+        return _ok("onnxruntime", f"{version('onnxruntime')}, for --backend onnxruntime and muflow export")
+    except PackageNotFoundError:
+        return _optional(
+            "onnxruntime",
+            "not installed, so --backend onnxruntime, which is faster on many processors, cannot be used",
+            "pip install 'muflow-cli[onnx]'",
         )
 
 

@@ -164,6 +164,16 @@ class FeaturesDiffer(MuflowError):
         )
 
 
+class ScoresDiffer(MuflowError):
+    """A run with --strict that computes other scores than the calibration holds, or cannot know."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"--strict cannot be met, because {why}",
+            "compute as the detector was calibrated, or calibrate it here with muflow calibrate DETECTOR REAL...",
+        )
+
+
 class BadCalibration(MuflowError):
     """Calibration scores that cannot be used."""
 
@@ -209,6 +219,13 @@ class MissingExtra(MuflowError):
 
     def __init__(self, purpose: str, extra: str) -> None:
         super().__init__(f"{purpose} needs packages that are not installed", f"run pip install 'muflow-cli[{extra}]'")
+
+
+class CannotExport(MuflowError):
+    """A detector that another library cannot compute; `why` is torch's own reason, or how far the scores are off."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the detector cannot be exported ({why})", "use --backend torch, or another encoder")
 
 
 class BadFaceModel(MuflowError):

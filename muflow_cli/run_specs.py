@@ -23,6 +23,14 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Backend(StrEnum):
+    """The library that computes the scores; all but torch come with extras and compute on processors, in fp32."""
+
+    TORCH = "torch"
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+
+
 class Damaged(StrEnum):
     """What becomes of an image whose coded data is damaged or cut but can be decoded.
 
@@ -73,12 +81,14 @@ class Runtime:
         precision: arithmetic of the convolutions.
         batch_size: views per batch; 0 = the device's own.
         workers: decoding threads; 0 = one per core.
+        backend: the library that computes; fitting always computes with torch.
     """
 
     device: str = "auto"
     precision: Precision = Precision.AUTO
     batch_size: int = 0
     workers: int = 0
+    backend: Backend = Backend.TORCH
 
     def __post_init__(self) -> None:
         between(self, 0, 1_000_000, "batch_size")

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from muflow_cli.canonical import canonical_json
 from muflow_cli.files import OutputFile
 
 # A header of one branch holds 40 KB; Python needs some 30 bytes of memory for each byte of JSON.
@@ -225,3 +226,13 @@ def _fill(file: FileIO, data: NDArray[np.uint8]) -> None:
         if not count:
             raise BadTensorFile
         rest = rest[count:]
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], settings: object) -> str:
+    """SHA-256 over the canonical JSON of `settings`, then over name, dtype, shape and bytes of each tensor, sorted."""
+    digest = hashlib.sha256(canonical_json(settings))
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()

@@ -56,6 +56,7 @@ def test_a_scan_has_at_most_22_visible_options() -> None:
             | {"only", "sort", "copy_flagged", "known", "shard", "csv_bom"}
             | {"max_faces", "on_no_face", "face_model", "follow_links", "per"}
             | {"case", "examiner", "print_"}
+            | {"max_faces", "on_no_face", "face_model", "follow_links", "per", "backend", "strict"}
             | SELDOM,
         ),
         ("fit", {"mean_size", "means", "face_detector", "face_model"} | SELDOM),

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from muflow_cli.agreement import computing
 from muflow_cli.bench.data import HashedSample
 from muflow_cli.bench.kept import Kept, Made, Measurement
 from muflow_cli.bench.scores import Row
@@ -90,7 +91,9 @@ class Scoring:
                     device=str(self.placement.device),
                     precision=self.placement.precision.value,
                     versions=versions(),
-                    inputs=deciding(inputs) | {"container": None if stored_as is None else str(stored_as)},
+                    inputs=deciding(inputs)
+                    | computing(self.placement)
+                    | {"container": None if stored_as is None else str(stored_as)},
                 )
             )
 

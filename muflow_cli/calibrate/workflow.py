@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from muflow_cli.agreement import computed
 from muflow_cli.bundle import load, save
 from muflow_cli.calibrate.adapt import Adapted, AdaptWork, adapt, without_adaptation
 from muflow_cli.calibrate.intake import Intake
@@ -218,12 +219,14 @@ class _Given:
             remedy = "give files or folders of real face images that the detector does not know"
             raise nothing_found(what, self.skipped.rows, remedy)
         own = Features(np.stack([features[i] for i in fresh]), *placement.computed_by) if request.features else None
+        probed = computed(detector.scorer(placement), detector.views)
         measured = Calibration(
             scores=np.stack([rows[index] for index in fresh]),
             columns=detector.columns,
             facts=tuple(facts[index] for index in fresh),
             near_hashes=packed([hashes[index] for index in fresh]),
             features=own,
+            computed=probed,
             rule=self.rule,
             created=utc_now(),
         )
@@ -246,11 +249,13 @@ def _joined(earlier: Calibration, measured: Calibration) -> Calibration:
     """The images of both under the rule of the second; what only one of them has of its images is left out."""
     before, now = earlier.near_hashes, measured.near_hashes
     features = earlier.features, measured.features
+    computed_by = {None if own is None else own.by for own in (earlier.computed, measured.computed)}
     return replace(
         measured,
         scores=np.concatenate([earlier.scores, measured.scores]),
         facts=(*earlier.facts, *measured.facts),
         near_hashes=None if before is None or now is None else np.concatenate([before, now]),
         features=None if features[0] is None or features[1] is None else features[0].with_more(features[1]),
+        computed=measured.computed if len(computed_by) == 1 else None,
         source_digest="",
     )

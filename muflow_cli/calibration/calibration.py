@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from muflow_cli.calibration.computed import Computed, ComputedBy, check_computed
 from muflow_cli.calibration.features import Features
 from muflow_cli.calibration.pvalues import Scores, mean_scores
 from muflow_cli.calibration.rules import rule_class
@@ -47,6 +48,8 @@ class Calibration:
         near_hashes: (n, 8) uint8 perceptual hashes, by which near copies of these images are recognised; None in
             bundles of earlier versions.
         features: of the images, with which a batch is compared (`calibration.batch`); None where they were left out.
+        computed: what computed the scores, and scores of probe images; None in bundles of earlier versions, and where
+            images were scored in several ways.
 
     Raises:
         BadCalibration: when the parts do not belong together.
@@ -62,6 +65,7 @@ class Calibration:
     source_digest: str = ""
     near_hashes: NDArray[np.uint8] | None = None
     features: Features | None = None
+    computed: Computed | None = None
 
     def __post_init__(self) -> None:
         rule_class(self.rule.method).check(self.rule)
@@ -77,6 +81,7 @@ class Calibration:
             raise TooFewScores("calibration", 0, 1)
         if not np.isfinite(scores).all():
             raise BadCalibration("holds scores that are NaN or infinite")
+        check_computed(self.computed, count)
         rows = _first_rows_by_hash(self.facts)
         facts = tuple(self.facts[row] for row in rows)
         digest = source_digest([image.sha256 for image in facts])
@@ -129,6 +134,7 @@ class Calibration:
             **self._face_arrays(),
             **({} if self.near_hashes is None else {"near_hash": self.near_hashes}),
             **({} if self.features is None else {"features": self.features.values}),
+            **({} if self.computed is None else {"probes": self.computed.probes}),
         }
 
     def _face_arrays(self) -> dict[str, NDArray[np.float64]]:
@@ -148,6 +154,7 @@ class Calibration:
             "columns": list(self.columns),
             "images": len(self),
             **({} if self.features is None else {"features": self.features.meta()}),
+            **({} if self.computed is None else {"computed": to_json(self.computed.by)}),
         }
 
     @classmethod
@@ -163,6 +170,7 @@ class Calibration:
             _check_arrays(arrays, meta["images"], len(meta["columns"]), int(own.pop("count", 0)))
             if not all(isinstance(name, str) for name in meta["formats"]):
                 raise BadCalibration("names a format that is not text")
+            by = from_json(ComputedBy, meta["computed"]) if "probes" in arrays else None
             calibration = cls(
                 scores=arrays["scores"],
                 columns=tuple(meta["columns"]),
@@ -172,6 +180,7 @@ class Calibration:
                 source_digest=meta["source_digest"],
                 near_hashes=arrays.get("near_hash"),
                 features=Features(arrays["features"], **own) if "features" in arrays else None,
+                computed=None if by is None else Computed(arrays["probes"], by),
             )
             stored = calibration.arrays()
         except BadSpec as error:
@@ -230,6 +239,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]], images: int, columns: int,
         **{name: real for name in _FACE if name in arrays},
         **({"near_hash": (np.dtype(np.uint8), (images, 8))} if "near_hash" in arrays else {}),
         **({"features": (np.dtype(np.float16), (images, features))} if "features" in arrays else {}),
+        **({"probes": (np.dtype(np.float64), (len(arrays["probes"]), columns))} if "probes" in arrays else {}),
     }
     if {name: (array.dtype, array.shape) for name, array in arrays.items()} != layout:
         raise BadCalibration("holds arrays of other names, types or shapes than muflow writes")

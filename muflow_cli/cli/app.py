@@ -18,6 +18,7 @@ from muflow_cli.cli.calibrate_command import calibrate_command
 from muflow_cli.cli.config import Group
 from muflow_cli.cli.diff_command import diff_command
 from muflow_cli.cli.doctor_command import doctor_command
+from muflow_cli.cli.export_command import export_command
 from muflow_cli.cli.faces_command import faces_command
 from muflow_cli.cli.fit_command import fit_command
 from muflow_cli.cli.help import Command, help_command
@@ -82,6 +83,7 @@ app.command("faces", cls=Command)(faces_command)
 app.command("bench", cls=Command)(bench_command)
 app.command("ablate", cls=Command)(ablate_command)
 app.command("info", cls=Command)(info_command)
+app.command("export", cls=Command)(export_command)
 app.command("doctor", cls=Command)(doctor_command)
 app.command("schema", cls=Command)(schema_command)
 app.command("help", cls=Command)(help_command)

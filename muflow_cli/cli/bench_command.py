@@ -12,7 +12,7 @@ import typer
 from muflow_cli.cli import options
 from muflow_cli.cli.bench_outputs import BenchOutputs, chosen_files, measure
 from muflow_cli.errors import BadSpec, IncompatibleOptions, MuflowError, NothingToDo
-from muflow_cli.run_specs import Damaged, Precision, Runtime
+from muflow_cli.run_specs import Backend, Damaged, Precision
 
 if TYPE_CHECKING:
     from muflow_cli.bench.data import OverlapPolicy
@@ -161,6 +161,7 @@ def bench_command(
     precision: Annotated[
         Precision, typer.Option("--precision", help="As in muflow scan.", hidden=True)
     ] = Precision.AUTO,
+    backend: options.BackendOption = Backend.TORCH,
     batch_size: Annotated[int, typer.Option("--batch-size", min=0, help="As in muflow scan.", hidden=True)] = 0,
     workers: Annotated[int, typer.Option("--workers", min=0, help="As in muflow scan.", hidden=True)] = 0,
     exclude: Annotated[Texts, typer.Option("--exclude", help="As in muflow scan (repeatable).", hidden=True)] = None,
@@ -202,8 +203,8 @@ def bench_command(
     Images that the detector was fitted or calibrated on are refused. Every figure has its 95 % interval, and null
     baselines (metadata, sharpness) show what the data give away. The options of `muflow scan` that choose what is read
     and how it is computed work here too (--exclude, --hidden, --follow-links, --max-bytes, --max-pixels, --damaged,
-    --precision, --batch-size, --workers, --quiet). What is scored is kept beside the first -o FILE until all outputs
-    are written; after an interruption or a crash, the same command with --resume continues. --adaptive and
+    --precision, --backend, --batch-size, --workers, --quiet). What is scored is kept beside the first -o FILE until all
+    outputs are written; after an interruption or a crash, the same command with --resume continues. --adaptive and
     --groups also measure what batches and groups of images tell; docs/bench.md explains their figures.
     --protocol measures the detector's settings in place of the detector: they are fitted again to other folds of a
     source (seen), to those of all sources (pooled) or to the other sources (unseen).
@@ -283,7 +284,7 @@ def bench_command(
             exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
         ),
         container=None if container is None else parse_container(container),
-        runtime=Runtime(device=device, precision=precision, batch_size=batch_size, workers=workers),
+        runtime=options.runtime(device, precision, workers, batch_size, backend),
         overlap=overlap_policy(overlap),
         limit=limit,
         conditions=_conditions(perturb or [], suite or [], on or ["both"]),

@@ -13,7 +13,7 @@ from muflow_cli.cli.description import description_rows, features_text
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
 from muflow_cli.output.suffixes import check_suffix
-from muflow_cli.run_specs import Damaged, Precision
+from muflow_cli.run_specs import Backend, Damaged, Precision
 from muflow_cli.specs import Tail
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def calibrate_command(
     allow_declared: options.AllowDeclared = False,
     device: options.Device = "auto",
     precision: options.PrecisionOption = Precision.AUTO,
+    backend: options.BackendOption = Backend.TORCH,
     workers: options.Workers = 0,
     exclude: options.Exclude = None,
     hidden: options.Hidden = False,
@@ -135,7 +136,7 @@ def calibrate_command(
         append=append,
         features=not no_features,
         inputs=inputs,
-        runtime=options.runtime(device, precision, workers),
+        runtime=options.runtime(device, precision, workers, backend=backend),
         allow_declared=allow_declared,
         force=force,
     )

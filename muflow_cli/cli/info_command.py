@@ -40,7 +40,7 @@ def info_command(
 
         loaded = load(detector)
         from muflow_cli.calibration.judge import Judge
-    features = loaded.calibration.features
+    features, computed = loaded.calibration.features, loaded.calibration.computed
     description, file = Judge(loaded.calibration).describe(), loaded.file
     assert file is not None  # noqa: S101 - it was loaded
     if as_json:
@@ -59,6 +59,7 @@ def info_command(
             "provenance": to_json(loaded.provenance),
             "calibration": to_json(description),
             "features": None if features is None else to_json(features.info),
+            "computed": None if computed is None else to_json(computed.by),
         }
         typer.echo(json.dumps(document, indent=2))
         return
@@ -111,6 +112,8 @@ def _rows(path: Path, detector: Detector, file: BundleFile, description: Descrip
         yield f"  {name}", text
     features = detector.calibration.features
     yield "  features", features_text(None if features is None else features.info)
+    if detector.calibration.computed is not None:
+        yield "  computed", f"in {detector.calibration.computed.by}"
 
 
 def _branch_rows(detector: Detector) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ import typer
 from muflow_cli.cli.log_file import open_log
 from muflow_cli.output.inert import escape
 from muflow_cli.run_records import SkippedFiles
-from muflow_cli.run_specs import Atypical, Damaged, InputSpec, OnNoFace, Precision, Runtime
+from muflow_cli.run_specs import Atypical, Backend, Damaged, InputSpec, OnNoFace, Precision, Runtime
 from muflow_cli.skipped import skipped_text
 
 _DEFAULTS = InputSpec()
@@ -22,6 +22,14 @@ Device = Annotated[
 ]
 PrecisionOption = Annotated[
     Precision, typer.Option("--precision", help="Arithmetic of the convolutions; auto uses bf16 where it is native.")
+]
+BackendOption = Annotated[
+    Backend,
+    typer.Option("--backend", help="Library that computes; all but torch are extras, for processors.", hidden=True),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Stop where this run does not compute the scores of the calibration.", hidden=True),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Number of decoding threads; 0 = one per core.")]
 Exclude = Annotated[
@@ -159,6 +167,8 @@ def skipped_rows(skipped: Sequence[SkippedFiles]) -> Iterator[tuple[str, str]]:
         yield "skipped", skipped_text(skipped)
 
 
-def runtime(device: str, precision: Precision, workers: int, batch_size: int = 0) -> Runtime:
+def runtime(
+    device: str, precision: Precision, workers: int, batch_size: int = 0, backend: Backend = Backend.TORCH
+) -> Runtime:
     """The options that decide where and how fast to compute as one spec; BadSpec for a number out of range."""
-    return Runtime(device=device, precision=precision, batch_size=batch_size, workers=workers)
+    return Runtime(device=device, precision=precision, batch_size=batch_size, workers=workers, backend=backend)

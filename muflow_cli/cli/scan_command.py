@@ -26,7 +26,7 @@ from muflow_cli.default_detector import find_detector
 from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.encode import fields_of
 from muflow_cli.output.writers import OutputFormat, Per, Printed
-from muflow_cli.run_specs import Atypical, Custody, Damaged, OnNoFace, Precision
+from muflow_cli.run_specs import Atypical, Backend, Custody, Damaged, OnNoFace, Precision
 from muflow_cli.scan.resume import written_before
 from muflow_cli.scan.settings import Comparison
 
@@ -183,6 +183,8 @@ def scan_command(
     ] = 0,
     device: options.Device = "auto",
     precision: options.PrecisionOption = Precision.AUTO,
+    backend: options.BackendOption = Backend.TORCH,
+    strict: options.Strict = False,
     fail_on: Annotated[
         str,
         typer.Option(
@@ -328,7 +330,8 @@ def scan_command(
         arguments=arguments,
         destinations=outputs.destinations(resumed),
         inputs=replace(inputs, c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust)),
-        runtime=options.runtime(device, precision, workers, batch_size),
+        runtime=options.runtime(device, precision, workers, batch_size, backend),
+        strict=strict,
         atypical=atypical,
         fields=names,
         per_face=per is Per.FACE,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 
 from muflow_cli.errors import BadSpec
-from muflow_cli.run_specs import Precision, Runtime
+from muflow_cli.run_specs import Backend, Precision, Runtime
 
 # Views in a piece of work. On processors, small pieces, one per core, stay in the caches (see benchmarks/README.md).
 CPU_PIECE: Final = 4
@@ -17,11 +17,12 @@ GPU_PIECE: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Device, arithmetic of the convolutions, and views per batch (shared between the cores); nothing is `auto`."""
+    """Device, arithmetic of the convolutions, views per batch (shared between the cores), library; none is `auto`."""
 
     device: torch.device
     precision: Precision
     batch_size: int
+    backend: Backend = Backend.TORCH
 
     @property
     def computed_by(self) -> tuple[str, str]:
@@ -57,11 +58,34 @@ def has_native_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def instructions_of(device: torch.device) -> str:
+    """The instruction set that torch uses on a processor, such as "AVX2", or the name of the GPU."""
+    if device.type == "cpu":
+        return str(torch.backends.cpu.get_cpu_capability())
+    return str(torch.cuda.get_device_name(device))
+
+
 def place(runtime: Runtime | None = None) -> Placement:
-    """The placement of a runtime with every `auto` decided; raises BadSpec as `choose_device`."""
+    """The placement of a runtime with every `auto` decided.
+
+    Raises:
+        BadSpec: as `choose_device`; and for another device than a processor, or another precision than fp32, where not
+            torch computes.
+    """
     runtime = runtime or Runtime()
+    if runtime.backend is not Backend.TORCH:
+        runtime = _on_processor(runtime)
     device, precision = choose_device(runtime.device), runtime.precision
     if precision is Precision.AUTO:
         precision = Precision.BF16 if has_native_bf16(device) else Precision.FP32
     own_batch = CPU_PIECE * torch.get_num_threads() if device.type == "cpu" else GPU_PIECE
-    return Placement(device, precision, runtime.batch_size or own_batch)
+    return Placement(device, precision, runtime.batch_size or own_batch, runtime.backend)
+
+
+def _on_processor(runtime: Runtime) -> Runtime:
+    """The same with the only device and precision of the other backends."""
+    if runtime.device not in ("auto", "cpu"):
+        raise BadSpec("device", runtime.device, f"cpu with --backend {runtime.backend}, or --backend torch")
+    if runtime.precision is Precision.BF16:
+        raise BadSpec("precision", runtime.precision, f"fp32 with --backend {runtime.backend}, or --backend torch")
+    return replace(runtime, device="cpu", precision=Precision.FP32)

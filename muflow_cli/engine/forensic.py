@@ -167,8 +167,9 @@ def constants_like(like: Tensor) -> Constants:
 def _in_parts(statistics: Callable[[Tensor, Constants], Tensor], levels: Tensor, constants: Constants) -> Tensor:
     """`statistics` of all images: on a CPU in parts that fit its cache, elsewhere all at once."""
     count = max(1, CPU_PIXELS // (levels.shape[-2] * levels.shape[-1]))
-    parts = torch.split(levels, count if levels.device.type == "cpu" else len(levels))
-    return torch.cat([statistics(part, constants) for part in parts])
+    if torch.compiler.is_compiling() or levels.device.type != "cpu":  # an exported graph holds no loop
+        return statistics(levels, constants)
+    return torch.cat([statistics(part, constants) for part in torch.split(levels, count)])
 
 
 def _all_statistics(levels: Tensor, constants: Constants) -> Tensor:
@@ -307,10 +308,11 @@ def block_dct(blocks: Tensor, transform: Tensor) -> Tensor:
 
 def _zones(luma: Tensor, constants: Constants) -> Tensor:
     """(B, 6, h, w) log-magnitude of the block DCT in each zone: root mean square of its coefficients."""
+    images = luma.shape[0]  # not its len, which an export would take for a constant
     height, width = luma.shape[-2] // WINDOW, luma.shape[-1] // WINDOW
     whole = luma[:, 0, : height * WINDOW, : width * WINDOW]
-    blocks = whole.reshape(len(luma), height, WINDOW, width, WINDOW)
+    blocks = whole.reshape(images, height, WINDOW, width, WINDOW)
     # Without its mean a block has no large value whose rounding in reduced precision (TF32) would disturb the others.
     power = block_dct(blocks - blocks.mean(dim=(2, 4), keepdim=True), constants.transform).square_()
-    power = power.permute(0, 2, 4, 1, 3).reshape(len(luma), WINDOW**2, height * width)
-    return _log_root(torch.matmul(constants.zones, power)).view(len(luma), -1, height, width)
+    power = power.permute(0, 2, 4, 1, 3).reshape(images, WINDOW**2, height * width)
+    return _log_root(torch.matmul(constants.zones, power)).view(images, -1, height, width)

@@ -30,19 +30,26 @@ except ModuleNotFoundError as error:  # the folder of faster kernels may be left
         return module
 
 
-def for_inference(branch: Branch, placement: Placement) -> Branch:
-    """A copy of `branch` on a device with the same scores up to rounding; `branch` does not change."""
-    heads = heads_for_inference(branch, placement)
-    return Branch(branch.spec, encoder_for_inference(branch.encoder, placement), heads).to(placement.device).eval()
+def for_inference(branch: Branch, placement: Placement, *, faster: bool = True) -> Branch:
+    """A copy of `branch` on a device with the same scores up to rounding; `branch` does not change.
+
+    Args:
+        branch: as it was fitted.
+        placement: where and how to compute.
+        faster: with kernels that torch alone has, where they are faster.
+    """
+    heads = heads_for_inference(branch, placement, faster=faster)
+    encoder = encoder_for_inference(branch.encoder, placement, faster=faster)
+    return Branch(branch.spec, encoder, heads).to(placement.device).eval()
 
 
-def heads_for_inference(branch: Branch, placement: Placement) -> list[Head]:
+def heads_for_inference(branch: Branch, placement: Placement, *, faster: bool = True) -> list[Head]:
     """Copies of the branch's heads on a device, which score pooled maps as `for_inference` does."""
     heads = []
     for head in branch.layer_heads():
         density = Mixture(*(buffer.float() for buffer in head.density.buffers()))
         plain = cast("PlainFlow", head.flow)
-        projection, flow = head.projection, accelerate(plain, placement)
+        projection, flow = head.projection, accelerate(plain, placement) if faster else plain
         # Nets that read a single position cost next to nothing in float32.
         if flow is plain and placement.precision is Precision.BF16 and plain.reach > 1:
             flow = plain.with_nets(torch.bfloat16)
@@ -53,7 +60,7 @@ def heads_for_inference(branch: Branch, placement: Placement) -> list[Head]:
     return heads
 
 
-def encoder_for_inference(encoder: Encoder, placement: Placement) -> Encoder:
+def encoder_for_inference(encoder: Encoder, placement: Placement, *, faster: bool = True) -> Encoder:
     """A copy of `encoder` on a device; `encoder` does not change."""
     backbone, library = copy.deepcopy(encoder.backbone).eval(), encoder_row(encoder.feature.encoder).library
     # Fixed filters measure differences of single grey levels, which bfloat16 cannot represent; float32 is cheap here.
@@ -65,7 +72,7 @@ def encoder_for_inference(encoder: Encoder, placement: Placement) -> Encoder:
                 rounded = round_weights(traced, encoder.normalise(natural_images()))
                 backbone = halve(cast("fx.GraphModule", accelerate(rounded, placement)))
         else:
-            backbone = accelerate(traced, placement)
+            backbone = accelerate(traced, placement) if faster else traced
     elif library is Library.TIMM and placement.precision is Precision.BF16:
         backbone = Halved(backbone)
     prepared = Encoder(encoder.feature, backbone.to(memory_format=torch.channels_last))

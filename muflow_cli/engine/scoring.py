@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -13,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from muflow_cli.engine.backends import compute
 from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement
 from muflow_cli.engine.executor import PieceExecutor, gather, pipelined
-from muflow_cli.engine.inference import for_inference
 from muflow_cli.errors import NotFinite
 
 Views = Mapping[str, NDArray[np.uint8]]
@@ -88,16 +89,21 @@ class Scorer:
 
     def __init__(self, branches: Mapping[str, Branch], placement: Placement) -> None:
         self.placement = placement
-        self.branches = {name: for_inference(branch, placement) for name, branch in branches.items()}
+        self._computes = {name: compute(branch, placement) for name, branch in branches.items()}
         self._executor = PieceExecutor(placement)
         self._splitters = {name: self._executor.splitter() for name in branches}
+
+    @property
+    def ready(self) -> bool:
+        """Whether the first batch begins at once, without a preparation that takes long."""
+        return all(own.ready() for own in self._computes.values())
 
     def submit(self, images: Sequence[Views], extras: Extras = COLUMNS_ONLY) -> Future[list[Scores]]:
         """Begin to score images by the views of every branch; the future holds one entry per image, in order.
 
         Its result raises NotFinite where a score is not finite.
         """
-        stacks = {name: [views[name] for views in images] for name in self.branches}
+        stacks = {name: [views[name] for views in images] for name in self._computes}
 
         def combined(branches: list[list[Tensor]]) -> list[Scores]:
             parts = [
@@ -115,18 +121,9 @@ class Scorer:
         return gather([self._begin(name, stack, extras) for name, stack in stacks.items()], combined)
 
     def _begin(self, name: str, views: Sequence[NDArray[np.uint8]], extras: Extras) -> Future[list[Tensor]]:
-        branch, splitter = self.branches[name], self._splitters[name]
-
-        @torch.inference_mode()
-        def tensors(images: Tensor) -> list[Tensor]:
-            placed = images.to(self.placement.device, non_blocking=True)
-            if not extras.features:
-                return branch.maps(placed)
-            maps, features = branch.maps_and_features(placed)
-            return [*maps, features]
-
+        computing, splitter = partial(self._computes[name], features=extras.features), self._splitters[name]
         stacked = torch.from_numpy(np.concatenate(views)).permute(0, 3, 1, 2)
-        return self._executor.submit(lambda piece: splitter.run(tensors, piece), stacked, padded=True)
+        return self._executor.submit(lambda piece: splitter.run(computing, piece), stacked, padded=True)
 
 
 @dataclass(frozen=True, slots=True)

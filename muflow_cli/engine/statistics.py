@@ -29,7 +29,7 @@ def cell_statistics(map_: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     # Sums as products with a row of ones: torch's own take several times as long on a channels-last map.
     cells = map_.permute(0, 2, 3, 1).reshape(batch, *split, channels).transpose(2, 3)
     positions = cells.reshape(batch * grid**2, -1, channels).float()
-    row = positions.new_full((len(positions), 1, positions.shape[1]), 1 / positions.shape[1])
+    row = positions.new_full((positions.shape[0], 1, positions.shape[1]), 1 / positions.shape[1])
     mean = row @ positions
     # Centred first: the difference of two large sums would lose the deviation of a channel that hardly varies.
     variance = row @ (positions - mean).square()

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from muflow_cli.canonical import canonical_json
-from muflow_cli.detector import hash_tensors
 from muflow_cli.engine.train_state import TrainState
 from muflow_cli.errors import CannotWrite, MuflowError
 from muflow_cli.files import locked, open_regular, replacing, write_whole
 from muflow_cli.fit.parts import START_AGAIN, UnfinishedFit, check_part, read_sealed, write_sealed
-from muflow_cli.tensor_file import BadTensorFile, read_header, write
+from muflow_cli.tensor_file import BadTensorFile, hash_tensors, read_header, write
 
 _KEY, _CHECKPOINT = "fit.json", "checkpoint.safetensors"
 _STATE: Final = "state"

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from muflow_cli.agreement import computed
 from muflow_cli.bundle import save
 from muflow_cli.calibration.calibration import Calibration, source_digest
 from muflow_cli.calibration.features import Features
@@ -43,6 +44,7 @@ from muflow_cli.images.near import near_duplicate_groups, packed
 from muflow_cli.output.history import HISTORY_WRITERS, History, history_suffix
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
+from muflow_cli.run_specs import Backend
 from muflow_cli.skipped import SkipCount, nothing_found
 from muflow_cli.specs import DetectorSpec, View
 
@@ -55,6 +57,8 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
     Raises:
         MuflowError: one sentence; the work folder stays only where `resume` can use it.
     """
+    if request.runtime.backend is not Backend.TORCH:
+        raise BadSpec("backend", request.runtime.backend, "torch, which alone fits a detector")
     timer = StageTimer(progress or NoProgress())
     skipped = SkipCount()
     replaced = request.force or request.resume
@@ -317,8 +321,8 @@ class _Fit:
         """Scores and features of the reals that no branch saw."""
         self.timer.stage("calibrate", len(parts.calibration))
         rows, facts, features = [], [], []
-        held_out = self.held_out(store, parts)
-        for scored in score_stream(held_out, Scorer(branches, self.placement), Extras(features=True)):
+        held_out, scorer = self.held_out(store, parts), Scorer(branches, self.placement)
+        for scored in score_stream(held_out, scorer, Extras(features=True)):
             if isinstance(scored, ScoredUnit):
                 rows.append(scored.columns)
                 facts.append(scored.unit.facts)
@@ -330,6 +334,7 @@ class _Fit:
             facts=tuple(facts),
             near_hashes=packed([store.entries[index].near_hash for index in parts.calibration]),
             features=Features(np.stack(features), *self.placement.computed_by),
+            computed=computed(scorer, {name: branch.spec.view for name, branch in branches.items()}),
             rule=self.spec.rule,
             created=utc_now(),
         )

@@ -38,6 +38,7 @@ class Job:
         hash_lists: files on them are counted, not scored; None = no lists.
         shard: the part of the inputs that this run reads; None = all of them.
         copy_flagged: folder for copies of flagged images.
+        strict: refuse to compute other scores than the calibration holds, instead of saying so.
         argv: the command line, for the report.
     """
 
@@ -59,6 +60,7 @@ class Job:
     shard: Shard | None = None
     copy_flagged: Path | None = None
     argv: tuple[str, ...] = ()
+    strict: bool = False
 
     @property
     def resumed(self) -> Path | None:

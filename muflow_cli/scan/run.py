@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from muflow_cli.agreement import agreement, computing
 from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.shift import ShiftTest
 from muflow_cli.claims import InputGuard
-from muflow_cli.engine.devices import place
+from muflow_cli.engine.devices import Placement, place
 from muflow_cli.environment import begin_run, deciding, utc_now
 from muflow_cli.errors import OutputIsInput
 from muflow_cli.images.find import find
@@ -85,7 +86,8 @@ def run(
     placement = place(job.runtime)
     check_comparison(job.comparison, job.detector.calibration, placement)
     options = deciding(job.inputs) | {"atypical": job.atypical.value} | job.comparison.options
-    options |= job.own_options
+    options |= job.own_options | computing(placement)
+    _check_agreement(job, placement, heard)
     head = begin_run(str(placement.device), placement.precision, job.argv, options)
     head = replace(head, case=job.custody.case, examiner=job.custody.examiner)
     info = job.detector.info(job.detector_path)
@@ -125,6 +127,17 @@ def _request(job: Job, exhibits: Exhibits | None) -> ScanRequest:
         return request
     side = exhibits.with_boxes if job.detector.spec.faces else exhibits.thumbnail
     return replace(request, thumbnail=side, face_thumbnail=exhibits.thumbnail)
+
+
+def _check_agreement(job: Job, placement: Placement, listener: ScanListener) -> None:
+    """Say where this run does not compute the scores of the calibration; ScoresDiffer if it must."""
+    if not job.detector.scorer(placement).ready:
+        listener.note(f"preparing the detector for {placement.backend}, which takes up to a minute the first time")
+    found = agreement(job.detector, placement, always=job.strict)
+    if job.strict:
+        found.require()
+    if found.remark is not None:
+        listener.note(found.remark)
 
 
 def _remarks(job: Job, scan: Scan, summary: Summary, *, shows_images: bool) -> Iterator[str]:
