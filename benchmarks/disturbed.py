@@ -1,47 +1,16 @@
-"""One container for every image, and reals that were disturbed before they went into it (for `density_judge.py`)."""
+"""Reals that are disturbed before they go into the container, for `encoder_judge.py`."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps
+from build_encoder import SIDE, jpeg
+from PIL import Image, ImageFilter
 
-SIDE: Final = 256
 PATCH: Final = 8
 COMPONENTS: Final = 32  # of 192 that a patch of 8 x 8 colours has
-
-
-def square(path: Path) -> Image.Image:
-    """The centre square of an image at 256 px."""
-    with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened).convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-
-
-def jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """The image after JPEG."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return Image.open(file).convert("RGB")
-
-
-def files_in(folder: Path, limit: int | None = None) -> list[Path]:
-    """By content hash, so that names and order on disk do not matter."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return sorted(files, key=lambda path: hashlib.sha256(path.read_bytes()).digest())[:limit]
-
-
-def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
-    """(256, 256, 3) in the container."""
-    return np.asarray(jpeg(image, 90))
 
 
 class PatchModel:

@@ -1,15 +1,18 @@
-"""Does a density learned from reals know fakes, or only what was done to an image?
+"""Does an encoder that learned from reals alone know fakes, or only what was done to an image?
 
-    python benchmarks/density_judge.py density.safetensors --fit DIR... --unseen DIR... --fake DIR... --cache DIR
-        [--encoder NAME --encoder-weights FILE]
+    PYTHONPATH=weights python benchmarks/encoder_judge.py density.safetensors [--masked masked.safetensors]
+        --fit DIR... --unseen DIR... --fake DIR... --cache DIR [--encoder NAME --encoder-weights FILE]
+
+`weights/build_encoder.py` makes both files.
 
 In each folder of --fit a half of at most 160 images (by content hash) fits the scores, a quarter calibrates them, and
 the rest is held out. Every score flags what lies above the 95 % quantile of its calibration. On reals alone: the
 flagged share of held-out reals of those sources and of --unseen, and the AUC of disturbed reals against the same reals,
 each source on its own. Then the AUC of each generator against the reals of each source.
 
-Scores: the density's NLL minus entropy, in its lower tail and as a Gaussian; Gaussians of the forensic encoder, of a
-linear self-description and of another encoder; classifiers of disturbed reals; Fisher's sum of two. --cache keeps
+Scores: NLL minus entropy of the density and of hidden blocks, in its lower tail and as a Gaussian; Gaussians of the
+last layer of the latter, of the forensic encoder, of a linear self-description and of another encoder; classifiers of
+disturbed reals; Fisher's sum of two. --cache keeps
 features, so that a stopped run goes on.
 """
 
@@ -24,8 +27,8 @@ from typing import Final
 
 import numpy as np
 import torch
-from density import LIMIT, Density
-from disturbed import PatchModel, disturbances, files_in, pixels_of, square
+from build_encoder import LIMIT, Density, Masked, files_in, pixels_of, square
+from disturbed import PatchModel, disturbances
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
@@ -72,7 +75,7 @@ def self_description(images: Tensor) -> Tensor:
 
 
 def encoders(options: argparse.Namespace) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Name -> features; the density's name holds the digest of its weights, for the cache."""
+    """Name -> features; the names of learned ones hold the digest of their weights, for the cache."""
     density = Density()
     density.load_state_dict(load_file(options.weights))
     digest = hashlib.sha256(options.weights.read_bytes()).hexdigest()[:8]
@@ -81,6 +84,10 @@ def encoders(options: argparse.Namespace) -> dict[str, Callable[[Tensor], Tensor
         "forensic": encoder_of("forensic", None),
         "predictor": self_description,
     }
+    if options.masked:
+        masked = Masked()
+        masked.load_state_dict(load_file(options.masked))
+        found[f"masked-{hashlib.sha256(options.masked.read_bytes()).hexdigest()[:8]}"] = masked.eval()
     if options.encoder:
         found[options.encoder] = encoder_of(options.encoder, options.encoder_weights)
     return found
@@ -176,7 +183,15 @@ def scores_of(features: Mapping[str, dict[Key, Floats]]) -> dict[str, dict[Key, 
         "predictor: Gaussian of 20": gaussian(features["predictor"], 20),
         "predictor: classifier of disturbed reals": classifier(features["predictor"]),
     }
-    for name in features.keys() - {"density", "forensic", "predictor"}:
+    if "masked" in features:
+        gaps = {key: values[:, :3] for key, values in features["masked"].items()}
+        found |= {
+            "masked: flat content, low tail": {key: -values[:, 0] for key, values in gaps.items()},
+            "masked: three kinds of content, Gaussian": gaussian(gaps, 3),
+            "masked: last layer, Gaussian": gaussian({k: v[:, 3:] for k, v in features["masked"].items()}, 16),
+            "masked: classifier of disturbed reals": classifier(features["masked"]),
+        }
+    for name in features.keys() - {"density", "forensic", "predictor", "masked"}:
         other = gaussian(features[name], 60)
         found[f"{name}: Gaussian of 60"] = other
         for own in list(found)[:2]:
@@ -246,6 +261,7 @@ def print_figures(scores: Mapping[Key, Floats], seen: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
+    parser.add_argument("--masked", type=Path, help="weights of the second candidate")
     for option in ("--fit", "--unseen", "--fake"):
         parser.add_argument(option, type=Path, nargs="+", required=True)
     parser.add_argument("--cache", type=Path, required=True, help="folder of features")
