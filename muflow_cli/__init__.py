@@ -20,9 +20,20 @@ if TYPE_CHECKING:
     from muflow_cli.bundle import load, save
     from muflow_cli.detector import Detector
     from muflow_cli.errors import MuflowError
-    from muflow_cli.records import FaceScore, Facts, Judgement, NoFace, Result, Scored, Side, Unreadable, Verdict
+    from muflow_cli.records import (
+        FaceScore,
+        Facts,
+        Judgement,
+        NoFace,
+        Result,
+        Scored,
+        Side,
+        Unjudged,
+        Unreadable,
+        Verdict,
+    )
     from muflow_cli.run_records import Shift
-    from muflow_cli.run_specs import Atypical, Backend, Damaged, InputSpec, OnNoFace, Precision, Runtime
+    from muflow_cli.run_specs import Atypical, Backend, ClipSpec, Damaged, InputSpec, OnNoFace, Precision, Runtime
     from muflow_cli.specs import ContainerSpec, FaceSpec
 
 __version__ = "0.2.0"
@@ -30,6 +41,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Atypical",
     "Backend",
+    "ClipSpec",
     "ContainerSpec",
     "Damaged",
     "Detector",
@@ -47,6 +59,7 @@ __all__ = [
     "Scored",
     "Shift",
     "Side",
+    "Unjudged",
     "Unreadable",
     "Verdict",
     "__version__",
@@ -64,9 +77,10 @@ _HOMES = {
     "Detector": "detector",
     "MuflowError": "errors",
     **dict.fromkeys(("FaceScore", "Facts", "Judgement", "NoFace", "Result"), "records"),
-    **dict.fromkeys(("Scored", "Side", "Unreadable", "Verdict"), "records"),
+    **dict.fromkeys(("Scored", "Side", "Unjudged", "Unreadable", "Verdict"), "records"),
     "Shift": "run_records",
-    **dict.fromkeys(("Atypical", "Backend", "Damaged", "InputSpec", "OnNoFace", "Precision", "Runtime"), "run_specs"),
+    **dict.fromkeys(("Atypical", "Backend", "ClipSpec", "Damaged", "InputSpec", "OnNoFace"), "run_specs"),
+    **dict.fromkeys(("Precision", "Runtime"), "run_specs"),
     **dict.fromkeys(("ContainerSpec", "FaceSpec"), "specs"),
 }
 

@@ -12,6 +12,7 @@ from muflow_cli.agreement import agreement, computing
 from muflow_cli.bundle import load
 from muflow_cli.calibrate.workflow import CalibrateRequest, CalibrateSummary
 from muflow_cli.calibrate.workflow import calibrate as run_calibrate
+from muflow_cli.clip_results import reading_clips
 from muflow_cli.default_detector import embedded_detector
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
@@ -118,7 +119,8 @@ def calibrate(
 
     Args:
         detector: the bundle.
-        reals: real face images that the detector was not fitted on; none = the stored scores.
+        reals: real face images that the detector was not fitted on, or videos where `inputs.clips` says which frames of
+            them are looked at; none = the stored scores.
         output: the bundle to write; None = `detector` itself, which needs `force`.
         adapt: at least 50 real face images of one source, on which the projections are re-centred and re-whitened;
             without `reals`, some of them calibrate instead.
@@ -156,6 +158,7 @@ def scan(
     adaptive: bool = False,
     reweight: bool = False,
     atypical: Atypical | str = Atypical.INCONCLUSIVE,
+    per_frame: bool = False,
     resume: StrPath | None = None,
     strict: bool = False,
     runtime: Runtime = _RUNTIME,
@@ -170,6 +173,7 @@ def scan(
         adaptive: with `fdr`, flag by p-values of a score that is learned between calibration reals and these images.
         reweight: flag by p-values that count a calibration image the more, the more it is like these as a file.
         atypical: verdict on images outside the ranges of the calibration images, "flag", "inconclusive" or "report".
+        per_frame: judge each frame of a video as an image, where the detector is calibrated on images.
         resume: a JSON-lines report of the same detector; what it holds is not scored again. It is only read.
         strict: refuse to compute other scores than the calibration holds (docs/export.md); else nothing is compared.
         runtime: device, precision, batch size, workers, backend.
@@ -183,7 +187,10 @@ def scan(
     comparison = Comparison(fdr=fdr, adaptive=adaptive, reweight=reweight)
     if not isinstance(detector, Detector):
         detector = load(embedded_detector() if detector is None else Path(detector))
-    request = ScanRequest(detector=detector, runtime=runtime, inputs=inputs, atypical=Atypical(atypical))
+    inputs = reading_clips(inputs, detector.calibration)
+    request = ScanRequest(
+        detector=detector, runtime=runtime, inputs=inputs, atypical=Atypical(atypical), per_frame=per_frame
+    )
     placement = place(runtime)
     check_comparison(comparison, detector.calibration, placement)
     if strict:
@@ -196,7 +203,8 @@ def scan(
         return _compared(request, _texts(paths), comparison)
     earlier = {}
     if resume is not None:
-        options = deciding(inputs) | {"atypical": request.atypical.value} | comparison.options | computing(placement)
+        options = deciding(inputs) | {"atypical": request.atypical.value, "per_frame": per_frame} | comparison.options
+        options |= computing(placement)
         run = begin_run(str(placement.device), placement.precision, options=options)
         earlier = resumable(Path(resume), run, detector.info(""))
     return Scan(request, earlier=earlier).results(find(_texts(paths), inputs))

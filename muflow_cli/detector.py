@@ -14,13 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from muflow_cli.calibration.calibration import Calibration
+from muflow_cli.calibration.clips import clip_columns
 from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.shift import ShiftTest
 from muflow_cli.canonical import ADDED, to_json
+from muflow_cli.clip_results import ScoredClip, clip_result
 from muflow_cli.engine.branch import Branch
 from muflow_cli.engine.devices import Placement, place
 from muflow_cli.engine.scoring import Scorer, score_stream
 from muflow_cli.errors import BadCalibration, BadSpec
+from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Listed, Loaded, LoadSpec, Seen, face_search, from_pixels, load_unknown, look_ahead
@@ -29,7 +32,7 @@ from muflow_cli.run_records import DetectorInfo, Shift
 from muflow_cli.run_specs import Atypical, InputSpec, Runtime
 from muflow_cli.specs import DetectorSpec, ViewSpec
 from muflow_cli.tensor_file import Content, hash_tensors
-from muflow_cli.units import Item, ScoredImage, by_image, scored_result, units_of
+from muflow_cli.units import Item, ScoredImage, by_image, scored_result, units_of, unjudged_still
 
 Pixels = Image.Image | NDArray[np.uint8]
 
@@ -215,7 +218,8 @@ class Detector:
     _scorers: dict[Placement, Scorer] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.calibration.columns != self.columns:
+        columns = self.columns if self.calibration.clips is None else clip_columns(self.columns)
+        if self.calibration.columns != columns:
             raise BadCalibration(f"holds the columns {', '.join(self.calibration.columns)}, not those of the detector")
         features = self.calibration.features
         if features is not None and features.values.shape[1] != self.feature_count:
@@ -304,11 +308,23 @@ class Detector:
         spec = self.load_spec(inputs or InputSpec(), runtime, placement)
         judge = Judge(self.calibration, atypical)
         stream = by_image(score_stream(_units(images, spec), self.scorer(placement)))
-        return [
-            scored_result(item, judge) if isinstance(item, ScoredImage) else item
-            for item in stream
-            if not isinstance(item, Seen)
-        ]
+        return [self.result(item, judge) for item in stream if not isinstance(item, Seen)]
+
+    def result(
+        self, item: ScoredImage | ScoredClip | NoFace | Unreadable, judge: Judge, *, per_frame: bool = False
+    ) -> Result:
+        """The result of an image or a clip whose units have their scores; anything else is one already.
+
+        Args:
+            item: as `units.by_image` gives it.
+            judge: of this detector's calibration.
+            per_frame: judge each frame of a clip as a still, where the calibration is on stills.
+        """
+        if isinstance(item, ScoredClip):
+            return clip_result(item, self.calibration, judge, per_frame=per_frame)
+        if isinstance(item, ScoredImage):
+            return scored_result(item, judge) if self.calibration.clips is None else unjudged_still(item)
+        return item
 
     def shift(self, results: Iterable[Result]) -> Shift | None:
         """Results of this detector, as a group, beside its calibration; None with fewer than 20 to compare."""
@@ -328,24 +344,27 @@ class Detector:
             rule=rule.method,
             alpha=rule.alpha,
             tail=rule.tail.value,
-            columns=self.columns,
+            columns=self.calibration.columns,
             calibration_images=len(self.calibration),
             smallest_p_value=self.calibration.smallest_p_value,
             file_sha256=None if self.file is None else self.file.sha256,
             face_detector=None if self.spec.faces is None else self.spec.faces.detector,
+            calibrated_on=self.calibration.calibrated_on,
         )
 
 
 def _units(images: Iterable[Pixels | str | os.PathLike[str]], spec: LoadSpec) -> Iterator[Item]:
     for index, image in enumerate(images):
         item = _loaded(f"[{index}]", image, spec)
-        if isinstance(item, Loaded):
+        if isinstance(item, Loaded | LoadedClip):
             yield from units_of(item)
         else:
             yield item
 
 
-def _loaded(label: str, image: Pixels | str | os.PathLike[str], spec: LoadSpec) -> Loaded | NoFace | Seen | Unreadable:
+def _loaded(
+    label: str, image: Pixels | str | os.PathLike[str], spec: LoadSpec
+) -> Loaded | LoadedClip | NoFace | Seen | Unreadable:
     if isinstance(image, str | os.PathLike):
         with closing(load_unknown([Input(os.fspath(image))], spec, lambda _: False)) as items:
             (item,) = items

@@ -186,6 +186,11 @@ def _decoders() -> Iterator[Finding]:
         yield _ok("HEIC", f"pillow-heif {heif.found}")
     else:
         yield _optional("HEIC", heif.found, heif.remedy)
+    video = _imported("av", "pip install 'muflow-cli[video]'")
+    if video.state is State.OK:
+        yield _ok("video", f"PyAV {video.found}")
+    else:
+        yield _optional("video", video.found, video.remedy)
 
 
 def _timm() -> Finding:

@@ -12,12 +12,13 @@ from typing import Final
 
 from muflow_cli import __version__
 from muflow_cli.run_records import RunInfo
-from muflow_cli.run_specs import InputSpec, Precision
+from muflow_cli.run_specs import ClipSpec, InputSpec, Precision
 
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _PACKAGES: Final = ("torch", "torchvision", "FrEIA", "scikit-learn", "numpy", "safetensors", "pillow", "simplejpeg")
-# Without them HEIC files are unsupported, credentials are not verified and no faces are found, which results say.
-_EXTRAS: Final = ("pillow-heif", "c2pa-python", "opencv-python-headless")
+# Without them HEIC files and clips are unsupported, credentials are not verified and no faces are found, which results
+# say.
+_EXTRAS: Final = ("pillow-heif", "c2pa-python", "opencv-python-headless", "av")
 
 
 def versions() -> dict[str, str]:
@@ -86,7 +87,7 @@ def deciding(inputs: InputSpec) -> dict[str, int | float | str | bool | None]:
 
     `c2pa_trust` is the SHA-256 of the certificates.
     """
-    anchors = inputs.c2pa_anchors
+    anchors, clips = inputs.c2pa_anchors, inputs.clips or ClipSpec()
     return {
         "max_bytes": inputs.max_bytes,
         "max_pixels": inputs.max_pixels,
@@ -95,6 +96,10 @@ def deciding(inputs: InputSpec) -> dict[str, int | float | str | bool | None]:
         "no_archives": not inputs.archives,
         "max_faces": inputs.max_faces,
         "on_no_face": inputs.on_no_face.value,
+        "frames": clips.frames,
+        "every": float(clips.every),
+        "animations": clips.animations,
+        "max_clip_bytes": clips.max_bytes,
         "c2pa_trust": None if anchors is None else hashlib.sha256(anchors.encode()).hexdigest(),
     }
 

@@ -288,6 +288,20 @@ class BadScores(MuflowError):
         )
 
 
+class NotOnStills(MuflowError):
+    """A detector that judges clips where still images are judged.
+
+    Args:
+        purpose: what judges them, as a user names it.
+    """
+
+    def __init__(self, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} judges images, and the detector is calibrated on videos",
+            "calibrate it on real images (muflow calibrate DETECTOR REAL... -o NEW)",
+        )
+
+
 class BadExpression(MuflowError):
     """A short text of the command line that does not parse; columns count from 1."""
 

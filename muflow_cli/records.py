@@ -12,20 +12,33 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from muflow_cli.clip_records import CalibratedOn, Clip
+from muflow_cli.verdicts import Side, Verdict
 
-class Verdict(StrEnum):
-    """What a rule says of one unit."""
-
-    FLAGGED = "flagged"
-    NOT_FLAGGED = "not_flagged"
-    INCONCLUSIVE = "inconclusive"
-
-
-class Side(StrEnum):
-    """On which side of the calibration reals a score lies."""
-
-    HIGH = "high"
-    LOW = "low"
+__all__ = [
+    "NOT_JUDGED",
+    "NO_FACE",
+    "PIXELS",
+    "CalibratedOn",
+    "CalibrationMatch",
+    "Clip",
+    "Declared",
+    "Face",
+    "FaceScore",
+    "Facts",
+    "Judgement",
+    "Mark",
+    "NoFace",
+    "Origin",
+    "Point",
+    "Result",
+    "Scored",
+    "Side",
+    "Trust",
+    "Unjudged",
+    "Unreadable",
+    "Verdict",
+]
 
 
 class CalibrationMatch(StrEnum):
@@ -51,12 +64,13 @@ class Facts:
     Attributes:
         sha256: of the bytes that were decoded (one read for both), lower-case hexadecimal.
         bytes: length of those bytes.
-        format: container as Pillow names it ("JPEG", "PNG", ...); PIXELS for an image that was given in memory.
+        format: container as Pillow names it ("JPEG", "PNG", ...), or codec of a clip ("H264", "AV1", ...); PIXELS for
+            an image that was given in memory.
         width: in pixels as stored, before EXIF orientation.
         height: in pixels as stored, before EXIF orientation.
         jpeg_quality: estimated from the quantisation tables, 1..100; None where it is not a JPEG.
         sharpness: standard deviation of the Laplacian of the first view, in grey levels; with faces, of the one that
-            decided.
+            decided; of a clip the median over its frames.
         damaged: whether the coded data is damaged or cut, and the image was scored all the same.
         missing: share of a damaged image that is missing, 0..1; None where nothing is missing or it cannot be told.
         face_side: shorter side of the box of the face that decided, pixels; None where no face was scored.
@@ -265,6 +279,8 @@ class Scored:
         group: folder, archive or entry of a list with which it was judged, in a run by groups.
         faces: that were scored, the largest first; empty for a detector of whole images.
         faces_left_out: number of faces that were not scored, since they are too small or too many.
+        clip: frames and tracks, where the input is a clip; by a calibration on clips, `column_scores` are the mean and
+            the upper quantile of each column over the frames.
     """
 
     path: str
@@ -277,6 +293,7 @@ class Scored:
     group: str | None = None
     faces: tuple[FaceScore, ...] = ()
     faces_left_out: int = 0
+    clip: Clip | None = None
 
     @property
     def flagged(self) -> bool:
@@ -312,6 +329,42 @@ class NoFace:
         return False
 
 
+# What stands in the place of a verdict where the detector's calibration is on another kind of input.
+NOT_JUDGED: Final = "not_judged"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unjudged:
+    """A clip that a detector calibrated on stills scored, or a still that one calibrated on clips did.
+
+    It has no p-value, and its verdict is `not_judged`.
+
+    Attributes:
+        path: as found.
+        facts: custody facts.
+        score: mean of the columns over all frames, nats per dimension.
+        column_scores: (S,) one score per column of the detector, for a clip the mean over its frames.
+        calibration: what the detector was calibrated on.
+        clip: frames and tracks; None for a still.
+        declared: what the file says of its own origin.
+        duplicate_of: path of the first input with the same bytes in this run.
+    """
+
+    path: str
+    facts: Facts
+    score: float
+    column_scores: tuple[float, ...]
+    calibration: CalibratedOn
+    clip: Clip | None = None
+    declared: Declared = Declared()
+    duplicate_of: str | None = None
+
+    @property
+    def flagged(self) -> bool:
+        """False: no rule was asked."""
+        return False
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unreadable:
     """One input that could not be scored.
@@ -334,4 +387,4 @@ class Unreadable:
     declared: Declared = Declared()
 
 
-Result = Scored | NoFace | Unreadable
+Result = Scored | Unjudged | NoFace | Unreadable

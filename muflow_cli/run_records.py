@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from muflow_cli.canonical import ADDED
-from muflow_cli.records import Side
+from muflow_cli.records import CalibratedOn, Side
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,7 @@ class DetectorInfo:
         smallest_p_value: that this rule can give with that many reals.
         file_sha256: of the bundle as it was read, as `sha256sum` prints it; None for a detector made in memory.
         face_detector: what finds the faces that it scores; None where it scores whole images.
+        calibrated_on: whether the calibration's rows are still images or clips.
     """
 
     path: str
@@ -64,6 +65,7 @@ class DetectorInfo:
     smallest_p_value: float
     file_sha256: str | None = None
     face_detector: str | None = None
+    calibrated_on: CalibratedOn = CalibratedOn.STILLS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,10 +186,12 @@ class SkippedFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """The end of a run. `inputs` = scored + no_face + unreadable; `duplicates` are among the first two.
+    """The end of a run. `inputs` = scored + unjudged + no_face + unreadable; `duplicates` are among all but the last.
 
     `faces` counts the faces that were scored, `no_face` the results of images without one, `no_face_skipped` the images
     without one that have no result. `known` counts the inputs without a result whose hash is on a list (`--known`).
+    `clips` counts the clips among the scored and the unjudged, and `unjudged` the inputs of a kind that the detector
+    was not calibrated on: clips, or still images.
     `damaged` counts the scored images whose coded data is damaged: slightly, or with `--damaged score`.
     `declared_by_origin` counts the inputs, unreadable ones too, whose files name an origin.
     `atypical` counts the scored images outside the calibration's ranges, and `atypical_by_fact` the facts that are; an
@@ -217,6 +221,8 @@ class Summary:
     no_face: int = 0
     no_face_skipped: int = 0
     known: int = 0
+    clips: int = 0
+    unjudged: int = 0
     unreadable_by_code: Mapping[str, int] = field(default_factory=dict)
     flagged_by_tail: Mapping[str, int] = field(default_factory=dict)
     declared_by_origin: Mapping[str, int] = field(default_factory=dict)

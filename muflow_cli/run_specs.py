@@ -14,6 +14,9 @@ from muflow_cli.system import processors
 
 _LONGEST_NAME: Final = 200
 
+# A clip of any length gives at most so many frames, which bounds the memory that its views take.
+MOST_FRAMES: Final = 1000
+
 
 class Precision(StrEnum):
     """Arithmetic of the convolutions; densities and log-determinants are float32 whatever this says."""
@@ -120,6 +123,31 @@ class Custody:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ClipSpec:
+    """Which frames of a clip are looked at.
+
+    Attributes:
+        frames: number of frames, spread evenly over the clip.
+        every: seconds between two frames instead, as many frames as that gives; 0 = `frames` decides.
+        seed: with the content hash, decides where in its part of the clip each frame lies.
+        animations: also treat a GIF as a clip, which otherwise is its first frame.
+        max_bytes: a larger file is one error record, unread; a clip is hashed whole and read in parts.
+    """
+
+    frames: int = 16
+    every: float = 0.0
+    seed: int = 0
+    animations: bool = False
+    max_bytes: int = 64 * 2**30
+
+    def __post_init__(self) -> None:
+        between(self, 1, MOST_FRAMES, "frames")
+        between(self, 0, 86_400, "every")
+        between(self, 1, 2**60, "max_bytes")
+        between(self, 0, 2**63 - 1, "seed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class InputSpec:
     """Which files are read, and how much of them.
 
@@ -138,6 +166,8 @@ class InputSpec:
         on_no_face: what becomes of an image without a face that can be scored.
         face_model: path of the model file, for a detector of faces that needs one.
         all_frames: every frame of an animation and every page of a document is an input, not the first alone.
+        clips: which frames of a clip are looked at; None = clips are not read: in folders they are no inputs, and one
+            that is named is an error record.
     """
 
     exclude: tuple[str, ...] = ()
@@ -153,6 +183,7 @@ class InputSpec:
     on_no_face: OnNoFace = OnNoFace.REPORT
     face_model: str | None = None
     all_frames: bool = False
+    clips: ClipSpec | None = None
 
     def __post_init__(self) -> None:
         between(self, 1, 2**60, "max_bytes", "max_pixels")

@@ -11,10 +11,23 @@ from numpy.typing import NDArray
 
 from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.pvalues import over_tests
+from muflow_cli.clip_results import FrameUnit, ScoredClip, frame_units
 from muflow_cli.engine.scoring import ScoredUnit
+from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.loader import Loaded, Seen
 from muflow_cli.images.prepare import LoadedFace
-from muflow_cli.records import Face, FaceScore, Facts, Judgement, NoFace, Scored, Unreadable, Verdict
+from muflow_cli.records import (
+    CalibratedOn,
+    Face,
+    FaceScore,
+    Facts,
+    Judgement,
+    NoFace,
+    Scored,
+    Unjudged,
+    Unreadable,
+    Verdict,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +53,7 @@ class Unit:
         return self.index >= len(self.image.faces) - 1
 
 
-Item = Unit | NoFace | Seen | Unreadable
+Item = Unit | FrameUnit | NoFace | Seen | Unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +64,46 @@ class ScoredImage:
     units: Sequence[ScoredUnit[Unit]]
 
 
-def units_of(image: Loaded) -> list[Unit]:
-    """The faces of an image, or the image itself."""
+def unjudged_still(scored: ScoredImage) -> Unjudged:
+    """The result of an image of a detector that was calibrated on clips, by its largest face if it looks for faces."""
+    image, columns = scored.image, scored.units[0].columns
+    return Unjudged(
+        path=image.path,
+        facts=image.facts,
+        score=float(columns.mean()),
+        column_scores=tuple(columns.tolist()),
+        calibration=CalibratedOn.CLIPS,
+        declared=image.declared,
+    )
+
+
+def units_of(image: Loaded | LoadedClip) -> Sequence[Unit | FrameUnit]:
+    """The frames of a clip, the faces of an image, or the image itself."""
+    if isinstance(image, LoadedClip):
+        return frame_units(image)
     return [Unit(image, index) for index in range(max(1, len(image.faces)))]
 
 
-def by_image(stream: Iterable[ScoredUnit[Item] | Item]) -> Iterator[ScoredImage | NoFace | Seen | Unreadable]:
-    """What `score_stream` makes of units, with all units of an image in one; anything else is passed on."""
+def by_image(
+    stream: Iterable[ScoredUnit[Item] | Item],
+) -> Iterator[ScoredImage | ScoredClip | NoFace | Seen | Unreadable]:
+    """What `score_stream` makes of units, with all units of an image or a clip in one; anything else is passed on."""
     held: list[ScoredUnit[Unit]] = []
+    frames: list[ScoredUnit[FrameUnit]] = []
     for item in stream:
+        if isinstance(item, ScoredUnit) and isinstance(item.unit, FrameUnit):
+            frames.append(cast("ScoredUnit[FrameUnit]", item))
+            if item.unit.is_last:
+                yield ScoredClip(item.unit.clip, frames)
+                frames = []
+            continue
         if isinstance(item, ScoredUnit) and isinstance(item.unit, Unit):
             held.append(cast("ScoredUnit[Unit]", item))
             if item.unit.is_last:
                 yield ScoredImage(item.unit.image, held)
                 held = []
         else:
-            assert not isinstance(item, ScoredUnit | Unit)  # noqa: S101 - every unit has views, nothing else has
+            assert not isinstance(item, ScoredUnit | Unit | FrameUnit)  # noqa: S101 - every unit has views, nothing else has
             yield item
 
 
@@ -86,7 +123,12 @@ def scored_result(scored: ScoredImage, judge: Judge) -> Scored:
 
 
 def judged_again(result: Scored, judge: Judge) -> Scored:
-    """A result under the judge's rule; its scores count, not its verdict, which may be by a false discovery rate."""
+    """A result under the judge's rule; its scores count, not its verdict, which may be by a false discovery rate.
+
+    A clip keeps its verdict, which a comparison of all images replaces where there is one.
+    """
+    if result.clip is not None:
+        return replace(result, judgement=replace(result.judgement, q_value=None, adaptive_p_value=None))
     if not result.faces:
         (judgement,) = judge.judge(np.array([result.column_scores]), [result.facts])
         return replace(result, judgement=judgement)

@@ -116,7 +116,7 @@ def _in_itself(report: Report, summary: Summary) -> Iterator[str]:
         if summary.written != counts["inputs"]:
             yield f"the summary says {summary.written} results, but the report has {counts['inputs']}"
         return
-    for name in ("inputs", "scored", "no_face", "flagged", "unreadable"):
+    for name in ("inputs", "scored", "unjudged", "no_face", "flagged", "unreadable"):
         count, said = counts[name], getattr(summary, name)
         if count != said:
             yield f"the summary says {said} {name}, but the results have {count}"

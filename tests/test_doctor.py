@@ -49,6 +49,7 @@ def test_a_working_installation_has_no_problem_and_names_its_detector(muflow: Mu
         "WebP",
         "AVIF",
         "HEIC",
+        "video",
         "timm",
         "cache",
     }

@@ -44,7 +44,7 @@ from muflow_cli.output.bench_writers import BENCH_WRITERS, BenchContext, BenchFo
 from muflow_cli.output.encode import FIELDS, result_from_json, result_line
 from muflow_cli.output.inert import cell, escape, uncell, unescape
 from muflow_cli.output.sarif import artifact_uri
-from muflow_cli.output.writers import WRITERS, OutputFormat, WriterContext, format_of
+from muflow_cli.output.writers import WRITERS, OutputFormat, Per, WriterContext, format_of
 from muflow_cli.records import Declared, Origin, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -323,7 +323,7 @@ def test_sarif_marks_the_flagged_faces_of_an_image() -> None:
 
 def test_a_csv_per_face_has_a_row_for_each_face_and_one_for_each_other_input() -> None:
     stream = io.BytesIO()
-    context = WriterContext(per_face=True)
+    context = WriterContext(per=Per.FACE)
     writer = WRITERS[OutputFormat.CSV].make(stream, context)
     writer.begin(RUN, DETECTOR)
     for result in RESULTS:

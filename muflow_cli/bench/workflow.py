@@ -37,7 +37,7 @@ from muflow_cli.bounds import between
 from muflow_cli.bundle import load
 from muflow_cli.detector import Detector
 from muflow_cli.environment import utc_now, versions
-from muflow_cli.errors import IncompatibleOptions, NothingToDo
+from muflow_cli.errors import IncompatibleOptions, NothingToDo, NotOnStills
 from muflow_cli.images.perturb import Perturbation
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Origin
@@ -212,6 +212,8 @@ class _Job:
     def from_protocols(self, path: Path) -> Measured:
         """Figures of a detector's settings, fitted again; what it was fitted and calibrated on does not matter."""
         request, detector = self.request, load(path)
+        if detector.calibration.clips is not None:
+            raise NotOnStills("bench")
         self.spec = replace(self.spec, centre=0.0)
         spec = ProtocolsSpec(
             protocols=request.protocols,
@@ -235,6 +237,8 @@ class _Job:
     def from_images(self, path: Path) -> Measured:
         """Figures of a detector on images."""
         request, detector = self.request, load(path)
+        if detector.calibration.clips is not None:
+            raise NotOnStills("bench")
         centre = detector.calibration.median_score
         self.calibration_scores = detector.calibration.mean_scores.tolist()
         self.spec = replace(self.spec, centre=centre)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from muflow_cli.detector import Detector
+from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.loader import Loaded
 from muflow_cli.images.near import distinct, near_duplicate_groups, unpacked
 from muflow_cli.records import Origin, Unreadable
+
+_Usable = TypeVar("_Usable", bound=Loaded | LoadedClip)
 
 
 class Intake:
@@ -41,8 +45,8 @@ class Intake:
         self.left_out: Counter[str] = Counter()
         self.unreadable: Counter[str] = Counter()
 
-    def usable(self, items: Iterable[Loaded | Unreadable]) -> Iterator[Loaded]:
-        """The images among `items` that may calibrate, in order."""
+    def usable(self, items: Iterable[_Usable | Unreadable]) -> Iterator[_Usable]:
+        """The images and clips among `items` that may calibrate, in order."""
         for item in items:
             if isinstance(item, Unreadable) and item.code == "no_face":
                 self.left_out["no_face"] += 1

@@ -14,7 +14,9 @@ from muflow_cli.agreement import computed
 from muflow_cli.bundle import load, save
 from muflow_cli.calibrate.adapt import Adapted, AdaptWork, adapt, without_adaptation
 from muflow_cli.calibrate.intake import Intake
+from muflow_cli.calibrate.rows import Rows, units
 from muflow_cli.calibration.calibration import Calibration
+from muflow_cli.calibration.clips import Sampling, clip_columns
 from muflow_cli.calibration.coverage import Description
 from muflow_cli.calibration.features import FeatureInfo, Features
 from muflow_cli.calibration.judge import Judge
@@ -22,16 +24,16 @@ from muflow_cli.calibration.rules import rule_class
 from muflow_cli.claims import InputGuard, claimed
 from muflow_cli.detector import AdaptedTo, Detector
 from muflow_cli.engine.devices import place
-from muflow_cli.engine.scoring import Extras, ScoredUnit, score_stream
+from muflow_cli.engine.scoring import Extras, score_stream
 from muflow_cli.environment import utc_now
-from muflow_cli.errors import IncompatibleOptions, NothingToDo
+from muflow_cli.errors import BadData, IncompatibleOptions, NothingToDo
+from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.find import check_present, find
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import Loaded
-from muflow_cli.images.loader import load as load_images
-from muflow_cli.images.near import near_hash, packed
+from muflow_cli.images.loader import Loaded, load_with_clips
+from muflow_cli.images.near import packed
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
-from muflow_cli.records import Unreadable
+from muflow_cli.records import CalibratedOn, Unreadable
 from muflow_cli.run_records import SkippedFiles
 from muflow_cli.run_specs import InputSpec, Runtime
 from muflow_cli.skipped import Skip, SkipCount, nothing_found
@@ -99,6 +101,7 @@ class CalibrateSummary:
         calibration_fingerprint: of scores and rule together.
         adaptation: the images that the detector was adapted to now; None without.
         skipped: what folders and archives held that was not read.
+        calibrated_on: still images or clips.
     """
 
     output: str
@@ -114,6 +117,7 @@ class CalibrateSummary:
     calibration_fingerprint: str
     adaptation: AdaptedTo | None = None
     skipped: tuple[SkippedFiles, ...] = ()
+    calibrated_on: CalibratedOn = CalibratedOn.STILLS
 
 
 def calibrate(request: CalibrateRequest, progress: ProgressListener | None = None) -> CalibrateSummary:
@@ -163,6 +167,7 @@ def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> Ca
         fingerprint=detector.fingerprint,
         calibration_fingerprint=calibration.fingerprint(),
         adaptation=None if adapted is None else detector.provenance.adaptation,
+        calibrated_on=calibration.calibrated_on,
     )
 
 
@@ -187,8 +192,9 @@ class _Given:
         plain = without_adaptation(detector)
         intake = Intake(plain, append=False, allow_declared=request.allow_declared)
         placement = place(request.runtime)
-        spec = detector.load_spec(request.inputs, request.runtime, placement)
-        inputs = list(find(request.adapt, request.inputs, self.skipped))
+        stills = replace(request.inputs, clips=None)
+        spec = detector.load_spec(stills, request.runtime, placement)
+        inputs = list(find(request.adapt, stills, self.skipped))
         return adapt(plain, self._guarded(inputs), AdaptWork(intake, spec, placement, self.timer), needed)
 
     def measured(
@@ -204,29 +210,26 @@ class _Given:
         placement = place(request.runtime)
         self.timer.stage("score", count)
         spec = detector.load_spec(request.inputs, request.runtime, placement)
-        rows, features, facts, hashes = [], [], [], []
-        loaded = self._advancing(load_images(self._guarded(inputs(self.skipped)), spec))
+        loaded = self._advancing(load_with_clips(self._guarded(inputs(self.skipped)), spec))
         extras = Extras(features=request.features)
-        for scored in score_stream(intake.usable(loaded), detector.scorer(placement), extras):
-            if isinstance(scored, ScoredUnit):
-                rows.append(scored.columns)
-                features.append(scored.features)
-                facts.append(scored.unit.facts)
-                hashes.append(near_hash(scored.unit.views))
-        fresh = intake.without_near_copies([image.sha256 for image in facts], hashes)
+        rows = Rows(score_stream(units(intake.usable(loaded)), detector.scorer(placement), extras))
+        fresh = intake.without_near_copies([image.sha256 for image in rows.facts], rows.near)
         if not fresh:
             what = f"no image to calibrate on in {', '.join([*request.reals, *request.adapt])} ({intake.reasons()})"
             remedy = "give files or folders of real face images that the detector does not know"
             raise nothing_found(what, self.skipped.rows, remedy)
-        own = Features(np.stack([features[i] for i in fresh]), *placement.computed_by) if request.features else None
+        stacked = np.stack([rows.features[index] for index in fresh])
+        own = Features(stacked, *placement.computed_by) if request.features else None
         probed = computed(detector.scorer(placement), detector.views)
+        clips = request.inputs.clips
         measured = Calibration(
-            scores=np.stack([rows[index] for index in fresh]),
-            columns=detector.columns,
-            facts=tuple(facts[index] for index in fresh),
-            near_hashes=packed([hashes[index] for index in fresh]),
+            scores=np.stack([rows.scores[index] for index in fresh]),
+            columns=clip_columns(detector.columns) if rows.are_clips else detector.columns,
+            facts=tuple(rows.facts[index] for index in fresh),
+            near_hashes=packed([rows.near[index] for index in fresh]),
             features=own,
             computed=probed,
+            clips=Sampling(frames=clips.frames, every=clips.every) if rows.are_clips and clips is not None else None,
             rule=self.rule,
             created=utc_now(),
         )
@@ -239,14 +242,25 @@ class _Given:
             guard.check(item.path)
             yield item
 
-    def _advancing(self, items: Iterable[Loaded | Unreadable]) -> Iterator[Loaded | Unreadable]:
+    def _advancing(
+        self, items: Iterable[Loaded | LoadedClip | Unreadable]
+    ) -> Iterator[Loaded | LoadedClip | Unreadable]:
         for item in items:
             yield item
             self.timer.advance()
 
 
 def _joined(earlier: Calibration, measured: Calibration) -> Calibration:
-    """The images of both under the rule of the second; what only one of them has of its images is left out."""
+    """The images of both under the rule of the second; what only one of them has of its images is left out.
+
+    Raises:
+        BadData: where one is on clips and the other is not, or on other frames of them.
+    """
+    if earlier.clips != measured.clips:
+        raise BadData(
+            "the stored scores are of other inputs than the new ones, images or videos, or of other frames of videos",
+            "calibrate without --append, or give inputs of the same kind",
+        )
     before, now = earlier.near_hashes, measured.near_hashes
     features = earlier.features, measured.features
     computed_by = {None if own is None else own.by for own in (earlier.computed, measured.computed)}

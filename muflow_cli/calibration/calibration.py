@@ -12,13 +12,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from muflow_cli.calibration.clips import Sampling
 from muflow_cli.calibration.computed import Computed, ComputedBy, check_computed
 from muflow_cli.calibration.features import Features
 from muflow_cli.calibration.pvalues import Scores, mean_scores
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.canonical import canonical_json, from_json, to_json
 from muflow_cli.errors import BadCalibration, BadSpec, TooFewScores
-from muflow_cli.records import Facts
+from muflow_cli.records import CalibratedOn, Facts
 from muflow_cli.specs import RuleSpec
 
 _COUNTS: Final = ("bytes", "width", "height")
@@ -50,6 +51,7 @@ class Calibration:
         features: of the images, with which a batch is compared (`calibration.batch`); None where they were left out.
         computed: what computed the scores, and scores of probe images; None in bundles of earlier versions, and where
             images were scored in several ways.
+        clips: which frames the clips gave, where each row is a clip; None where each is a still image.
 
     Raises:
         BadCalibration: when the parts do not belong together.
@@ -66,6 +68,7 @@ class Calibration:
     near_hashes: NDArray[np.uint8] | None = None
     features: Features | None = None
     computed: Computed | None = None
+    clips: Sampling | None = None
 
     def __post_init__(self) -> None:
         rule_class(self.rule.method).check(self.rule)
@@ -102,6 +105,11 @@ class Calibration:
     def mean_scores(self) -> Scores:
         """(n,) the mean of each image's columns."""
         return mean_scores(self.scores)
+
+    @property
+    def calibrated_on(self) -> CalibratedOn:
+        """What its rows are."""
+        return CalibratedOn.STILLS if self.clips is None else CalibratedOn.CLIPS
 
     @property
     def median_score(self) -> float:
@@ -153,9 +161,14 @@ class Calibration:
             "formats": list(self._formats()),
             "columns": list(self.columns),
             "images": len(self),
+            **self._clips_meta(),
             **({} if self.features is None else {"features": self.features.meta()}),
             **({} if self.computed is None else {"computed": to_json(self.computed.by)}),
         }
+
+    def _clips_meta(self) -> dict[str, object]:
+        """Which frames the clips gave; nothing for stills, whose calibrations keep their bytes."""
+        return {} if self.clips is None else {"clips": to_json(self.clips)}
 
     @classmethod
     def load(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Calibration:
@@ -181,6 +194,7 @@ class Calibration:
                 near_hashes=arrays.get("near_hash"),
                 features=Features(arrays["features"], **own) if "features" in arrays else None,
                 computed=None if by is None else Computed(arrays["probes"], by),
+                clips=from_json(Sampling, meta["clips"]) if "clips" in meta else None,
             )
             stored = calibration.arrays()
         except BadSpec as error:
@@ -193,7 +207,12 @@ class Calibration:
 
     def fingerprint(self) -> str:
         """SHA-256 over rule, formats, columns, and names, dtypes, shapes and bytes of the arrays; not over the date."""
-        head = {"rule": to_json(self.rule), "formats": list(self._formats()), "columns": list(self.columns)}
+        head: dict[str, object] = {
+            "rule": to_json(self.rule),
+            "formats": list(self._formats()),
+            "columns": list(self.columns),
+        }
+        head |= self._clips_meta()
         if self.features is not None:
             head["features"] = self.features.meta()
         digest = hashlib.sha256(canonical_json(head))

@@ -21,6 +21,7 @@ from muflow_cli.calibration.coverage import rate_bounds
 from muflow_cli.calibration.pvalues import Scores
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.calibration.strata import rows_by_stratum
+from muflow_cli.clip_records import JudgedBy
 from muflow_cli.records import FaceScore, Judgement, Result, Scored
 from muflow_cli.run_records import Shift
 
@@ -57,6 +58,8 @@ class ShiftTest:
         """Take in one result of a detector with this calibration."""
         if not isinstance(result, Scored) or result.duplicate_of is not None:
             return
+        if result.clip is not None and (result.clip.judged_by is JudgedBy.FRAME or len(result.clip.tracks) > 1):
+            return  # one of several frames or faces decided, which no row of the calibration was chosen among
         judged: FaceScore | Judgement = result.faces[0] if result.faces else result.judgement
         columns = result.faces[0].column_scores if result.faces else result.column_scores
         part = self._parts.get(result.judgement.stratum)

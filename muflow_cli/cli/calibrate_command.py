@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from muflow_cli.cli import options
+from muflow_cli.cli import clip_options, options
 from muflow_cli.cli.description import description_rows, features_text
 from muflow_cli.cli.progress import StageProgress, stderr_console
 from muflow_cli.errors import BadSpec
 from muflow_cli.output.suffixes import check_suffix
+from muflow_cli.records import CalibratedOn
 from muflow_cli.run_specs import Backend, Damaged, Precision
 from muflow_cli.specs import Tail
 
@@ -89,6 +91,10 @@ def calibrate_command(
     max_seconds: options.MaxSeconds = options.MAX_SECONDS,
     no_archives: options.NoArchives = False,
     face_model: options.FaceModel = None,
+    frames: clip_options.Frames = None,
+    every: clip_options.Every = None,
+    animations: clip_options.Animations = False,
+    max_clip_bytes: clip_options.MaxClipBytes = clip_options.MAX_CLIP_BYTES,
     force: options.Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     _log_file: options.LogFile = None,
@@ -102,6 +108,9 @@ def calibrate_command(
 
     With --adapt, real faces of a new source look to the detector as those of the fit did. Scores change, flow, target
     and encoder stay. REAL then calibrates; without REAL, about half of the images in FOLDER do, and the others adapt.
+
+    REAL may be videos instead of images (muflow-cli[video]): the detector then judges videos as a whole, and n counts
+    videos. --frames N or --every SECONDS says which frames are looked at, here and in every scan with this detector.
 
     **Examples**
 
@@ -123,6 +132,7 @@ def calibrate_command(
     )
     if output is not None:
         check_suffix("-o", output, (".safetensors",))
+    inputs = replace(inputs, clips=clip_options.clip_spec(frames, every, animations, max_clip_bytes))
     console = stderr_console(quiet)
     from muflow_cli.calibrate.workflow import CalibrateRequest, calibrate
     from muflow_cli.canonical import to_json
@@ -162,7 +172,7 @@ def _rows(summary: CalibrateSummary) -> Iterator[tuple[str, str]]:
     """The summary, for people."""
     stored = f" and {summary.kept} stored" if summary.kept else ""
     yield (
-        "images",
+        "images" if summary.calibrated_on is CalibratedOn.STILLS else "videos",
         f"{summary.scored} scored{stored}, n = {summary.description.images}; "
         f"{_left_out(summary.left_out)}; unreadable: {_counts(summary.unreadable)}",
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from muflow_cli.cli import options
+from muflow_cli.cli import clip_options, options
 from muflow_cli.cli.description import selection_rows
 from muflow_cli.cli.fit_spec import branch_weights, fit_spec
 from muflow_cli.cli.fit_verdict import verdict_rows
@@ -181,6 +181,8 @@ def fit_command(
     allow_declared: options.AllowDeclared = False,
     max_seconds: options.MaxSeconds = options.MAX_SECONDS,
     no_archives: options.NoArchives = False,
+    frames: clip_options.Frames = None,
+    every: clip_options.Every = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted fit.")] = False,
     force: options.Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
@@ -192,6 +194,9 @@ def fit_command(
     Images whose files declare themselves synthetic are left out and listed. The others are split by content into
     training, validation and calibration parts, and each is read and encoded once. The detector is calibrated on images
     that it was not trained on, so it is ready to scan.
+
+    With --frames N or --every SECONDS it is also fitted to frames of videos of real faces (muflow-cli[video]); all
+    frames of a video are in the same part, and one of each video calibrates.
 
     **Examples**
 
@@ -238,8 +243,12 @@ def fit_command(
         reports=reports,
         spec=spec,
         weights=branch_weights(spec, encoder_weights or []),
-        inputs=options.input_spec(
-            exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
+        inputs=clip_options.with_frames(
+            options.input_spec(
+                exclude, hidden, follow_links, max_bytes, max_pixels, damaged, max_seconds, no_archives, face_model
+            ),
+            frames,
+            every,
         ),
         runtime=options.runtime(device, precision, workers),
         allow_declared=allow_declared,

@@ -58,6 +58,7 @@ def info_command(
             "spec": to_json(loaded.spec),
             "provenance": to_json(loaded.provenance),
             "calibration": to_json(description),
+            "calibrated_on": loaded.calibration.calibrated_on.value,
             "features": None if features is None else to_json(features.info),
             "computed": None if computed is None else to_json(computed.by),
         }
@@ -108,6 +109,10 @@ def _rows(path: Path, detector: Detector, file: BundleFile, description: Descrip
         "  created",
         f"{description.created}, n = {description.images}, SHA-256 of the set {description.source_digest}",
     )
+    clips = detector.calibration.clips
+    if clips is not None:
+        which = f"one frame every {clips.every:g} s" if clips.every else f"{clips.frames} frames"
+        yield "  on videos", f"n counts videos, of which {which} are looked at; their columns are means and quantiles"
     for name, text in description_rows(description):
         yield f"  {name}", text
     features = detector.calibration.features

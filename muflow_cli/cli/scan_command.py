@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from muflow_cli.claims import check_outputs, claimed
-from muflow_cli.cli import options, report_options, scan_results
+from muflow_cli.cli import clip_options, options, report_options, scan_results
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
 from muflow_cli.cli.scan_inputs import STDIN, absent_arguments, reading_stdin, scan_arguments
@@ -104,11 +104,15 @@ def scan_command(
     max_faces: options.MaxFaces = options.MAX_FACES,
     on_no_face: options.OnNoFaceOption = OnNoFace.REPORT,
     face_model: options.FaceModel = None,
+    frames: clip_options.Frames = None,
+    every: clip_options.Every = None,
+    animations: clip_options.Animations = False,
+    max_clip_bytes: clip_options.MaxClipBytes = clip_options.MAX_CLIP_BYTES,
     per: Annotated[
         Per,
         typer.Option(
             "--per",
-            help="Rows of a CSV: one for each image, or one for each face.",
+            help="Rows of a CSV: one for each image, face or frame; with frame, frames of videos are judged as stills.",
             rich_help_panel=_RESULTS,
             hidden=True,
         ),
@@ -241,6 +245,10 @@ def scan_command(
     A detector of faces (muflow fit --faces) has options of its own: --max-faces N, --on-no-face whole or skip, --per
     face for a CSV with one row for each face, --face-model FILE.
 
+    Videos are read with muflow-cli[video]: --frames N or --every SECONDS says which frames are looked at. A detector
+    that was calibrated on images gives the frames scores, and with --per frame it judges each as an image; one that was
+    calibrated on videos (muflow calibrate) judges a video as a whole.
+
     --reweight flags by p-values that count a calibration image the more, the more it is like these images in format,
     size, quality and sharpness. It helps where the batch is another mix of such files; a batch full of synthetic images
     is a shift as well, and more of them are then missed.
@@ -329,12 +337,16 @@ def scan_command(
         detector_path=str(bundle),
         arguments=arguments,
         destinations=outputs.destinations(resumed),
-        inputs=replace(inputs, c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust)),
+        inputs=replace(
+            inputs,
+            c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust),
+            clips=clip_options.clip_spec(frames, every, animations, max_clip_bytes, loaded.calibration.clips),
+        ),
         runtime=options.runtime(device, precision, workers, batch_size, backend),
         strict=strict,
         atypical=atypical,
         fields=names,
-        per_face=per is Per.FACE,
+        per=per,
         printed=print_,
         custody=custody,
         csv_mark=csv_bom,
@@ -388,7 +400,8 @@ def _run(job: Job, signing: Signing, told: Told, failing: frozenset[FailOn], *, 
         with ScanProgress(told.console, listing, beside=beside, verbose=told.verbose) as progress, Stop() as stop:
             summary = run(job, progress, stop, told.skip)
             stopped = stop()
-    for line in summary_lines(summary, job.detector.calibration.rule.alpha, job.atypical):
+    calibration = job.detector.calibration
+    for line in summary_lines(summary, calibration.rule.alpha, job.atypical, calibration.calibrated_on):
         told.console.print(line)
     if stopped:
         goes_on = job.comparison.any and job.kept_report is not None

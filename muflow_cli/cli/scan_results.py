@@ -27,7 +27,7 @@ Only = Annotated[
     typer.Option(
         "--only",
         metavar="A,B,...",
-        help="Write only flagged, inconclusive, not_flagged, no_face, declared or error; all are counted.",
+        help="Write only flagged, inconclusive, not_flagged, not_judged, no_face, declared or error; all are counted.",
         rich_help_panel=_RESULTS,
         hidden=True,
     ),

@@ -7,6 +7,7 @@ from typing import Final
 
 from muflow_cli.output.inert import escape
 from muflow_cli.output.shift_text import shift_text
+from muflow_cli.records import CalibratedOn
 from muflow_cli.run_records import ImageGroup, ReweightInfo, Summary
 from muflow_cli.run_specs import Atypical
 from muflow_cli.skipped import skipped_text
@@ -17,16 +18,21 @@ _LISTED: Final = 20
 _SUSPICIOUS: Final = 0.05
 
 
-def summary_lines(summary: Summary, alpha: float, atypical: Atypical) -> Iterator[str]:
+def summary_lines(
+    summary: Summary, alpha: float, atypical: Atypical, calibrated_on: CalibratedOn = CalibratedOn.STILLS
+) -> Iterator[str]:
     """Counts and times; how adaptive p-values came about, the groups that stand out most, and what speaks against them.
 
     Args:
         summary: of the run.
         alpha: of the detector's rule, which decides on groups where no false discovery rate was given.
         atypical: what became of images outside the calibration's ranges.
+        calibrated_on: what the detector was calibrated on.
     """
     yield from _counts(summary)
     yield from _unread(summary)
+    if summary.unjudged:
+        yield _unjudged_line(summary, calibrated_on)
     if summary.atypical:
         yield _atypical_line(summary, atypical)
     if summary.shift is not None and not summary.shift.alike:
@@ -54,6 +60,18 @@ def _unread(summary: Summary) -> Iterator[str]:
         yield f"{frames} not scored (later frames of animations, pages of documents); --all-frames scores them"
     if summary.skipped:
         yield f"skipped: {skipped_text(summary.skipped)}"
+
+
+def _unjudged_line(summary: Summary, calibrated_on: CalibratedOn) -> str:
+    many = summary.unjudged
+    if calibrated_on is CalibratedOn.STILLS:
+        videos, frames = ("1 video has", "its frames") if many == 1 else (f"{many} videos have", "their frames")
+        return (
+            f"{videos} scores and no verdict, since the detector is calibrated on images; --per frame judges {frames} "
+            "as images, and muflow calibrate DETECTOR VIDEO... makes a calibration on videos"
+        )
+    images = "1 image has" if many == 1 else f"{many} images have"
+    return f"{images} scores and no verdict, since the detector is calibrated on videos"
 
 
 def _atypical_line(summary: Summary, atypical: Atypical) -> str:
@@ -132,8 +150,10 @@ def _counts(summary: Summary) -> Iterator[str]:
     inputs = summary.inputs + summary.no_face_skipped + summary.known
     written = "" if summary.written is None else f"; {summary.written} written"
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.stages.items())
+    clips = f" ({summary.clips} video{_s(summary.clips)})" if summary.clips else ""
+    unjudged = f", {summary.unjudged} not judged" if summary.unjudged else ""
     yield (
-        f"{inputs} input{_s(inputs)}, {summary.scored} scored{faces}{no_face}{known}, "
+        f"{inputs} input{_s(inputs)}{clips}, {summary.scored} scored{faces}{no_face}{unjudged}{known}, "
         f"{summary.flagged} flagged{by}{f' ({tails})' if tails else ''}{inconclusive}{damaged}{declared}, "
         f"{summary.unreadable} unreadable"
         f"{f' ({codes})' if codes else ''}, {summary.duplicates} duplicate{_s(summary.duplicates)}{written}"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.errors import TooFewImages
@@ -45,6 +47,23 @@ def split(digests: Sequence[str], groups: NDArray[np.int64], spec: TrainSpec) ->
         by_rank = int(rank >= bounds[0]) + int(rank >= bounds[1])
         parts[part_of.setdefault(int(groups[index]), by_rank)].append(index)
     return Split(*(tuple(part) for part in parts))
+
+
+def with_clips_whole(groups: NDArray[np.int64], clips: Sequence[str]) -> NDArray[np.int64]:
+    """(n,) groups of near copies, joined so that all frames of a clip are in one.
+
+    Args:
+        groups: (n,) of near copies.
+        clips: (n,) the clip of each image; empty for one that is no frame.
+    """
+    ids = {clip: number for number, clip in enumerate(dict.fromkeys(filter(None, clips)), start=int(groups.max()) + 1)}
+    if not ids:
+        return groups
+    links = [(int(group), ids[clip]) for group, clip in zip(groups.tolist(), clips, strict=True) if clip]
+    size = int(groups.max()) + 1 + len(ids)
+    graph = coo_array((np.ones(len(links), np.int8), np.array(links).T), shape=(size, size))
+    joined: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return joined[groups]
 
 
 def images_needed(spec: DetectorSpec) -> tuple[int, str]:

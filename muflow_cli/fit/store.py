@@ -6,6 +6,7 @@ index holds the digest of each file, and its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from muflow_cli.canonical import canonical_json, from_json, to_json
 from muflow_cli.fit.parts import Part, check_part, read_sealed, write_sealed
+from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.loader import Loaded
 from muflow_cli.images.near import near_hash
 from muflow_cli.records import Facts, Origin, Unreadable
@@ -37,6 +39,7 @@ class Entry:
         first: branch -> row of its first view in the branch's file.
         views: branch -> number of its views.
         source: where it comes from; the first by name where several sources hold the same bytes.
+        clip: content hash of the clip that it is a frame of; empty for an image.
     """
 
     path: str
@@ -45,6 +48,7 @@ class Entry:
     first: dict[str, int]
     views: dict[str, int]
     source: str = ""
+    clip: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class Store:
 
 
 def build_store(
-    loaded: Iterable[Loaded | Unreadable],
+    loaded: Iterable[Loaded | LoadedClip | Unreadable],
     folder: Path,
     sizes: Mapping[str, int],
     *,
@@ -93,8 +97,10 @@ def build_store(
 ) -> Store:
     """Write the images of `loaded` to `folder`; identical bytes are stored once, unreadable inputs are counted.
 
+    Each frame of a clip is an image; the first one has the content hash of the clip, by which it is known again.
+
     Args:
-        loaded: images with the views of every branch.
+        loaded: images and clips with the views of every branch.
         folder: exists.
         sizes: branch -> side of its views, pixels.
         allow_declared: also store images that declare themselves synthetic.
@@ -124,18 +130,38 @@ def build_store(
                 declared.append(item.path)
             else:
                 known[item.facts.sha256] = len(entries)
-                counts = {name: len(views) for name, views in item.views.items()}
-                source = source_of.get(item.path, "")
-                entries.append(Entry(item.path, item.facts, near_hash(item.views), dict(rows), counts, source))
-                for name, views in item.views.items():
-                    files[name].write(views)
-                    rows[name] += len(views)
+                clip = item.facts.sha256 if isinstance(item, LoadedClip) else ""
+                for image in _images(item):
+                    counts = {name: len(views) for name, views in image.views.items()}
+                    source = source_of.get(item.path, "")
+                    entries.append(
+                        Entry(item.path, image.facts, near_hash(image.views), dict(rows), counts, source, clip)
+                    )
+                    for name, views in image.views.items():
+                        files[name].write(views)
+                        rows[name] += len(views)
         stored = {
             name: {"side": side, "rows": rows[name], "sha256": files[name].finish()} for name, side in sizes.items()
         }
     index = {"entries": to_json(entries), "skipped": dict(skipped), "declared": declared, "views": stored}
     write_sealed(folder / _INDEX, canonical_json(index))
     return _mapped(folder, index)
+
+
+def _images(item: Loaded | LoadedClip) -> list[StoredImage]:
+    """What is stored of an input: the image, or each frame of a clip; of faces, those of the track with most frames."""
+    if isinstance(item, Loaded):
+        return [StoredImage(item.facts, dict(item.views))]
+    frames = [frame for frame in item.frames if frame.track == 0]
+    return [
+        StoredImage(replace(frame.facts, sha256=_frame_digest(frame.facts.sha256, number)), dict(frame.views))
+        for number, frame in enumerate(frames)
+    ]
+
+
+def _frame_digest(clip: str, number: int) -> str:
+    """What stands for the content hash of a frame: that of its clip for the first, others derived from it."""
+    return hashlib.sha256(f"{clip} {number}".encode()).hexdigest() if number else clip
 
 
 def _views_path(folder: Path, branch: str) -> Path:

@@ -28,23 +28,24 @@ from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.scoring import Extras, ScoredUnit, Scorer, score_stream
 from muflow_cli.engine.weights import Weights, find_weights
 from muflow_cli.environment import utc_now, versions
-from muflow_cli.errors import BadData, BadSpec, CannotWrite, NothingToDo
+from muflow_cli.errors import BadData, BadSpec, CannotWrite, IncompatibleOptions, NothingToDo
 from muflow_cli.files import write_whole
 from muflow_cli.fit.branch import BranchFit, FittedBranch, branch_history, fit_branch
 from muflow_cli.fit.features import work_bytes
 from muflow_cli.fit.records import FitRequest, FitSummary
 from muflow_cli.fit.sources import Fold, rounds_of, short_names, sources_of
-from muflow_cli.fit.split import Split, deal, require_images
+from muflow_cli.fit.split import Split, deal, require_images, with_clips_whole
 from muflow_cli.fit.store import Store, StoredImage, build_store, has_store, open_store
 from muflow_cli.fit.work import Work, open_work
+from muflow_cli.images.clips import LoadedClip, is_clip
 from muflow_cli.images.find import check_present, find, find_each
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import Loaded, LoadSpec, face_search, load
+from muflow_cli.images.loader import Loaded, LoadSpec, face_search, load, load_with_clips
 from muflow_cli.images.near import near_duplicate_groups, packed
 from muflow_cli.output.history import HISTORY_WRITERS, History, history_suffix
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable
-from muflow_cli.run_specs import Backend
+from muflow_cli.run_specs import MOST_FRAMES, Backend, InputSpec
 from muflow_cli.skipped import SkipCount, nothing_found
 from muflow_cli.specs import DetectorSpec, View
 
@@ -64,6 +65,7 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
     replaced = request.force or request.resume
     outputs = [request.output, *request.reports]
     with claimed(outputs, force=replaced, inputs=[*request.reals, *request.weights.values()]):
+        _check_views(request)
         writers = {path: HISTORY_WRITERS[history_suffix(path)] for path in request.reports}
         rule_class(request.spec.rule.method).check(request.spec.rule)
         # Looked at before weights are downloaded or anything is loaded.
@@ -79,7 +81,7 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
             "weights": {name: weight.sha256 for name, weight in weights.items()},
             "placement": [str(placement.device), placement.precision.value],
             "versions": _versions(request.spec),
-            "store": "with sources",
+            "store": "with sources and clips",
         }
         with open_work(request.output, key, resume=request.resume, force=request.force) as work:
             try:
@@ -103,13 +105,28 @@ def _found(request: FitRequest, skip: SkipCount) -> list[tuple[str, Input | Unre
     if not request.resume:
         check_present(request.reals, request.inputs)
     found = list(find_each(request.reals, request.inputs, skip))
-    files = sum(isinstance(item, Input) for _, item in found)
+    files = sum(_images_of(item, request.inputs) for _, item in found)
     if not found and not request.resume:
         remedy = "give files or folders of real face images"
         raise nothing_found(f"no image in {', '.join(request.reals)}", skip.rows, remedy)
     if files and not request.resume:
         require_images(request.spec, files)
     return found
+
+
+def _images_of(item: Input | Unreadable, inputs: InputSpec) -> int:
+    """How many images an input gives at most."""
+    if isinstance(item, Unreadable) or inputs.clips is None or not is_clip(item.path, inputs):
+        return int(isinstance(item, Input))
+    return MOST_FRAMES if inputs.clips.every else inputs.clips.frames
+
+
+def _check_views(request: FitRequest) -> None:
+    """Refuse clips for branches that read the calibration's images again, which the frames of a clip are not."""
+    crops = [branch.name for branch in request.spec.branches if branch.view.kind is View.CROPS]
+    if crops and request.inputs.clips is not None:
+        why = f"the branch {crops[0]} cuts native crops, which are drawn from images alone"
+        raise IncompatibleOptions("--frames", "view.kind=crops", why)
 
 
 def _weights(request: FitRequest) -> dict[str, Weights]:
@@ -207,10 +224,10 @@ class _Fit:
         guard = InputGuard([self.request.output, *self.request.reports])
         for item in inputs:
             guard.check(item.path)
-        self.check_room(sum(not isinstance(item, Unreadable) for item in inputs))
+        self.check_room(sum(_images_of(item, self.request.inputs) for item in inputs))
 
-        def counted() -> Iterator[Loaded | Unreadable]:
-            for item in load(inputs, self.load_spec(crops_seed=self.spec.train.seed)):
+        def counted() -> Iterator[Loaded | LoadedClip | Unreadable]:
+            for item in load_with_clips(inputs, self.load_spec(crops_seed=self.spec.train.seed)):
                 self.timer.advance()
                 yield item
 
@@ -240,7 +257,7 @@ class _Fit:
         if not files:
             return
         needed, free = work_bytes(self.spec, files), shutil.disk_usage(self.work.folder).free
-        takes = f"fitting to {files} files takes up to {math.ceil(needed / 2**20)} MiB of disk"
+        takes = f"fitting to {files} images takes up to {math.ceil(needed / 2**20)} MiB of disk"
         if needed > free:
             raise CannotWrite(str(self.work.folder), f"{takes}, but only {free / 2**20:.0f} MiB are free")
         self.timer.note(f"{takes}; {free / 2**20:.0f} MiB are free")
@@ -254,7 +271,8 @@ class _Fit:
                 f"no usable image in {', '.join(self.request.reals)} ({reasons or 'no file'})",
                 "give files or folders of real face images",
             )
-        groups = near_duplicate_groups([entry.near_hash for entry in store.entries])
+        near = near_duplicate_groups([entry.near_hash for entry in store.entries])
+        groups = with_clips_whole(near, [entry.clip for entry in store.entries])
         parts = deal([entry.facts.sha256 for entry in store.entries], groups, self.spec)
         return parts, groups
 

@@ -9,7 +9,8 @@ import signal
 import sys
 import time
 import traceback
-from typing import BinaryIO, Final
+from collections.abc import Callable
+from typing import BinaryIO, Final, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -23,15 +24,23 @@ from muflow_cli.images.prepare import decoded, out_of_memory, with_views
 from muflow_cli.images.protocol import PATIENCE, Answer, Closed, Failure, Request, Size, receive, send
 from muflow_cli.images.thumbnails import thumbnail_mark
 from muflow_cli.images.tiff import open_tiff
+from muflow_cli.run_specs import InputSpec
 
 # Address space beyond what the process has at its start: for the threads and tables of the codecs, and for an image.
 _SPARE: Final = 2**30
 _PER_PIXEL: Final = 24  # bytes; the costliest legitimate image takes 20
 _MAX_REQUEST: Final = 2**40
 
+_Request = TypeVar("_Request")
+
 
 def serve() -> None:
-    """Answer requests until stdin ends."""
+    """Answer requests for images until stdin ends."""
+    serve_requests(Request, _answer)
+
+
+def serve_requests(kind: type[_Request], answer: Callable[[_Request, bytes, BinaryIO, BinaryIO], None]) -> None:
+    """Answer requests of a kind until stdin ends; `answer` is given the raw bytes, stdin and stdout beside each."""
     for number in system.ENDING:
         signal.signal(number, signal.SIG_IGN)  # the owner decides when work ends
     system.leave_no_core()
@@ -39,12 +48,12 @@ def serve() -> None:
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     with contextlib.suppress(Closed, OSError):
         while True:
-            request, data = receive(requests, Request, _MAX_REQUEST)
-            _answer(request, data, requests, answers)
+            request, data = receive(requests, kind, _MAX_REQUEST)
+            answer(request, data, requests, answers)
 
 
 def _answer(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
-    _limit(request, len(data))
+    limit(request.spec.inputs, len(data))
     seconds = math.ceil(PATIENCE * request.spec.inputs.max_seconds) + 5
     with system.ending_with(requests, seconds):
         size = _announced_size(data, request.spec.frame)
@@ -61,10 +70,11 @@ def _answer(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO
     send(answers, answer, *parts)
 
 
-def _limit(request: Request, file_bytes: int) -> None:
+def limit(inputs: InputSpec, file_bytes: int) -> None:
+    """Limit processor time and address space to what an input may take that has so many bytes in memory."""
     # Processor time, so that no verdict depends on what else the machine does.
-    system.limit_time(math.ceil(time.process_time() + request.spec.inputs.max_seconds))
-    system.limit_memory(_SPARE + file_bytes + _PER_PIXEL * request.spec.inputs.max_pixels)
+    system.limit_time(math.ceil(time.process_time() + inputs.max_seconds))
+    system.limit_memory(_SPARE + file_bytes + _PER_PIXEL * inputs.max_pixels)
 
 
 def _announced_size(data: bytes, frame: int) -> Size:

@@ -10,6 +10,7 @@ from muflow_cli.errors import NoSuchInput
 from muflow_cli.files import is_own
 from muflow_cli.images import archives, globs, remote
 from muflow_cli.images.archive_limits import is_archive
+from muflow_cli.images.clips import is_clip
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.frames import MOST_FRAMES, frame_count, frame_path
 from muflow_cli.images.inputs import (
@@ -26,6 +27,7 @@ from muflow_cli.images.kinds import FOLDER, LINK, SPECIAL, kind_of
 from muflow_cli.images.lists import ListedPath
 from muflow_cli.images.read import read_input
 from muflow_cli.images.stdin import StandardInput, inputs_of
+from muflow_cli.images.video import can_read_clips
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.skipped import Skip, Skipped, Why
@@ -186,6 +188,8 @@ class _Finder:
             return True
         head = head_of(path)
         if head is None or has_image_signature(head):
+            return True
+        if self.spec.clips is not None and can_read_clips() and is_clip(path, self.spec):
             return True
         self._skip(path, Why.NOT_AN_IMAGE, kind_of(head))
         return False

@@ -60,9 +60,15 @@ class HashLists:
 
     def __contains__(self, data: bytes) -> bool:
         """Whether the hash of a file with these bytes is on a list; safe to ask from several threads."""
-        digests: dict[str, bytes] = {}
-        for kind in {*self._hashes, *(kind for database in self._databases for kind in database.kinds)}:
-            digests[kind] = hashlib.new(kind, data, usedforsecurity=False).digest()
+        return self.has({kind: hashlib.new(kind, data, usedforsecurity=False).digest() for kind in self.kinds})
+
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of hashes that are on the lists."""
+        return {*self._hashes, *(kind for database in self._databases for kind in database.kinds)}
+
+    def has(self, digests: Mapping[str, bytes]) -> bool:
+        """Whether one of these hashes of a file is on a list; they are of all `kinds`."""
         return any(digests[kind] in listed for kind, listed in self._hashes.items()) or any(
             database.has(digests) for database in self._databases
         )

@@ -18,6 +18,7 @@ from PIL import Image
 
 from muflow_cli.errors import BadSpec
 from muflow_cli.images.budget import Budget
+from muflow_cli.images.clips import ClipSource, LoadedClip, data_source, digests_of, file_source, load_clip
 from muflow_cli.images.container import contained
 from muflow_cli.images.decode import DecodedImage, pixels_of
 from muflow_cli.images.error import ImageError
@@ -29,12 +30,23 @@ from muflow_cli.images.prepare import FaceSearch, Loaded, PrepareSpec, decoded, 
 from muflow_cli.images.read import announced_bytes, read_input
 from muflow_cli.images.thumbnails import thumbnail_mark
 from muflow_cli.images.triage import triage
-from muflow_cli.images.worker import Workers
+from muflow_cli.images.worker import CLIPS, Workers
 from muflow_cli.records import PIXELS, Facts, Mark, NoFace, Unreadable, frame_key
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.specs import ContainerSpec, FaceSpec, View, ViewSpec
 
-__all__ = ["Listed", "LoadSpec", "Loaded", "Seen", "face_search", "from_pixels", "load", "load_unknown", "look_ahead"]
+__all__ = [
+    "Listed",
+    "LoadSpec",
+    "Loaded",
+    "Seen",
+    "face_search",
+    "from_pixels",
+    "load",
+    "load_unknown",
+    "load_with_clips",
+    "look_ahead",
+]
 
 # Bytes of files that are held at a time, and of what they decode to: those of the costliest image, or more with many
 # threads.
@@ -59,7 +71,7 @@ class Listed:
     sha256: str
 
 
-_Result = Loaded | NoFace | Seen | Listed | Unreadable
+_Result = Loaded | LoadedClip | NoFace | Seen | Listed | Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,12 +169,21 @@ def look_ahead(batch_size: int, workers: int) -> int:
 def load(inputs: Iterable[Input | Unreadable], spec: LoadSpec) -> Iterator[Loaded | Unreadable]:
     """Results in the order of the inputs; at most `spec.ahead` inputs are read beyond those handed out.
 
-    An image without a face, where faces are looked for, is a record with the code `no_face`.
+    An image without a face, where faces are looked for, is a record with the code `no_face`. Clips are not among the
+    results, as long as `spec.inputs` does not ask for them.
 
     `inputs` is iterated in the consumer's thread. An exception that it raises is raised here after the results of
     everything before it. Closing the iterator cancels what waits, ends the processes that decode, and returns when the
     images on the threads are done.
     """
+    with closing(load_with_clips(inputs, spec)) as results:
+        yield from (result for result in results if not isinstance(result, LoadedClip))
+
+
+def load_with_clips(
+    inputs: Iterable[Input | Unreadable], spec: LoadSpec
+) -> Generator[Loaded | LoadedClip | Unreadable]:
+    """As `load`, with clips as they are."""
     with closing(load_unknown(inputs, spec, lambda _: False)) as results:
         for result in results:
             if isinstance(result, NoFace):
@@ -193,12 +214,13 @@ def load_unknown(
     try:
         queue.fill()
         while queue.pending:
-            result = queue.pending.popleft().result()
+            result = queue.taken()
             queue.fill()
             yield result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         crew.workers.close()
+        crew.clip_workers.close()
         pool.shutdown(wait=True)
 
 
@@ -210,24 +232,41 @@ class _Crew:
         # Claimed in this order by every thread, so that none waits for another in a circle.
         self._files = Budget(_FILES)
         self._decoded = Budget(max(_DECODED, spec.workers * _DECODED_PER_THREAD))
-        self.workers = Workers(self._decoded)
+        self.workers, self.clip_workers = Workers(self._decoded), Workers(self._decoded, CLIPS)
 
     def result(self, input_: Input | Unreadable) -> _Result:
         """The result for one input; whatever is wrong with it is a record."""
         if isinstance(input_, Unreadable):
             return input_
         try:
-            with self._files.claim(announced_bytes(input_)):
-                data = read_input(input_, self._spec.inputs.max_bytes)
-                sha256 = hashlib.sha256(data).hexdigest()
-                if self._spec.hash_lists is not None and data in self._spec.hash_lists:
-                    return Listed(input_.path, sha256)
-                key = frame_key(sha256, input_.frame)
-                return Seen(input_.path, key) if self._known(key) else self._loaded(input_, data, sha256)
+            clip = file_source(input_, self._spec.inputs)
+            return self._clip(clip) if clip is not None else self._whole(input_)
         except ImageError as error:
             return unreadable(input_.path, error)
         except MemoryError:
             return Unreadable(path=input_.path, code="out_of_memory", message="there is not enough memory to read it")
+
+    def _whole(self, input_: Input) -> _Result:
+        """The result for an input that is held in memory."""
+        with self._files.claim(announced_bytes(input_)):
+            data = read_input(input_, self._spec.inputs.max_bytes)
+            sha256 = hashlib.sha256(data).hexdigest()
+            clip = data_source(input_.path, data, sha256, self._spec.inputs)
+            if clip is not None:
+                return self._clip(clip)
+            if self._spec.hash_lists is not None and data in self._spec.hash_lists:
+                return Listed(input_.path, sha256)
+            key = frame_key(sha256, input_.frame)
+            return Seen(input_.path, key) if self._known(key) else self._loaded(input_, data, sha256)
+
+    def _clip(self, clip: ClipSource) -> LoadedClip | NoFace | Seen | Listed:
+        lists = self._spec.hash_lists
+        if lists is not None and lists.has(digests_of(clip, lists.kinds)):
+            return Listed(clip.path, clip.sha256)
+        if self._known(clip.sha256):
+            return Seen(clip.path, clip.sha256)
+        with self.clip_workers.one() as worker:
+            return load_clip(clip, worker, self._prepare, self._spec.faces)
 
     def _loaded(self, input_: Input, data: bytes, sha256: str) -> Loaded | NoFace | Unreadable:
         path, prepare = input_.path, replace(self._prepare, frame=input_.frame)
@@ -276,7 +315,10 @@ def _ready(path: str, facts: Facts, image: Image.Image, spec: LoadSpec, prepare:
 
 
 class _Queue:
-    """The inputs that were given to the threads: at most `ahead`, and fewer where they bring many bytes along."""
+    """The inputs that were given to the threads: at most `ahead`, and fewer where they hold many bytes.
+
+    Those are bytes that inputs bring along, and the views of clips, which nobody has taken yet.
+    """
 
     def __init__(
         self,
@@ -287,13 +329,13 @@ class _Queue:
     ) -> None:
         self.pending: deque[Future[_Result]] = deque()
         self._pool, self._task, self._inputs, self._ahead = pool, task, iter(inputs), ahead
-        self._carried = 0  # bytes of inputs that no thread has taken yet
+        self._held = 0  # bytes of inputs that no thread has taken yet, and of clips that wait for their turn
         self._lock = threading.Lock()
         self._ended = False
 
     def fill(self) -> None:
         """Draw inputs while there is room."""
-        while not self._ended and len(self.pending) < self._ahead and (self._carried < _FILES or not self.pending):
+        while not self._ended and len(self.pending) < self._ahead and (self._held < _FILES or not self.pending):
             try:
                 input_ = next(self._inputs)
             except StopIteration:
@@ -308,16 +350,27 @@ class _Queue:
 
     def _submit(self, input_: Input | Unreadable) -> None:
         carried = len(input_.content or b"") if isinstance(input_, Input) else 0
-        with self._lock:
-            self._carried += carried
+        self._hold(carried)
         future = self._pool.submit(self._task, input_)
         if carried:
-            future.add_done_callback(lambda _: self._release(carried))
+            future.add_done_callback(lambda _: self._hold(-carried))
+        future.add_done_callback(self._hold_clip)
         self.pending.append(future)
 
-    def _release(self, carried: int) -> None:
+    def taken(self) -> _Result:
+        """The result of the earliest input, as soon as it is there."""
+        result = self.pending.popleft().result()
+        if isinstance(result, LoadedClip):
+            self._hold(-result.held_bytes)
+        return result
+
+    def _hold_clip(self, future: Future[_Result]) -> None:
+        if not future.cancelled() and future.exception() is None and isinstance(result := future.result(), LoadedClip):
+            self._hold(result.held_bytes)
+
+    def _hold(self, amount: int) -> None:
         with self._lock:
-            self._carried -= carried
+            self._held += amount
 
 
 def from_pixels(label: str, pixels: Image.Image | NDArray[np.uint8], spec: LoadSpec) -> Loaded | NoFace:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final, TypeVar
 
 import msgspec
 
+from muflow_cli.clip_records import ClipFacts
 from muflow_cli.images.prepare import PrepareSpec
 from muflow_cli.records import Facts, Mark
 
@@ -72,6 +73,48 @@ class Answer:
     shapes: Mapping[str, tuple[int, ...]]
     thumbnail: int | None = None
     mark: Mark | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipRequest:
+    """A clip of which frames are wanted.
+
+    Attributes:
+        spec: how each frame becomes views, and which frames.
+        sha256: of the file.
+        size: its length in bytes.
+        path: of the file, which the process opens itself; empty where the raw bytes are the file.
+        identity: device, inode, length and time of change in ns of the file that was hashed.
+        whole: give the frames themselves instead of their views.
+    """
+
+    spec: PrepareSpec
+    sha256: str
+    size: int
+    path: bytes = b""
+    identity: tuple[int, int, int, int] = (0, 0, 0, 0)
+    whole: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipAnswer:
+    """A frame, whose raw bytes are as those of an Answer; the last answer has a clip or a failure and no frame.
+
+    Attributes:
+        time: of the frame, seconds.
+        facts: of the file, with the sharpness of the frame.
+        shapes: as in Answer.
+        thumbnail: as in Answer.
+        clip: what the clip is.
+        failure: why there is no clip.
+    """
+
+    time: float = 0.0
+    facts: Facts | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    thumbnail: int | None = None
+    clip: ClipFacts | None = None
+    failure: Failure | None = None
 
 
 class Closed(Exception):

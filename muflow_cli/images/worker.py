@@ -22,13 +22,27 @@ from muflow_cli.images.budget import Budget
 from muflow_cli.images.decode import DecodedImage
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.prepare import Loaded, PrepareSpec
-from muflow_cli.images.protocol import PATIENCE, Answer, Closed, Request, Size, receive, send
+from muflow_cli.images.protocol import (
+    PATIENCE,
+    Answer,
+    ClipAnswer,
+    ClipRequest,
+    Closed,
+    Failure,
+    Request,
+    Size,
+    receive,
+    send,
+)
 from muflow_cli.records import Mark
 
+# What a process decodes, by the module that it runs.
+IMAGES: Final = "decoder"
+CLIPS: Final = "clip_decoder"
 _BYTES_PER_PIXEL: Final = 20  # at the peak, as in triage
 _BYTES_PER_SIDE: Final = 64  # of each pixel of a side: the weights with which it is resized
 # -P: the folder in which muflow is started may hold anybody's files, and none of them is a module of ours.
-_PROGRAM: Final = "import sys; sys.path[:] = {path!r}; from muflow_cli.images.decoder import serve; serve()"
+_PROGRAM: Final = "import sys; sys.path[:] = {path!r}; from muflow_cli.images.{module} import serve; serve()"
 # One thread each: there are as many processes as threads that decode. Each heap of glibc reserves address space.
 _ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
@@ -36,12 +50,13 @@ _ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MAL
 class Worker:
     """A process that decodes one image at a time, started with the first one.
 
-    Attributes:
+    Args:
         budget: shared with all that decodes at the same time: bytes of decoded pixels.
+        module: of this package, whose `serve` the process runs.
     """
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
+    def __init__(self, budget: Budget, module: str = IMAGES) -> None:
+        self.budget, self._module = budget, module
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -67,6 +82,42 @@ class Worker:
         assert answer.facts is not None  # noqa: S101 - as above
         return DecodedImage(answer.facts, Image.fromarray(_array(raw, 0, answer.shapes[""]))), answer.mark
 
+    def clip(self, data: bytes, request: ClipRequest) -> Iterator[tuple[ClipAnswer, bytes]]:
+        """The frames of a clip, one answer each with its raw bytes, and a last answer that says what the clip is.
+
+        Args:
+            data: the file, where the request names none.
+            request: which frames.
+
+        Raises:
+            ImageError: as `video.OpenClip`; changed, too_slow, decoder_crashed.
+        """
+        complete = False
+        seconds = PATIENCE * request.spec.inputs.max_seconds
+        try:
+            requests, answers = self._streams()
+            with self._time_limit(seconds):
+                send(requests, request, data)
+                size, _ = receive(answers, Size, 0)
+            with self.budget.claim(_needed(size, request.spec)):
+                requests.write(b"g")
+                requests.flush()
+                while not complete:
+                    with self._time_limit(seconds):
+                        answer, raw = receive(answers, ClipAnswer, _largest_answer(request.spec))
+                    complete = answer.failure is not None or answer.clip is not None
+                    if answer.failure is not None:
+                        raise _failed(answer.failure, request.sha256, request.size)
+                    if len(raw) != sum(map(prod, answer.shapes.values())) + (answer.thumbnail or 0):
+                        raise Closed
+                    yield answer, raw
+        except (Closed, OSError) as error:
+            complete = True
+            raise self._ended(request.size, request, error) from error
+        finally:
+            if not complete:  # nobody wants the rest, and the process would write on
+                self._ended(request.size, request, None)
+
     def close(self) -> None:
         """End the process, in the middle of an image too; whoever waits for it gets an ImageError."""
         with self._lock:
@@ -79,13 +130,11 @@ class Worker:
         try:
             answer, raw = self._exchange(data, request)
         except (Closed, OSError) as error:
-            raise self._ended(data, request, error) from error
+            raise self._ended(len(data), request, error) from error
         if answer.failure is not None:
-            if answer.failure.code == "bug":
-                raise RuntimeError(f"the decoding process failed\n{answer.failure.message}")
-            raise ImageError(answer.failure.code, answer.failure.message, sha256=request.sha256, size=len(data))
+            raise _failed(answer.failure, request.sha256, len(data))
         if len(raw) != sum(map(prod, answer.shapes.values())) + (answer.thumbnail or 0):
-            raise self._ended(data, request, None)
+            raise self._ended(len(data), request, None)
         return answer, raw
 
     def _exchange(self, data: bytes, request: Request) -> tuple[Answer, bytes]:
@@ -94,9 +143,7 @@ class Worker:
         with self._time_limit(seconds):
             send(requests, request, data)
             size, _ = receive(answers, Size, 0)
-        pixels = min(size.width * size.height, request.spec.inputs.max_pixels)
-        needed = _BYTES_PER_PIXEL * pixels + _BYTES_PER_SIDE * max(size.width, size.height)
-        with self.budget.claim(needed), self._time_limit(seconds):
+        with self.budget.claim(_needed(size, request.spec)), self._time_limit(seconds):
             requests.write(b"g")
             requests.flush()
             return receive(answers, Answer, _largest_answer(request.spec))
@@ -107,7 +154,7 @@ class Worker:
                 raise Closed
             if self._process is None:
                 self._late = False
-                program = _PROGRAM.format(path=[os.path.abspath(entry) for entry in sys.path])
+                program = _PROGRAM.format(module=self._module, path=[os.path.abspath(entry) for entry in sys.path])
                 self._process = subprocess.Popen(  # noqa: S603 - this Python and a text of ours
                     [sys.executable, "-P", "-c", program],
                     stdin=subprocess.PIPE,
@@ -134,7 +181,7 @@ class Worker:
         finally:
             timer.cancel()
 
-    def _ended(self, data: bytes, request: Request, error: BaseException | None) -> ImageError:
+    def _ended(self, size: int, request: Request | ClipRequest, error: BaseException | None) -> ImageError:
         """The error for an image whose process is gone or talks nonsense; the next image gets a new process."""
         with self._lock:
             process, self._process = self._process, None
@@ -150,14 +197,14 @@ class Worker:
             code, message = "too_slow", f"decoding it took longer than the {seconds:g} s allowed; raise --max-seconds"
         else:
             code, message = "decoder_crashed", f"the decoder ended in the middle of it ({_reason(status, error)})"
-        return ImageError(code, message, sha256=request.sha256, size=len(data))
+        return ImageError(code, message, sha256=request.sha256, size=size)
 
 
 class Workers:
     """Workers that are lent to the threads that decode, as many as there are threads at most; idle ones are kept."""
 
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
+    def __init__(self, budget: Budget, module: str = IMAGES) -> None:
+        self._budget, self._module = budget, module
         self._lent: set[Worker] = set()
         self._lock = threading.Lock()
         self._closed = False
@@ -166,7 +213,8 @@ class Workers:
     def one(self) -> Iterator[Worker]:
         """A worker that no other thread uses inside the block."""
         with self._lock:
-            worker = _idle.pop() if _idle else Worker(self._budget)
+            idle = _POOLS[self._module]
+            worker = idle.pop() if idle else Worker(self._budget, self._module)
             worker.budget = self._budget
             self._lent.add(worker)
         if self._closed:
@@ -177,7 +225,7 @@ class Workers:
             with self._lock:
                 self._lent.discard(worker)
                 if not self._closed:
-                    _idle.append(worker)
+                    _POOLS[self._module].append(worker)
 
     def close(self) -> None:
         """End those that are at work."""
@@ -189,16 +237,36 @@ class Workers:
 
 
 _idle: Final[list[Worker]] = []  # of earlier runs in this process too, since a start takes 0.2 s
+_POOLS: Final = {IMAGES: _idle, CLIPS: list[Worker]()}
 
 
 def _end_idle() -> None:
-    while _idle:
-        _idle.pop().close()
+    for pool in _POOLS.values():
+        while pool:
+            pool.pop().close()
+
+
+def _forget_idle() -> None:
+    """A forked process must not share the pipes of its parent's workers."""
+    for pool in _POOLS.values():
+        pool.clear()
 
 
 atexit.register(_end_idle)
-# A forked process must not share the pipes of its parent's workers.
-system.after_fork(_idle.clear)
+system.after_fork(_forget_idle)
+
+
+def _failed(failure: Failure, sha256: str, size: int) -> ImageError:
+    """The error that a process reports; RuntimeError where that is a mistake of ours."""
+    if failure.code == "bug":
+        raise RuntimeError(f"the decoding process failed\n{failure.message}")
+    return ImageError(failure.code, failure.message, sha256=sha256, size=size)
+
+
+def _needed(size: Size, spec: PrepareSpec) -> int:
+    """Bytes that an image of an announced size takes at its peak."""
+    pixels = min(size.width * size.height, spec.inputs.max_pixels)
+    return _BYTES_PER_PIXEL * pixels + _BYTES_PER_SIDE * max(size.width, size.height)
 
 
 def _array(raw: bytes, at: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:

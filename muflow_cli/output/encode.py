@@ -15,7 +15,17 @@ from typing import Any, Final, TypeVar
 from muflow_cli.canonical import canonical_json, from_json
 from muflow_cli.errors import BadReport, BadSpec, NotFinite
 from muflow_cli.output.aliases import ALIASES, aliases_of
-from muflow_cli.records import NO_FACE, Facts, Judgement, NoFace, Result, Scored, Unreadable
+from muflow_cli.records import (
+    NO_FACE,
+    NOT_JUDGED,
+    Facts,
+    Judgement,
+    NoFace,
+    Result,
+    Scored,
+    Unjudged,
+    Unreadable,
+)
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 SCHEMA: Final = "muflow.scan/2"
@@ -28,11 +38,16 @@ _VERDICT: Final = tuple(dict.fromkeys(("p_value", "flagged", "tail", "verdict", 
 # Fields of a scored result, and the stable names that `--fields` chooses from, in the order of every format.
 SCORED_FIELDS: Final[tuple[str, ...]] = (
     *("path", *_FACTS, "score", "column_scores"),
-    *(*_VERDICT, "declared", "duplicate_of", "group", "faces", "faces_left_out"),
+    *(*_VERDICT, "declared", "duplicate_of", "group", "faces", "faces_left_out", "clip"),
 )
 # Those of an image without a face.
 NO_FACE_FIELDS: Final[tuple[str, ...]] = (
     *("path", *_FACTS, "flagged", "verdict", "declared", "duplicate_of", "faces", "faces_left_out"),
+)
+# Those of an input that was scored and not judged.
+UNJUDGED_FIELDS: Final[tuple[str, ...]] = (
+    *("path", *_FACTS, "score", "column_scores", "flagged", "verdict", "calibration"),
+    *("declared", "duplicate_of", "clip"),
 )
 FIELDS: Final[tuple[str, ...]] = (*SCORED_FIELDS, "error")
 
@@ -151,6 +166,9 @@ def result_to_json(result: Result) -> dict[str, Any]:
     if isinstance(result, Unreadable):
         error = {"code": result.code, "message": result.message}
         return {**{name: value[name] for name in ("path", "sha256", "bytes", "declared")}, "error": error}
+    if isinstance(result, Unjudged):
+        own = {**value, **value["facts"], "flagged": False, "verdict": NOT_JUDGED}
+        return {name: own[name] for name in UNJUDGED_FIELDS}
     if isinstance(result, NoFace):
         own = {**value, **value["facts"], "flagged": False, "verdict": NO_FACE, "faces": []}
         return {name: own[name] for name in NO_FACE_FIELDS}
@@ -210,18 +228,22 @@ def result_from_json(value: object) -> Result:
             rest = {name: item for name, item in body.items() if name != "error"}
             result = from_json(Unreadable, {**rest, **body["error"]})
         elif body.get("verdict") == NO_FACE:
-            result = from_json(
-                NoFace, _parts(body, ("path", "declared", "duplicate_of", "faces_left_out"), facts=_FACTS)
-            )
+            result = from_json(NoFace, _parts(body, _own(NoFace), facts=_FACTS))
+        elif body.get("verdict") == NOT_JUDGED:
+            result = from_json(Unjudged, _parts(body, _own(Unjudged), facts=_FACTS))
         else:
-            own = ("path", "score", "column_scores", "declared", "duplicate_of", "group", "faces", "faces_left_out")
-            result = from_json(Scored, _parts(body, own, facts=_FACTS, judgement=_JUDGEMENT))
+            result = from_json(Scored, _parts(body, _own(Scored), facts=_FACTS, judgement=_JUDGEMENT))
         # Not by ==, by which 60 is 60.0 and 0 is False: nothing was written here in two ways.
         if canonical_json(result_to_json(result)) == canonical_json(body):
             return result
     except (TypeError, ValueError, KeyError, NotFinite):
         pass
     raise BadReport(f"the report does not hold a whole result for {body['path']!a}")
+
+
+def _own(kind: type) -> list[str]:
+    """Fields of a result that its JSON object holds under their own names."""
+    return [name for name in _field_names(kind) if name not in ("facts", "judgement")]
 
 
 def _parts(body: Mapping[str, Any], own: Sequence[str], **parts: Sequence[str]) -> dict[str, Any]:

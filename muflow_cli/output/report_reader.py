@@ -25,9 +25,10 @@ from muflow_cli.output.encode import (
     run_to_json,
     summary_from_json,
 )
-from muflow_cli.records import Result, Scored, Unreadable
+from muflow_cli.records import NoFace, Result, Scored, Unjudged, Unreadable
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
+_COUNTED: Final = {Unreadable: "unreadable", Scored: "scored", Unjudged: "unjudged", NoFace: "no_face"}
 _EARLIER: Final = "muflow.scan/1"
 # No line that is written here comes near: a command line has at most 6 MiB, and a name in ASCII six times its bytes.
 _LONGEST_LINE: Final = 64 * 2**20
@@ -216,7 +217,7 @@ class Contents:
     def add(self, result: Result, *, checked: bool = True) -> None:
         """Take in one result, and whether its line matches its check."""
         self.digest.add(result)
-        kind = "unreadable" if isinstance(result, Unreadable) else "scored" if isinstance(result, Scored) else "no_face"
+        kind = next(name for kind, name in _COUNTED.items() if isinstance(result, kind))
         self.counts.update(["inputs", kind, *(["flagged"] if isinstance(result, Scored) and result.flagged else [])])
         if not checked:
             self.unchecked += 1

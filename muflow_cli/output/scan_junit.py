@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, Final
 
 from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.inert import escape
-from muflow_cli.records import NoFace, Origin, Result, Scored, Unreadable, Verdict
+from muflow_cli.records import NoFace, Origin, Result, Scored, Unjudged, Unreadable, Verdict
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 _SUITE: Final = "muflow scan"
@@ -79,9 +79,16 @@ def _outcome(result: Result) -> tuple[str, str, str]:
         return "failures", f"flagged (p = {judgement.p_value:.4g}, {judgement.tail} tail)", "flagged"
     if result.declared.origin is Origin.SYNTHETIC:
         return "failures", "the file says that it is synthetic", "declared"
+    if isinstance(result, Unreadable):
+        return "errors", escape(result.message), result.code
+    return _without_verdict(result)
+
+
+def _without_verdict(result: Scored | Unjudged | NoFace) -> tuple[str, str, str]:
+    """As `_outcome`, for a result that is neither flagged nor an error."""
     match result:
-        case Unreadable():
-            return "errors", escape(result.message), result.code
+        case Unjudged():
+            return "skipped", f"the detector is calibrated on {result.calibration}", "not_judged"
         case NoFace():
             return "skipped", "no face that can be scored", "no_face"
         case Scored(judgement=judgement) if judgement.verdict is Verdict.INCONCLUSIVE:

@@ -13,13 +13,15 @@ import msgspec
 
 from muflow_cli.files import write_whole
 from muflow_cli.output.aliases import ALIASES
-from muflow_cli.output.encode import FIELDS, NO_FACE_FIELDS, SCHEMA, SCORED_FIELDS
-from muflow_cli.records import NO_FACE, NoFace, Scored, Unreadable
+from muflow_cli.output.encode import FIELDS, NO_FACE_FIELDS, SCHEMA, SCORED_FIELDS, UNJUDGED_FIELDS
+from muflow_cli.records import NO_FACE, NOT_JUDGED, NoFace, Scored, Unjudged, Unreadable
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 FOLDER: Final = Path(__file__).parent / "schemas"
 
 Schema = dict[str, Any]
+
+_RESULTS: Final = ("Scored", "Unjudged", "NoFace", "Unreadable")
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _HASH: Final = {"pattern": "^[0-9a-f]{64}$"}
@@ -49,7 +51,7 @@ _RANGES: Final[Mapping[str, Schema]] = {
     **dict.fromkeys(("value", "low", "high", "overlap"), _SHARE),
     "by_group": _SILHOUETTE,
     "real_against_fake": _SILHOUETTE,
-    "seconds": {"minimum": 0},
+    **{name: {"minimum": 0} for name in ("seconds", "time", "first", "last")},
     "images_per_second": {"minimum": 0},
     "sharpness": {"minimum": 0},
     "missing": _SHARE,
@@ -93,7 +95,9 @@ def scan_schema() -> Schema:
         "summary": _ref("Summary"),
     }
     without_face = {"properties": {"verdict": {"const": NO_FACE}}, "required": ["verdict"]}
-    others = {"if": without_face, "then": _ref("NoFace"), "else": _ref("Scored")}
+    not_judged = {"properties": {"verdict": {"const": NOT_JUDGED}}, "required": ["verdict"]}
+    judged = {"if": not_judged, "then": _ref("Unjudged"), "else": _ref("Scored")}
+    others = {"if": without_face, "then": _ref("NoFace"), "else": judged}
     result = {"if": {"required": ["error"]}, "then": _ref("Unreadable"), "else": others}
     return {
         "$schema": _DIALECT,
@@ -123,7 +127,7 @@ def scan_line_schema() -> Schema:
         "summary": _ref("Summary"),
     }
     lines = {"RunLine": _object(run, optional=("fields",)), "SummaryLine": _object(summary)}
-    for name in ("Scored", "NoFace", "Unreadable", "Selected"):
+    for name in (*_RESULTS, "Selected"):
         result = parts.pop(name)
         properties = {"type": {"const": "result"}, **result["properties"]}
         required = ["type", *result["required"]]
@@ -138,26 +142,33 @@ def scan_line_schema() -> Schema:
             "The first line has the type run, the last the type summary, all between the type result. Where the first "
             "line has `fields` (--fields), a result is a SelectedLine."
         ),
-        "oneOf": [_ref(name) for name in ("RunLine", "ScoredLine", "NoFaceLine", "UnreadableLine", "SummaryLine")],
+        "oneOf": [_ref(name) for name in ("RunLine", *(f"{name}Line" for name in _RESULTS), "SummaryLine")],
         "$defs": {**lines, **parts},
     }
 
 
 def _scan_definitions() -> dict[str, Schema]:
-    parts = definitions([Scored, NoFace, Unreadable, RunInfo, DetectorInfo, Summary])
+    parts = definitions([Scored, Unjudged, NoFace, Unreadable, RunInfo, DetectorInfo, Summary])
     scored, unreadable = parts["Scored"]["properties"], parts["Unreadable"]["properties"]
     flagged = {"type": "boolean", "description": "Whether the verdict is `flagged`."}
     facts, without_face = parts.pop("Facts")["properties"], parts["NoFace"]["properties"]
     verdict = {"const": NO_FACE}
     faceless = {**facts, **without_face, "verdict": verdict, "flagged": {"const": False}, "faces": {"maxItems": 0}}
+    kept = parts["Unjudged"]["properties"]
+    unjudged = {**facts, **kept, "verdict": {"const": NOT_JUDGED}, "flagged": {"const": False}}
     judged = {**facts, **scored, **parts.pop("Judgement")["properties"], "flagged": flagged}
     names = (*SCORED_FIELDS, *ALIASES["Scored"])
     error = _object({name: unreadable.pop(name) for name in ("code", "message")})
     selected = {**{name: judged[name] for name in SCORED_FIELDS}, "error": _ref("Error")}
-    selected["verdict"] = {"anyOf": [judged["verdict"], verdict]}
-    described = {name: parts[name]["description"] for name in ("Scored", "NoFace", "Unreadable")}
+    selected["calibration"] = {"anyOf": [judged["calibration"], kept["calibration"]]}
+    selected["verdict"] = {"anyOf": [judged["verdict"], verdict, unjudged["verdict"]]}
+    described = {name: parts[name]["description"] for name in _RESULTS}
     return {
         "Scored": {"description": described["Scored"], **_object({name: judged[name] for name in names})},
+        "Unjudged": {
+            "description": described["Unjudged"],
+            **_object({name: unjudged[name] for name in UNJUDGED_FIELDS}),
+        },
         "NoFace": {"description": described["NoFace"], **_object({name: faceless[name] for name in NO_FACE_FIELDS})},
         "Unreadable": {"description": described["Unreadable"], **_object({**unreadable, "error": _ref("Error")})},
         "Selected": {

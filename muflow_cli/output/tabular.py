@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from typing import IO, Any, BinaryIO, Final, cast
 
 from rich.console import Console
@@ -17,6 +18,8 @@ from muflow_cli.records import Origin, Result, Verdict
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 FACE_COLUMNS: Final = ("face", "left", "top", "right", "bottom", "confidence")
+FRAME_COLUMNS: Final = ("time", "track")
+
 
 _GROUP_COLUMNS: Final = (
     *("name", "images", "flagged", "share_flagged"),
@@ -60,10 +63,19 @@ _WIDTHS: Final = {
     "face_tilt": 9,
     "frame": 5,
     "frames": 6,
+    "clip": 4,
     "error": 40,
 }
 
 _STYLES: Final = {"flagged": "bold red", "inconclusive": "yellow", "unreadable": "magenta"}
+
+
+class Per(StrEnum):
+    """What a row of a CSV is."""
+
+    IMAGE = "image"
+    FACE = "face"
+    FRAME = "frame"
 
 
 def csv_columns(fields: Sequence[str] | None, scores: Sequence[str]) -> tuple[str, ...]:
@@ -104,6 +116,18 @@ def _face_rows(value: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**value, **own, **place, **side, "face": number, "flagged": face["verdict"] == Verdict.FLAGGED}
 
 
+def _frame_rows(value: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A result's object once for each frame of its clip, with that frame's own score and verdict; itself without."""
+    clip = value.get("clip")
+    if clip is None:
+        yield dict(value)
+        return
+    for frame in clip["frames"]:
+        own = {name: item for name, item in frame.items() if name in {*value, *FRAME_COLUMNS}}
+        # A frame of a clip that was judged as a whole has no verdict of its own.
+        yield {**value, **own, "flagged": frame["verdict"] == Verdict.FLAGGED if frame["verdict"] else None}
+
+
 def _csv_cell(value: object) -> object:
     if isinstance(value, str):
         return cell(value)
@@ -114,41 +138,63 @@ def _csv_cell(value: object) -> object:
     return value
 
 
+def _counted(value: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Fields of a result that a table shows by their number, and what they hold."""
+    if "faces" in value:
+        yield "faces", value["faces"]
+    if value.get("clip") is not None:
+        yield "clip", value["clip"]["frames"]
+
+
+_ROWS: Final[Mapping[Per, Callable[[Mapping[str, Any]], Iterable[Mapping[str, Any]]]]] = {
+    Per.IMAGE: lambda value: [value],
+    Per.FACE: _face_rows,
+    Per.FRAME: _frame_rows,
+}
+_MORE_COLUMNS: Final[Mapping[Per, tuple[str, ...]]] = {
+    Per.IMAGE: (),
+    Per.FACE: FACE_COLUMNS,
+    Per.FRAME: FRAME_COLUMNS,
+}
+
+
 class CsvWriter:
     """RFC 4180, UTF-8, lines ending in CR LF, a header row; numbers in full precision, an empty cell for null.
 
     Text cells are made inert and stay recoverable (`output.inert.cell`). No cell holds JSON: each score has a column of
-    its own, marks are told in words, names are separated by semicolons, and `faces` is their number.
+    its own, marks are told in words, names are separated by semicolons, `faces` is their number, and `clip` that of the
+    frames.
 
     Args:
         stream: of the file.
         fields: to write, in this order; None = all.
-        per_face: one row for each face instead of one for each image, with the columns FACE_COLUMNS at the end.
+        per: one row for each image; for each face, with the columns FACE_COLUMNS at the end; or for each frame of a
+            clip, with FRAME_COLUMNS.
         mark: begin with a byte order mark, by which a spreadsheet knows UTF-8.
     """
 
     def __init__(
-        self, stream: BinaryIO, fields: tuple[str, ...] | None, *, per_face: bool = False, mark: bool = False
+        self, stream: BinaryIO, fields: tuple[str, ...] | None, *, per: Per = Per.IMAGE, mark: bool = False
     ) -> None:
         check_fields(fields)
-        self._stream, self._fields, self._per_face, self._mark = stream, fields, per_face, mark
+        self._stream, self._fields, self._per, self._mark = stream, fields, per, mark
         self._scores: list[str] = []
         self._columns: tuple[str, ...] = ()
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:  # noqa: ARG002 - a CSV has rows only
         """Write the header row."""
         self._scores = [_score_column(name) for name in detector.columns]
-        self._columns = csv_columns(self._fields, detector.columns) + (FACE_COLUMNS if self._per_face else ())
+        self._columns = csv_columns(self._fields, detector.columns) + _MORE_COLUMNS[self._per]
         self._stream.write(codecs.BOM_UTF8 if self._mark else b"")
         write_row(self._stream, self._columns)
 
     def write(self, result: Result) -> None:
-        """Write one row, or one for each face."""
+        """Write one row, or one for each face or frame."""
         value = result_to_json(result)
         parts = {f"{name}_{key}": value[name][key] for name in CSV_PARTS if name in value for key in CSV_PARTS[name]}
         parts["declared_marks"] = _marks_text(parts["declared_marks"])
-        count = {"faces": len(value["faces"])} if "faces" in value else {}
-        for row in _face_rows(value) if self._per_face else [value]:
+        count = {name: len(frames) for name, frames in _counted(value)}
+        for row in _ROWS[self._per](value):
             scores = dict(zip(self._scores, row.get("column_scores", ()), strict=False))
             cells = {**row, **parts, **count, **scores}
             write_row(self._stream, [_csv_cell(cells.get(column)) for column in self._columns])
@@ -233,7 +279,7 @@ class TableWriter:
     def write(self, result: Result) -> None:
         """Write one line; after the path stands why an input could not be read, or what is wrong with an image."""
         value = result_to_json(result)
-        value |= {"faces": len(value["faces"])} if "faces" in value else {}
+        value |= {name: len(parts) for name, parts in _counted(value)}
         error = value.get("error")
         shown = select({"verdict": "unreadable", **value} if error else value, self._fields)
         cells = [_show(name, item) for name, item in shown.items()]

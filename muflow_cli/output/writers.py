@@ -15,12 +15,14 @@ from muflow_cli.output.documents import JsonlWriter, JsonWriter
 from muflow_cli.output.sarif import SarifWriter
 from muflow_cli.output.scan_junit import JunitWriter
 from muflow_cli.output.suffixes import longest_match
-from muflow_cli.output.tabular import CsvWriter, GroupsWriter, TableWriter
+from muflow_cli.output.tabular import CsvWriter, GroupsWriter, Per, TableWriter
 from muflow_cli.records import Result
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 if TYPE_CHECKING:
     from muflow_cli.output.report_writer import Exhibits
+
+__all__ = ["WRITERS", "Format", "OutputFormat", "Per", "Printed", "Writer", "WriterContext", "format_of"]
 
 
 class OutputFormat(StrEnum):
@@ -34,13 +36,6 @@ class OutputFormat(StrEnum):
     SARIF = "sarif"
     JUNIT = "junit"
     HTML = "html"
-
-
-class Per(StrEnum):
-    """What a row of a CSV is."""
-
-    IMAGE = "image"
-    FACE = "face"
 
 
 class Printed(StrEnum):
@@ -69,7 +64,7 @@ class WriterContext:
 
     Attributes:
         fields: the `--fields` selection; None = all.
-        per_face: one row of a CSV for each face instead of each image.
+        per: what a row of a CSV is.
         csv_mark: a CSV begins with a byte order mark.
         q_values: whether the verdicts are by q-values, which a table then shows.
         calibration_scores: of the calibration reals, nats per dimension; for the HTML page.
@@ -80,7 +75,7 @@ class WriterContext:
     """
 
     fields: tuple[str, ...] | None = None
-    per_face: bool = False
+    per: Per = Per.IMAGE
     csv_mark: bool = False
     q_values: bool = False
     calibration_scores: Sequence[float] = ()
@@ -127,9 +122,7 @@ WRITERS: Final[Mapping[OutputFormat, Format]] = {
     ),
     OutputFormat.CSV: Format(
         suffixes=(".csv",),
-        make=lambda stream, context: CsvWriter(
-            stream, context.fields, per_face=context.per_face, mark=context.csv_mark
-        ),
+        make=lambda stream, context: CsvWriter(stream, context.fields, per=context.per, mark=context.csv_mark),
     ),
     OutputFormat.GROUPS: Format(
         suffixes=(".groups.csv",), make=lambda stream, context: GroupsWriter(stream, mark=context.csv_mark)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from muflow_cli.errors import BadReport
 from muflow_cli.output.report_reader import Report, read_report
-from muflow_cli.records import NO_FACE, NoFace, Origin, Result, Unreadable
+from muflow_cli.records import NO_FACE, NOT_JUDGED, NoFace, Origin, Result, Unjudged, Unreadable
 
 
 class Change(StrEnum):
@@ -65,6 +65,8 @@ def entry_of(result: Result) -> Entry:
         return Entry(result.path, result.sha256, f"error ({result.code})", origin, None)
     if isinstance(result, NoFace):
         return Entry(result.path, result.facts.sha256, NO_FACE, origin, None)
+    if isinstance(result, Unjudged):
+        return Entry(result.path, result.facts.sha256, NOT_JUDGED, origin, None)
     judgement = result.judgement
     return Entry(result.path, result.facts.sha256, judgement.verdict.value, origin, judgement.p_value)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from muflow_cli.detector import Detector
 from muflow_cli.images.hash_lists import HashLists
-from muflow_cli.output.writers import Printed
+from muflow_cli.output.writers import Per, Printed
 from muflow_cli.run_specs import Atypical, Custody, InputSpec, Runtime
 from muflow_cli.scan.outputs import Destination
 from muflow_cli.scan.selection import Selection
@@ -29,7 +29,7 @@ class Job:
         runtime: device, precision, batch size, workers.
         atypical: what becomes of images outside the calibration's ranges.
         fields: only these fields of each result, in this order; None = all.
-        per_face: a CSV has one row for each face, not for each image.
+        per: what a row of a CSV is; by `frame` a detector that was calibrated on stills also judges frames as stills.
         printed: rows that an HTML page prints.
         csv_mark: a CSV begins with a byte order mark.
         comparison: what all images say together.
@@ -50,7 +50,7 @@ class Job:
     runtime: Runtime = field(default_factory=Runtime)
     atypical: Atypical = Atypical.INCONCLUSIVE
     fields: tuple[str, ...] | None = None
-    per_face: bool = False
+    per: Per = Per.IMAGE
     printed: Printed = Printed.ALL
     csv_mark: bool = False
     comparison: Comparison = field(default_factory=Comparison)

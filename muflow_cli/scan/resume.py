@@ -14,13 +14,13 @@ from muflow_cli.files import replacing
 from muflow_cli.output.digests import sealed
 from muflow_cli.output.encode import checked_line, line_key, mismatch_note, run_line, summary_line
 from muflow_cli.output.report_reader import Head, UnusableReport, read_good_results, read_head, read_results
-from muflow_cli.records import Result, Scored
+from muflow_cli.records import Result, Scored, Unjudged
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 
 def resumable(
     path: Path, run: RunInfo, detector: DetectorInfo, note: Callable[[str], None] = lambda _: None
-) -> dict[str, Scored]:
+) -> dict[str, Scored | Unjudged]:
     """Scored results by content hash that a resumed run need not compute again; empty without a report.
 
     Args:
@@ -61,7 +61,7 @@ def written_before(path: Path, outputs: Sequence[Path]) -> list[Path]:
     return [output for output in outputs if any(word == str(output) or word.endswith(f"={output}") for word in words)]
 
 
-def _set_aside(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Scored]:
+def _set_aside(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Scored | Unjudged]:
     """Results that a resumed run had put aside before it was killed."""
     prior = prior_path(path)
     try:
@@ -101,10 +101,10 @@ def _rule(detector: DetectorInfo) -> tuple[object, ...]:
     return detector.rule, detector.alpha, detector.tail, detector.columns, detector.calibration_images
 
 
-def _scored_by_content(path: Path, key: bytes) -> tuple[dict[str, Scored], int]:
+def _scored_by_content(path: Path, key: bytes) -> tuple[dict[str, Scored | Unjudged], int]:
     """Scored results by content hash, and the number of results whose check does not match."""
     results, bad = read_good_results(path, key)
-    return {result.facts.key: result for result in results if isinstance(result, Scored)}, bad
+    return {result.facts.key: result for result in results if isinstance(result, Scored | Unjudged)}, bad
 
 
 class ResumedWriter:
@@ -126,7 +126,7 @@ class ResumedWriter:
         self._stream, self._path = stream, path
         self._old: Iterator[tuple[int, Result]] | None = None
         self._end, self._key = 0, b""
-        self._earlier: Callable[[], dict[str, Scored]] = dict
+        self._earlier: Callable[[], dict[str, Scored | Unjudged]] = dict
 
     def begin(self, run: RunInfo, detector: DetectorInfo) -> None:
         """Keep the old head if it is complete."""

@@ -20,8 +20,8 @@ from muflow_cli.images.inputs import Input
 from muflow_cli.images.stdin import is_stdin
 from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.encode import line_key
-from muflow_cli.output.writers import WRITERS, WriterContext
-from muflow_cli.records import Result, Scored, Unreadable
+from muflow_cli.output.writers import WRITERS, Per, WriterContext
+from muflow_cli.records import Result, Scored, Unjudged, Unreadable
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 from muflow_cli.scan.comparison import Compared, check_comparison, compare, group_name
 from muflow_cli.scan.copies import FlaggedCopies, open_copies
@@ -85,8 +85,8 @@ def run(
     exhibits = _exhibits(job)
     placement = place(job.runtime)
     check_comparison(job.comparison, job.detector.calibration, placement)
-    options = deciding(job.inputs) | {"atypical": job.atypical.value} | job.comparison.options
-    options |= job.own_options | computing(placement)
+    options = deciding(job.inputs) | {"atypical": job.atypical.value, "per_frame": job.per is Per.FRAME}
+    options |= job.comparison.options | job.own_options | computing(placement)
     _check_agreement(job, placement, heard)
     head = begin_run(str(placement.device), placement.precision, job.argv, options)
     head = replace(head, case=job.custody.case, examiner=job.custody.examiner)
@@ -122,6 +122,7 @@ def _request(job: Job, exhibits: Exhibits | None) -> ScanRequest:
         inputs=job.inputs,
         atypical=job.atypical,
         hash_lists=job.hash_lists,
+        per_frame=job.per is Per.FRAME,
     )
     if exhibits is None:
         return request
@@ -156,7 +157,7 @@ def _context(job: Job, exhibits: Exhibits | None) -> WriterContext:
     calibration = job.detector.calibration
     return WriterContext(
         fields=job.fields,
-        per_face=job.per_face,
+        per=job.per,
         csv_mark=job.csv_mark,
         q_values=job.comparison.fdr is not None,
         calibration_scores=calibration.mean_scores.tolist(),
@@ -186,9 +187,11 @@ def _evidence(job: Job, head: RunInfo, info: DetectorInfo) -> Iterator[Evidence 
         yield evidence
 
 
-def _comparable(earlier: Mapping[str, Scored], evidence: Evidence, note: Callable[[str], None]) -> dict[str, Scored]:
+def _comparable(
+    earlier: Mapping[str, Scored | Unjudged], evidence: Evidence, note: Callable[[str], None]
+) -> dict[str, Scored | Unjudged]:
     """Results of an earlier run whose images can be compared; the others are scored again."""
-    known = {digest: result for digest, result in earlier.items() if digest in evidence}
+    known = {digest: own for digest, own in earlier.items() if digest in evidence or isinstance(own, Unjudged)}
     again = len(earlier) - len(known)
     if again:
         images = "1 image is" if again == 1 else f"{again} images are"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from muflow_cli.records import NO_FACE, NoFace, Origin, Result, Unreadable, Verdict
+from muflow_cli.records import NO_FACE, NOT_JUDGED, NoFace, Origin, Result, Unjudged, Unreadable, Verdict
 
 
 class Kind(StrEnum):
@@ -17,6 +17,7 @@ class Kind(StrEnum):
     FLAGGED = Verdict.FLAGGED.value
     INCONCLUSIVE = Verdict.INCONCLUSIVE.value
     NOT_FLAGGED = Verdict.NOT_FLAGGED.value
+    NOT_JUDGED = NOT_JUDGED
     NO_FACE = NO_FACE
     DECLARED = "declared"
     ERROR = "error"
@@ -74,6 +75,8 @@ def kinds_of(result: Result) -> frozenset[Kind]:
     """The kinds of one result; `declared` is a file that says that it is synthetic."""
     if isinstance(result, Unreadable):
         own = Kind.ERROR
+    elif isinstance(result, Unjudged):
+        own = Kind.NOT_JUDGED
     else:
         own = Kind.NO_FACE if isinstance(result, NoFace) else Kind(result.judgement.verdict.value)
     return frozenset({own, Kind.DECLARED} if result.declared.origin is Origin.SYNTHETIC else {own})
@@ -81,7 +84,7 @@ def kinds_of(result: Result) -> frozenset[Kind]:
 
 def _p_value(result: Result) -> float:
     """The p-value by which a run decides."""
-    if isinstance(result, Unreadable | NoFace):
+    if isinstance(result, Unreadable | NoFace | Unjudged):
         return math.inf
     judgement = result.judgement
     given = (judgement.adaptive_p_value, judgement.weighted_p_value, judgement.p_value)

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from muflow_cli.records import NoFace, Origin, Result, Unreadable, Verdict
+from muflow_cli.records import NoFace, Origin, Result, Unjudged, Unreadable, Verdict
 from muflow_cli.run_records import Summary
 
 
@@ -15,7 +15,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.scored = self.flagged = self.duplicates = self.inconclusive = self.damaged = self.faces = self.no_face = 0
-        self.atypical = self.frames_left_out = 0
+        self.atypical = self.frames_left_out = self.clips = self.unjudged = 0
         self.codes: Counter[str] = Counter()
         self.tails: Counter[str] = Counter()
         self.origins: Counter[str] = Counter()
@@ -30,7 +30,7 @@ class Tally:
     @property
     def inputs(self) -> int:
         """Number of results."""
-        return self.scored + self.no_face + self.unreadable
+        return self.scored + self.unjudged + self.no_face + self.unreadable
 
     def add(self, result: Result) -> None:
         """Count one result."""
@@ -45,6 +45,10 @@ class Tally:
         self.damaged += result.facts.damaged
         if isinstance(result, NoFace):
             self.no_face += 1
+            return
+        self.clips += result.clip is not None
+        if isinstance(result, Unjudged):
+            self.unjudged += 1
             return
         self.scored += 1
         self.faces += len(result.faces)
@@ -65,13 +69,15 @@ class Tally:
             unreadable=self.unreadable,
             duplicates=self.duplicates,
             seconds=round(seconds, 3),
-            images_per_second=round(self.scored / seconds, 3) if seconds > 0 else 0.0,
+            images_per_second=round((self.scored + self.unjudged) / seconds, 3) if seconds > 0 else 0.0,
             inconclusive=self.inconclusive,
             atypical=self.atypical,
             damaged=self.damaged,
             faces=self.faces,
             no_face=self.no_face,
             frames_left_out=max(0, self.frames_left_out),
+            clips=self.clips,
+            unjudged=self.unjudged,
             unreadable_by_code=dict(sorted(self.codes.items())),
             flagged_by_tail=dict(sorted(self.tails.items())),
             declared_by_origin=dict(sorted(self.origins.items())),

@@ -12,19 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muflow_cli.calibration.judge import Judge
+from muflow_cli.clip_results import ScoredClip
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, score_stream
+from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.hash_lists import HashLists
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Listed, Loaded, Seen, load_unknown
-from muflow_cli.records import NoFace, Result, Scored, Unreadable
+from muflow_cli.records import NoFace, Result, Scored, Unjudged, Unreadable
 from muflow_cli.run_specs import Atypical, InputSpec, OnNoFace, Runtime
 from muflow_cli.scan.evidence import Evidence
 from muflow_cli.specs import View
-from muflow_cli.units import Item, ScoredImage, by_image, judged_again, scored_result, units_of
+from muflow_cli.units import Item, ScoredImage, by_image, judged_again, units_of
 
-_Item = Loaded | NoFace | Seen | Listed | Unreadable
+_Item = Loaded | LoadedClip | NoFace | Seen | Listed | Unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +41,7 @@ class ScanRequest:
         thumbnail: longer side in pixels of the thumbnails of images for a gallery; 0 = none.
         face_thumbnail: the same of their faces.
         hash_lists: files whose hash is on one of them are counted, not scored; None = no lists.
+        per_frame: judge each frame of a clip as a still, where the detector was calibrated on stills.
     """
 
     detector: Detector
@@ -48,6 +51,7 @@ class ScanRequest:
     thumbnail: int = 0
     face_thumbnail: int = 0
     hash_lists: HashLists | None = None
+    per_frame: bool = False
 
 
 class Gallery(Protocol):
@@ -96,7 +100,7 @@ class Scan:
         self,
         request: ScanRequest,
         *,
-        earlier: Mapping[str, Scored] | None = None,
+        earlier: Mapping[str, Scored | Unjudged] | None = None,
         stop: Callable[[], bool] = lambda: False,
         gallery: Gallery | None = None,
         evidence: Evidence | None = None,
@@ -106,7 +110,7 @@ class Scan:
         self._scorer = request.detector.scorer(self.placement)
         self._judge = Judge(request.detector.calibration, request.atypical)
         self._earlier = dict(earlier or {})
-        self._first: dict[str, Scored | NoFace] = {}  # the first result of each content in this run
+        self._first: dict[str, Scored | Unjudged | NoFace] = {}  # the first result of each content in this run
         self._begun: set[str] = set()  # contents that are being scored
         self.interrupted = False
         self.taken_over = self.no_face_skipped = self.listed = 0
@@ -152,9 +156,9 @@ class Scan:
                 return
             if isinstance(item, Listed):
                 self.listed += 1
-            elif isinstance(item, Loaded | NoFace) and self._is_known(item.facts.key):
+            elif isinstance(item, Loaded | LoadedClip | NoFace) and self._is_known(item.facts.key):
                 yield Seen(item.path, item.facts.key)
-            elif isinstance(item, Loaded):
+            elif isinstance(item, Loaded | LoadedClip):
                 self._begun.add(item.facts.key)
                 yield from units_of(item)
             else:
@@ -165,18 +169,31 @@ class Scan:
                 self.interrupted = True
                 return
 
-    def _result(self, item: ScoredImage | NoFace | Seen | Unreadable) -> Result:
-        if isinstance(item, Unreadable):
-            return item
+    def _result(self, item: ScoredImage | ScoredClip | NoFace | Seen | Unreadable) -> Result:
         if isinstance(item, Seen):
             return self._repeated(item)
-        digest = item.facts.key if isinstance(item, NoFace) else item.image.facts.key
-        result = item if isinstance(item, NoFace) else scored_result(item, self._judge)
-        self._first[digest] = result
-        self._begun.discard(digest)
-        if isinstance(item, ScoredImage) and isinstance(result, Scored):
+        result = self._request.detector.result(item, self._judge, per_frame=self._request.per_frame)
+        if isinstance(result, Unreadable):
+            return result
+        self._first[result.facts.key] = result
+        self._begun.discard(result.facts.key)
+        if isinstance(result, Scored) and isinstance(item, ScoredImage):
             self._show(item, result)
+        elif isinstance(result, Scored) and isinstance(item, ScoredClip):
+            self._show_clip(item, result)
         return result
+
+    def _show_clip(self, scored: ScoredClip, result: Scored) -> None:
+        """Give evidence and gallery what they keep of a clip: its features, and its worst frame."""
+        assert result.clip is not None  # noqa: S101 - it is the result of a clip
+        frames = scored.clip.frames
+        worst = next(frame for frame in frames if frame.time == result.clip.worst[0])
+        if self._evidence is not None:
+            from muflow_cli.images.near import near_hash  # as below
+
+            self._evidence.add(result.facts.sha256, near_hash(frames[len(frames) // 2].views), scored.features)
+        if self._gallery is not None and self._gallery.wants(result):
+            self._gallery.add(result, worst.thumbnail, None, ())
 
     def _show(self, scored: ScoredImage, result: Scored) -> None:
         """Give evidence and gallery what they keep of an image."""
@@ -195,8 +212,11 @@ class Scan:
         """The result of content that was seen before, in this run or in an earlier one."""
         first = self._first.get(item.key)
         if first is None:  # scored by an earlier run, perhaps under another name
-            earlier = judged_again(self._earlier.pop(item.key), self._judge)
-            first = replace(earlier, path=item.path, duplicate_of=None, group=None)
+            earlier = self._earlier.pop(item.key)
+            if isinstance(earlier, Unjudged):
+                first = replace(earlier, path=item.path, duplicate_of=None)
+            else:
+                first = replace(judged_again(earlier, self._judge), path=item.path, duplicate_of=None, group=None)
             self._first[item.key] = first
             self.taken_over += 1
         return first if first.path == item.path else replace(first, path=item.path, duplicate_of=first.path)
