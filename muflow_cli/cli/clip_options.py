@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muflow_cli.errors import IncompatibleOptions
+from muflow_cli.output.writers import Per
 from muflow_cli.run_specs import MOST_FRAMES, ClipSpec, InputSpec
 
 if TYPE_CHECKING:
+    from muflow_cli.calibration.calibration import Calibration
     from muflow_cli.calibration.clips import Sampling
 
 _DEFAULTS = ClipSpec()
@@ -39,7 +41,23 @@ MaxClipBytes = Annotated[
     int,
     typer.Option("--max-clip-bytes", min=1, help="Report larger videos as errors, unread.", hidden=True),
 ]
+PerOption = Annotated[
+    Per,
+    typer.Option(
+        "--per",
+        help="Rows of a CSV: one for each image, face or frame; with frame, frames of videos are judged as images.",
+        rich_help_panel="Results",
+        hidden=True,
+    ),
+]
 MAX_CLIP_BYTES = _DEFAULTS.max_bytes
+
+
+def reading(
+    inputs: InputSpec, frames: int | None, every: float | None, animations: bool, max_bytes: int, own: Calibration
+) -> InputSpec:
+    """Inputs with clips among them, by the options and the calibration of the detector; raises as `clip_spec`."""
+    return replace(inputs, clips=clip_spec(frames, every, animations, max_bytes, own.clips))
 
 
 def clip_spec(

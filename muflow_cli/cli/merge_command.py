@@ -62,5 +62,6 @@ def merge_command(
     if merged.missing:
         console.print(f"shards that are missing: {', '.join(map(str, merged.missing))}")
     atypical = Atypical(str((merged.head.options or {}).get("atypical", Atypical.INCONCLUSIVE.value)))
-    for line in summary_lines(summary, merged.reports[0].detector.alpha, atypical):
+    detector = merged.reports[0].detector
+    for line in summary_lines(summary, detector.alpha, atypical, detector.calibrated_on):
         console.print(line)

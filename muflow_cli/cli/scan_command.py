@@ -108,15 +108,7 @@ def scan_command(
     every: clip_options.Every = None,
     animations: clip_options.Animations = False,
     max_clip_bytes: clip_options.MaxClipBytes = clip_options.MAX_CLIP_BYTES,
-    per: Annotated[
-        Per,
-        typer.Option(
-            "--per",
-            help="Rows of a CSV: one for each image, face or frame; with frame, frames of videos are judged as stills.",
-            rich_help_panel=_RESULTS,
-            hidden=True,
-        ),
-    ] = Per.IMAGE,
+    per: clip_options.PerOption = Per.IMAGE,
     case: report_options.Case = None,
     examiner: report_options.Examiner = None,
     print_: report_options.PrintOption = Printed.ALL,
@@ -244,10 +236,8 @@ def scan_command(
 
     A detector of faces (muflow fit --faces) has options of its own: --max-faces N, --on-no-face whole or skip, --per
     face for a CSV with one row for each face, --face-model FILE.
-
-    Videos are read with muflow-cli[video]: --frames N or --every SECONDS says which frames are looked at. A detector
-    that was calibrated on images gives the frames scores, and with --per frame it judges each as an image; one that was
-    calibrated on videos (muflow calibrate) judges a video as a whole.
+    Videos need muflow-cli[video]: --frames N or --every SECONDS says which frames are looked at; a detector that is not
+    calibrated on videos gives them scores alone, or with --per frame a verdict for each as an image.
 
     --reweight flags by p-values that count a calibration image the more, the more it is like these images in format,
     size, quality and sharpness. It helps where the batch is another mix of such files; a batch full of synthetic images
@@ -338,9 +328,8 @@ def scan_command(
         arguments=arguments,
         destinations=outputs.destinations(resumed),
         inputs=replace(
-            inputs,
+            clip_options.reading(inputs, frames, every, animations, max_clip_bytes, loaded.calibration),
             c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust),
-            clips=clip_options.clip_spec(frames, every, animations, max_clip_bytes, loaded.calibration.clips),
         ),
         runtime=options.runtime(device, precision, workers, batch_size, backend),
         strict=strict,
@@ -400,8 +389,7 @@ def _run(job: Job, signing: Signing, told: Told, failing: frozenset[FailOn], *, 
         with ScanProgress(told.console, listing, beside=beside, verbose=told.verbose) as progress, Stop() as stop:
             summary = run(job, progress, stop, told.skip)
             stopped = stop()
-    calibration = job.detector.calibration
-    for line in summary_lines(summary, calibration.rule.alpha, job.atypical, calibration.calibrated_on):
+    for line in summary_lines(summary, job.detector.calibration.rule.alpha, job.atypical, job.calibrated_on):
         told.console.print(line)
     if stopped:
         goes_on = job.comparison.any and job.kept_report is not None

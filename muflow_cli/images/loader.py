@@ -169,8 +169,7 @@ def look_ahead(batch_size: int, workers: int) -> int:
 def load(inputs: Iterable[Input | Unreadable], spec: LoadSpec) -> Iterator[Loaded | Unreadable]:
     """Results in the order of the inputs; at most `spec.ahead` inputs are read beyond those handed out.
 
-    An image without a face, where faces are looked for, is a record with the code `no_face`. Clips are not among the
-    results, as long as `spec.inputs` does not ask for them.
+    An image without a face, where faces are looked for, is a record with the code `no_face`. Clips are left out.
 
     `inputs` is iterated in the consumer's thread. An exception that it raises is raised here after the results of
     everything before it. Closing the iterator cancels what waits, ends the processes that decode, and returns when the
@@ -315,10 +314,7 @@ def _ready(path: str, facts: Facts, image: Image.Image, spec: LoadSpec, prepare:
 
 
 class _Queue:
-    """The inputs that were given to the threads: at most `ahead`, and fewer where they hold many bytes.
-
-    Those are bytes that inputs bring along, and the views of clips, which nobody has taken yet.
-    """
+    """The inputs that were given to the threads: at most `ahead`, and fewer where they, or clips, hold many bytes."""
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from pathlib import Path
 from muflow_cli.detector import Detector
 from muflow_cli.images.hash_lists import HashLists
 from muflow_cli.output.writers import Per, Printed
+from muflow_cli.records import CalibratedOn
 from muflow_cli.run_specs import Atypical, Custody, InputSpec, Runtime
 from muflow_cli.scan.outputs import Destination
 from muflow_cli.scan.selection import Selection
@@ -61,6 +62,11 @@ class Job:
     copy_flagged: Path | None = None
     argv: tuple[str, ...] = ()
     strict: bool = False
+
+    @property
+    def calibrated_on(self) -> CalibratedOn:
+        """What the detector was calibrated on."""
+        return self.detector.calibration.calibrated_on
 
     @property
     def resumed(self) -> Path | None:
