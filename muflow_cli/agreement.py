@@ -105,7 +105,8 @@ def agreement(detector: Detector, placement: Placement, *, always: bool = False)
     if stored.by == now and not always:
         return Agreement(stored.by, now, 0.0)
     gaps = np.abs(computed(detector.scorer(placement), detector.views).probes - stored.probes)
-    spread = detector.calibration.scores.std(axis=0)
+    # Of a calibration on videos, the first columns are means over frames, which spread no more than frames do.
+    spread = detector.calibration.scores[:, : gaps.shape[1]].std(axis=0)
     # With a single image, or with equal ones, nothing is known of the spread: then only equal scores agree.
     in_spreads = np.divide(gaps, spread, out=np.where(gaps > 1e-6, np.inf, 0.0), where=spread > 0)
     return Agreement(stored.by, now, float(in_spreads.max()))

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from muflow_cli.calibration.clips import Sampling
+from muflow_cli.calibration.clips import Sampling, frame_columns
 from muflow_cli.calibration.computed import Computed, ComputedBy, check_computed
 from muflow_cli.calibration.features import Features
 from muflow_cli.calibration.pvalues import Scores, mean_scores
@@ -84,7 +84,7 @@ class Calibration:
             raise TooFewScores("calibration", 0, 1)
         if not np.isfinite(scores).all():
             raise BadCalibration("holds scores that are NaN or infinite")
-        check_computed(self.computed, count)
+        check_computed(self.computed, count if self.clips is None else frame_columns(count))
         rows = _first_rows_by_hash(self.facts)
         facts = tuple(self.facts[row] for row in rows)
         digest = source_digest([image.sha256 for image in facts])
@@ -258,7 +258,11 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]], images: int, columns: int,
         **{name: real for name in _FACE if name in arrays},
         **({"near_hash": (np.dtype(np.uint8), (images, 8))} if "near_hash" in arrays else {}),
         **({"features": (np.dtype(np.float16), (images, features))} if "features" in arrays else {}),
-        **({"probes": (np.dtype(np.float64), (len(arrays["probes"]), columns))} if "probes" in arrays else {}),
+        **(
+            {"probes": (np.dtype(np.float64), (len(arrays["probes"]), arrays["probes"].shape[-1]))}
+            if "probes" in arrays
+            else {}
+        ),
     }
     if {name: (array.dtype, array.shape) for name, array in arrays.items()} != layout:
         raise BadCalibration("holds arrays of other names, types or shapes than muflow writes")

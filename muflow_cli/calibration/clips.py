@@ -32,6 +32,11 @@ def clip_columns(columns: Sequence[str]) -> tuple[str, ...]:
     return (*(f"{name} mean" for name in columns), *(f"{name} q{100 * UPPER:.0f}" for name in columns))
 
 
+def frame_columns(columns: int) -> int:
+    """How many columns the frames of clips have whose rows have so many."""
+    return columns // 2
+
+
 def aggregated(frames: Scores) -> Scores:
     """(2 S,) the mean and the upper quantile of each column over T frames.
 
