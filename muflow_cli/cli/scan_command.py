@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from muflow_cli.claims import check_outputs, claimed
-from muflow_cli.cli import clip_options, options, report_options, scan_results
+from muflow_cli.cli import clip_options, options, report_options, scan_options, scan_results
 from muflow_cli.cli.interruption import INTERRUPTED, Stop
 from muflow_cli.cli.progress import ScanProgress, stderr_console
 from muflow_cli.cli.scan_inputs import STDIN, absent_arguments, reading_stdin, scan_arguments
@@ -38,63 +38,27 @@ _RUN: Final = "Run"
 
 
 def scan_command(
-    paths: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PATH...", help="Images, folders, globs, archives or URLs; - is stdin."),
-    ] = None,
-    detector: Annotated[
-        Path | None, typer.Option("--detector", metavar="FILE", help="Detector to scan with.", envvar="MUFLOW_DETECTOR")
-    ] = None,
-    output: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            help="Write FILE by its suffix: .jsonl, .json, .csv, .groups.csv, .sarif, .xml (JUnit), .html, .txt "
-            "(repeatable).",
-            rich_help_panel=_RESULTS,
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write JSON to stdout; the same as --format json.", rich_help_panel=_RESULTS)
-    ] = False,
-    format_: Annotated[
-        OutputFormat | None,
-        typer.Option(
-            "--format",
-            help="Format on stdout; by default a table on a terminal and JSON lines in a pipe.",
-            rich_help_panel=_RESULTS,
-        ),
-    ] = None,
+    paths: scan_options.Paths = None,
+    detector: scan_options.Detector = None,
+    output: scan_options.Output = None,
+    as_json: scan_options.AsJson = False,
+    format_: scan_options.Format = None,
     json_output: Annotated[Path | None, typer.Option("--json-output", hidden=True)] = None,
     jsonl_output: Annotated[Path | None, typer.Option("--jsonl-output", hidden=True)] = None,
     csv_output: Annotated[Path | None, typer.Option("--csv-output", hidden=True)] = None,
     sarif_output: Annotated[Path | None, typer.Option("--sarif-output", hidden=True)] = None,
     report: Annotated[Path | None, typer.Option("--report", hidden=True)] = None,
-    fields: Annotated[
-        str | None,
-        typer.Option(
-            "--fields", metavar="A,B,...", help="Write only these fields, in this order.", rich_help_panel=_RESULTS
-        ),
-    ] = None,
+    fields: scan_options.Fields = None,
     only: scan_results.Only = None,
     sort: scan_results.Sort = None,
     copy_flagged: scan_results.CopyFlagged = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace existing output files.", rich_help_panel=_RESULTS)
-    ] = False,
-    files_from: Annotated[
-        Path | None,
-        typer.Option("--files-from", metavar="FILE", help="Read paths from FILE, one per line; - is stdin."),
-    ] = None,
-    null: Annotated[bool, typer.Option("-0", "--null", help="Paths in --files-from end with NUL.")] = False,
+    force: scan_options.Force = False,
+    files_from: scan_options.FilesFrom = None,
+    null: scan_options.Null = False,
     exclude: options.Exclude = None,
     known: scan_results.Known = None,
     hidden: options.Hidden = False,
-    follow_links: Annotated[
-        bool, typer.Option("--follow-links", help="Follow symbolic links inside folders.", hidden=True)
-    ] = False,
+    follow_links: scan_options.FollowLinks = False,
     max_bytes: options.MaxBytes = options.MAX_BYTES,
     max_pixels: options.MaxPixels = options.MAX_PIXELS,
     damaged: options.DamagedOption = Damaged.REFUSE,
@@ -113,115 +77,30 @@ def scan_command(
     examiner: report_options.Examiner = None,
     print_: report_options.PrintOption = Printed.ALL,
     csv_bom: scan_results.CsvBom = False,
-    fdr: Annotated[
-        float | None,
-        typer.Option(
-            "--fdr",
-            metavar="RATE",
-            help="Flag by Benjamini-Hochberg q-values over this run at this false discovery rate, not by alpha.",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
-    adaptive: Annotated[
-        bool,
-        typer.Option(
-            "--adaptive",
-            help="With --fdr, learn what sets these images apart from the calibration's real ones, and flag by that.",
-            rich_help_panel=_RUN,
-        ),
-    ] = False,
-    groups: Annotated[
-        bool,
-        typer.Option(
-            "--groups",
-            help="Also compare each folder or archive (--group-by COLUMN: group of a CSV list) with the calibration.",
-            rich_help_panel=_RUN,
-        ),
-    ] = False,
-    reweight: Annotated[
-        bool,
-        typer.Option(
-            "--reweight",
-            help="Flag by p-values that count a calibration image the more, the more it is like these as a file.",
-            rich_help_panel=_RUN,
-            hidden=True,
-        ),
-    ] = False,
-    group_by: Annotated[
-        str | None,
-        typer.Option(
-            "--group-by",
-            metavar="COLUMN",
-            help="As --groups, with the groups in this column of --files-from, a CSV file that has a column path.",
-            rich_help_panel=_RUN,
-            hidden=True,
-        ),
-    ] = None,
+    fdr: scan_options.Fdr = None,
+    adaptive: scan_options.Adaptive = False,
+    groups: scan_options.Groups = False,
+    reweight: scan_options.Reweight = False,
+    group_by: scan_options.GroupBy = None,
     shard: scan_results.ShardOption = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Continue -o FILE.jsonl and score only what it does not contain.", rich_help_panel=_RUN
-        ),
-    ] = False,
-    verify: Annotated[
-        Path | None,
-        typer.Option(
-            "--verify",
-            metavar="REPORT",
-            help="Scan nothing; hash the files of a JSON or JSON-lines report again and list the differences.",
-            rich_help_panel=_RUN,
-        ),
-    ] = None,
+    resume: scan_options.Resume = False,
+    verify: scan_options.Verify = None,
     workers: options.Workers = 0,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=0, help="Views per batch; 0 = chosen for the device.", hidden=True)
-    ] = 0,
+    batch_size: scan_options.BatchSize = 0,
     device: options.Device = "auto",
     precision: options.PrecisionOption = Precision.AUTO,
     backend: options.BackendOption = Backend.TORCH,
     strict: options.Strict = False,
-    fail_on: Annotated[
-        str,
-        typer.Option(
-            "--fail-on",
-            metavar="A,B,...",
-            help="Exit with 1 on flagged images, on images declared synthetic, on errors.",
-            rich_help_panel=_RUN,
-        ),
-    ] = "flagged,declared",
-    c2pa_trust: Annotated[
-        Path | None,
-        typer.Option(
-            "--c2pa-trust",
-            metavar="FILE",
-            help="Certificates (PEM) that may vouch for the signer of content credentials.",
-            rich_help_panel=_RUN,
-            hidden=True,
-        ),
-    ] = None,
-    sign: Annotated[
-        Path | None,
-        typer.Option(
-            "--sign", metavar="KEY", help="Sign each output file with this key of ssh-keygen, in FILE.sig.", hidden=True
-        ),
-    ] = None,
-    signers: Annotated[
-        Path | None,
-        typer.Option(
-            "--signers", metavar="FILE", help="With --verify, whose signature counts (allowed_signers).", hidden=True
-        ),
-    ] = None,
-    exit_zero: Annotated[
-        bool, typer.Option("--exit-zero", help="Exit with 0 even if images were flagged or unreadable.", hidden=True)
-    ] = False,
+    fail_on: scan_options.FailOn = "flagged,declared",
+    c2pa_trust: scan_options.C2paTrust = None,
+    sign: scan_options.Sign = None,
+    signers: scan_options.Signers = None,
+    exit_zero: scan_options.ExitZero = False,
     all_frames: options.AllFrames = False,
     list_skipped: options.ListSkipped = False,
     _log_file: options.LogFile = None,
     quiet: options.Quiet = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also name each unreadable input on stderr.", hidden=True)
-    ] = False,
+    verbose: scan_options.Verbose = False,
 ) -> None:
     """Score images and flag those that are unlike the real faces the detector was fitted to.
 
