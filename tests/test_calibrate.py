@@ -125,7 +125,7 @@ def test_unreadable_images_alone_are_an_error(tiny_bundle, broken, tmp_path):
 
 
 def test_a_place_that_is_not_there_is_named(tiny_bundle, tmp_path):
-    with pytest.raises(NothingToDo, match=r"absent.*1 not found"):
+    with pytest.raises(NoSuchInput, match="absent' does not exist"):
         run(tiny_bundle, tmp_path / "out", tmp_path / "absent")
 
 

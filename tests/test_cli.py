@@ -54,12 +54,12 @@ def test_a_scan_has_at_most_22_visible_options() -> None:
             {"json_output", "jsonl_output", "csv_output", "sarif_output", "report", "verbose"}
             | {"batch_size", "c2pa_trust", "exit_zero", "group_by", "reweight", "sign", "signers"}
             | {"only", "sort", "copy_flagged", "known", "shard", "csv_bom"}
-            | {"max_faces", "on_no_face", "face_model", "follow_links", "per"}
-            | {"case", "examiner", "print_"}
+            | {"case", "examiner", "print_", "all_frames", "list_skipped", "_log_file"}
+            | {"animations", "every", "frames", "max_clip_bytes"}
             | {"max_faces", "on_no_face", "face_model", "follow_links", "per", "backend", "strict"}
             | SELDOM,
         ),
-        ("fit", {"mean_size", "means", "face_detector", "face_model"} | SELDOM),
+        ("fit", {"mean_size", "means", "face_detector", "face_model", "_log_file", "every", "frames"} | SELDOM),
     ],
 )
 def test_older_spellings_and_rare_options_are_hidden(name: str, hidden: set[str]) -> None:
@@ -126,7 +126,8 @@ def test_help_loads_no_library_that_computes() -> None:
             ["fit", "r", "-o", "d", "--branch", "a=resnet18", "--encoder-weights", "c=w.pth"],
             "--encoder-weights is c=w.pth: use the name of a branch, a",
         ),
-        (["scan", "x", "--detector", "none"], "none is not a file: check the name of the detector"),
+        (["scan", "x", "--detector", "none"], "'x' does not exist: check the spelling and the folder"),
+        (["scan", ".", "--detector", "none"], "none is not a file: check the name of the detector"),
         (
             ["scan", "x", "--adaptive"],
             "--adaptive needs --fdr RATE, because it flags at a false discovery rate",

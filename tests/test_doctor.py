@@ -51,11 +51,11 @@ def test_a_working_installation_has_no_problem_and_names_its_detector(muflow: Mu
         "HEIC",
         "video",
         "timm",
+        "onnxruntime",
         "cache",
     }
-    assert found.keys() - {"CUDA"} == needed | {
-        "detector"
-    }  # CUDA: only where torch was built for GPUs and there is none
+    # CUDA: only where torch was built for GPUs and there is none
+    assert found.keys() - {"CUDA"} == needed | {"detector"}
     detector = load(tiny_bundle)
     for fact in (str(tiny_bundle), detector.fingerprint, "resnet18", f"{len(detector.calibration)} real images"):
         assert fact in found["detector"]["found"]

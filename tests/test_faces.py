@@ -200,7 +200,7 @@ def test_the_command_reports_every_input_and_draws_a_sheet(tmp_path):
     (face,) = lines["eileen_collins.jpg"]["faces"]
     assert face["side"] == pytest.approx(92, abs=5)
     assert len(face["landmarks"]) == 5
-    assert "3 with one face" in done.stderr
+    assert "2 with one face" in done.stderr
     assert "1 unreadable" in done.stderr
     with Image.open(sheet) as drawn:
         colours = {colour for _, colour in drawn.getcolors(2**24)}

@@ -384,9 +384,9 @@ def test_two_branches_interrupted_anywhere_and_resumed_end_in_the_same_bundle(
 
 
 def test_weights_for_a_branch_that_does_not_exist_are_refused_before_anything_is_read(
-    tiny_weights: Path, tiny_spec: DetectorSpec, tmp_path: Path
+    reals: Path, tiny_weights: Path, tiny_spec: DetectorSpec, tmp_path: Path
 ) -> None:
-    request = FitRequest(reals=("nowhere",), output=tmp_path / "d", spec=tiny_spec, weights={"other": tiny_weights})
+    request = FitRequest(reals=(str(reals),), output=tmp_path / "d", spec=tiny_spec, weights={"other": tiny_weights})
     with pytest.raises(BadSpec, match=r"other=.*: use the name of a branch, main"):
         fit(request)
     assert left(tmp_path) == []

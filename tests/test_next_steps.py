@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.main import get_command
 
 from muflow_cli.bench.datasets import data_arguments, read_datasets
 from muflow_cli.bench.gates import read_baseline
 from muflow_cli.calibration.rules import RULES, rule_class
+from muflow_cli.cli.app import app
+from muflow_cli.cli.config import with_config
 from muflow_cli.cli.fit_command import _outputs
 from muflow_cli.cli.scan_outputs import choose_outputs
-from muflow_cli.default_detector import BadConfig, configured_detector
+from muflow_cli.default_detector import BadConfig
 from muflow_cli.errors import BadData, BadSpec, NoSuchInput, NothingToDo, TooFewImages, TooFewScores
 from muflow_cli.fit.split import images_needed, require_images
 from muflow_cli.fit.workflow import FitRequest, fit
@@ -66,7 +69,7 @@ def test_a_fit_looks_at_its_folders_before_it_looks_for_weights(tmp_path: Path, 
     def refused(*_: object) -> None:
         raise AssertionError("weights were looked for")
 
-    monkeypatch.setattr(sys.modules[FitRequest.__module__], "find_weights", refused)
+    monkeypatch.setattr(sys.modules[fit.__module__], "find_weights", refused)
     output = tmp_path / "out.safetensors"
     with pytest.raises(NoSuchInput, match="'nothere' does not exist"):
         fit(FitRequest(reals=("nothere",), output=output))
@@ -96,11 +99,11 @@ def test_a_page_is_not_called_a_pdf():
 def test_an_unknown_setting_is_refused_by_name_with_the_nearest_known_one(tmp_path):
     path = tmp_path / "config.toml"
     path.write_text('Detecter = "a"\n')
-    with pytest.raises(BadConfig, match="has 'Detecter', which is no setting; do you mean detector\\?"):
-        configured_detector(path)
+    with pytest.raises(BadConfig, match="has 'Detecter', which is unknown: did you mean detector"):
+        with_config(["scan"], get_command(app).commands, path)
     path.write_text('detector = "a"\n[zzz]\n')
-    with pytest.raises(BadConfig, match="has 'zzz', which is no setting:"):
-        configured_detector(path)
+    with pytest.raises(BadConfig, match="has 'zzz', which is unknown:"):
+        with_config(["scan"], get_command(app).commands, path)
 
 
 @given(names=st.lists(st.text("abc/.", min_size=1), max_size=30), pad=st.integers(0, 70_000))
@@ -117,7 +120,7 @@ def test_a_return_inside_a_name_stays_where_lines_end_with_line_feeds():
 
 def test_fields_may_be_chosen_by_the_columns_of_a_csv():
     assert fields_of("path,declared_origin,declared_marks,error_code") == ("path", "declared", "error")
-    assert fields_of(",".join(csv_columns(None))) == FIELDS
+    assert fields_of(",".join(csv_columns(None, ["main/layer1", "main/layer2"]))) == FIELDS
     with pytest.raises(BadSpec, match="each field once"):
         fields_of("path,path")
 

@@ -113,7 +113,7 @@ def test_nothing_but_a_log_is_appended_to(tiny_bundle, reals, tmp_path):
     assert b"it is not a log of muflow): choose another name for --log-file" in done.stderr
     assert image.read_bytes() == before
     log = tmp_path / "a.jsonl"
-    done = run("scan", image, "--detector", tiny_bundle, "--log-file", log, "-o", log)
+    done = run("scan", image, "--detector", tiny_bundle, "--log-file", log, "-o", log, "--force")
     assert done.returncode == 2
     assert b"it is the log file of this run" in done.stderr
 

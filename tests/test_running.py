@@ -55,17 +55,18 @@ def test_a_fault_at_any_stage_is_one_sentence_and_status_2_and_leaves_nothing(
     command: str,
     stage: str,
     tiny_bundle: Path,
-    tiny_weights: Path,
     faces: Path,
+    request: pytest.FixtureRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    reals, tiny_weights = map(request.getfixturevalue, ("reals", "tiny_weights"))
     words = {
         "scan": ["scan", faces, "--detector", tiny_bundle, "-o", tmp_path / "a.json"],
         "calibrate": ["calibrate", tiny_bundle, faces, "-o", tmp_path / "a.safetensors", "--alpha", "0.2"],
         "bench": ["bench", tiny_bundle, "--real", faces, "--fake", faces, "-o", tmp_path / "a.json"],
-        "fit": fit_arguments(faces, tiny_weights, tmp_path / "a.safetensors"),
+        "fit": fit_arguments(reals, tiny_weights, tmp_path / "a.safetensors"),
     }[command]
 
     def broken(*_: object, **__: object) -> None:

@@ -169,9 +169,14 @@ def test_scoring_leaves_the_branch_as_it_is(detector: Detector) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
 
 
+def placed_branch(scorer: Scorer) -> Branch:
+    """The branch as it is on the device."""
+    return scorer._computes["main"].branch
+
+
 def test_on_a_processor_the_flow_and_projection_have_no_second_copy(detector: Detector) -> None:
     branch = detector.branches["main"]
-    placed = detector.scorer(place(cpu())).branches["main"]
+    placed = placed_branch(detector.scorer(place(cpu())))
     for own, head in zip(branch.layer_heads(), placed.layer_heads(), strict=True):
         for part in ("flow", "projection"):
             tensors = dict(getattr(head, part).named_buffers())
@@ -257,7 +262,7 @@ def test_a_unit_scores_the_same_alone_and_in_a_stream(detector: Detector) -> Non
 def test_maps_come_from_the_pass_that_scores(detector: Detector) -> None:
     scorer = detector.scorer(place(cpu(batch_size=4)))
     calls: list[int] = []
-    scorer.branches["main"].encoder.register_forward_hook(lambda *_: calls.append(1))
+    placed_branch(scorer).encoder.register_forward_hook(lambda *_: calls.append(1))
     with_maps = list(score_stream(units(12), scorer, Extras(maps=True)))
     counted = len(calls)
     without = list(score_stream(units(12), scorer))
@@ -332,7 +337,7 @@ def test_a_device_without_room_scores_in_halves_and_is_not_asked_for_too_much_ag
     faces = images(64)
     whole = scores(detector.scorer(placement), faces)
     scorer = detector.scorer(placement)
-    branch = scorer.branches["main"]
+    branch = placed_branch(scorer)
     roomy = branch.maps
     refused: list[int] = []
 

@@ -58,7 +58,7 @@ def absent_arguments(paths: Sequence[str], spec: InputSpec, *, listed: bool) -> 
     """
     from muflow_cli.images.find import missing
 
-    absent = missing(paths, spec)
+    absent = missing([path for path in paths if path != STDIN], spec)
     if absent and len(absent) == len(paths) and not listed:
         raise NoSuchInput(absent)
     return absent
