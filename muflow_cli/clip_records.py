@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from muflow_cli.verdicts import Side, Verdict
+
+# Of a clip, how many of its worst frames are named.
+MOST_SHOWN: Final = 5
 
 
 class CalibratedOn(StrEnum):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.clips import aggregated
 from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.pvalues import Scores, over_tests
-from muflow_cli.clip_records import CalibratedOn, Clip, FrameScore, JudgedBy, Track
+from muflow_cli.clip_records import MOST_SHOWN, CalibratedOn, Clip, FrameScore, JudgedBy, Track
 from muflow_cli.engine.scoring import ScoredUnit
 from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.tracks import LoadedFrame
@@ -22,8 +21,6 @@ from muflow_cli.records import Facts, Judgement, Scored, Unjudged
 from muflow_cli.run_specs import ClipSpec, InputSpec
 from muflow_cli.specs import Tail
 from muflow_cli.verdicts import Verdict
-
-_WORST: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,15 +211,29 @@ def _clip(scored: ScoredClip, calibration: Calibration) -> Clip:
         )
         for frame, own in zip(scored.clip.frames, columns, strict=True)
     )
+    worst = tuple(frames[index].time for index in worst_frames(frames, calibration))
+    return Clip(facts=scored.clip.clip, frames=frames, worst=worst, tracks=tuple(_tracks(scored)))
+
+
+def worst_frames(frames: Sequence[FrameScore], calibration: Calibration) -> list[int]:
+    """Positions of the frames that are the most unlike the reals, the worst first: one of each time, at most five.
+
+    Args:
+        frames: of one clip, at least one.
+        calibration: from whose median score they are far, on the side or sides that its rule flags.
+    """
     # Of a calibration on clips, the first half of the columns are means over frames.
-    middle = float(np.median(calibration.scores[:, : columns.shape[1]].mean(axis=1)))
+    middle = float(np.median(calibration.scores[:, : len(frames[0].column_scores)].mean(axis=1)))
     both = calibration.rule.tail is Tail.BOTH
 
-    def unlikeness(frame: FrameScore) -> float:
-        return abs(frame.score - middle) if both else frame.score - middle
+    def likeness(index: int) -> tuple[float, float]:
+        above = frames[index].score - middle
+        return -abs(above) if both else -above, frames[index].time
 
-    worst = dict.fromkeys(frame.time for frame in sorted(frames, key=lambda frame: (-unlikeness(frame), frame.time)))
-    return Clip(facts=scored.clip.clip, frames=frames, worst=tuple(worst)[:_WORST], tracks=tuple(_tracks(scored)))
+    of_time: dict[float, int] = {}
+    for index in sorted(range(len(frames)), key=likeness):
+        of_time.setdefault(frames[index].time, index)
+    return list(of_time.values())[:MOST_SHOWN]
 
 
 def reading_clips(inputs: InputSpec, calibration: Calibration) -> InputSpec:

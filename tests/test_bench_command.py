@@ -29,7 +29,7 @@ from muflow_cli.cli.app import app
 from muflow_cli.cli.bench_command import OverlapWord
 from muflow_cli.images.find import find
 from muflow_cli.progress import NoProgress
-from muflow_cli.records import Scored
+from muflow_cli.records import Scored, Unjudged
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.scan.workflow import Scan, ScanRequest
 
@@ -162,10 +162,16 @@ class Collector:
     def __init__(self) -> None:
         self.maps: dict[str, np.ndarray] = {}
 
-    def wants(self, result: Scored) -> bool:  # noqa: ARG002 - the scan's protocol
+    def wants(self, result: Scored | Unjudged) -> bool:  # noqa: ARG002 - the scan's protocol
         return True
 
-    def add(self, result: Scored, thumbnail: bytes | None, heatmap: np.ndarray | None, faces: object) -> None:  # noqa: ARG002
+    def add(
+        self,
+        result: Scored | Unjudged,
+        thumbnail: bytes | None,  # noqa: ARG002 - as above
+        heatmap: np.ndarray | None,
+        parts: object,  # noqa: ARG002 - as above
+    ) -> None:
         assert heatmap is not None
         self.maps[result.path] = heatmap
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from output_samples import GROUPS, HOSTILE_NAMES, SUMMARY, grouped, report_data, row, scored
+from output_samples import GROUPS, HOSTILE_NAMES, SUMMARY, grouped, report_data, row, scored, thumbnail
 
+from muflow_cli.clip_records import Clip, ClipFacts, FrameScore, JudgedBy
 from muflow_cli.output.histogram import BINS
 from muflow_cli.output.inert import escape
-from muflow_cli.output.report import render_report
+from muflow_cli.output.report import Exhibit, render_report
 from muflow_cli.records import Scored
 
 pytestmark = pytest.mark.browser
@@ -418,3 +419,43 @@ def test_notes_outlive_the_page_belong_to_its_report_and_are_exported_as_inert_c
     page.get(other.as_uri())
     assert not find(page, "#notes-export").is_enabled()
     page.execute_script("localStorage.clear()")
+
+
+def filmed(name: str, judged_by: JudgedBy | None) -> Scored:
+    """A video of three frames, of which two are worth showing."""
+    frames = tuple(
+        FrameScore(time=time, sharpness=None, score=score, column_scores=(score, score))
+        for time, score in ((0.5, 1.0), (61.0, 3.0), (90.0, -1.0))
+    )
+    clip = Clip(facts=ClipFacts(container="mov", seconds=100.0), frames=frames, worst=(61.0, 0.5), judged_by=judged_by)
+    return scored(name, number=len(name), clip=clip)
+
+
+def test_a_video_shows_its_worst_frames_and_the_curve_of_its_scores(browser: Any, tmp_path: Path) -> None:
+    videos = [filmed("judged.mp4", JudgedBy.CLIP), filmed("by frame.mp4", JudgedBy.FRAME)]
+    parts = [Exhibit(thumbnail(), None), Exhibit(thumbnail() + b"2", None)]
+    exhibits = {index: Exhibit(thumbnail(), None, parts, is_clip=True) for index in range(2)}
+    path = tmp_path / "videos.html"
+    path.write_text(render_report(report_data(0, results=videos, exhibits=exhibits)), encoding="utf-8")
+    for width in (1300, 390):
+        resize(browser, width)
+        browser.get("about:blank")
+        browser.get(f"{path.as_uri()}#image-1")
+        assert texts(browser, ".film span:first-of-type") == ["1:01.0", "0.50 s"]
+        page, dialog = "document.documentElement", "document.getElementById('exhibit')"
+        for one in (page, dialog):
+            assert browser.execute_script(f"return {one}.scrollWidth <= {one}.clientWidth")
+    label = find(browser, ".curve").get_attribute("aria-label")
+    assert label == "Scores of 3 sampled frames from −1.000 to 3.000, over 1:40.0"
+    assert len(browser.find_elements("css selector", ".curve .limit")) == 2
+    assert "below −0.990 or above 0.990 is flagged" in texts(browser, ".over-time figcaption")[0]
+    # The second picture is chosen with the keyboard.
+    browser.execute_script("document.querySelectorAll('.film button')[1].focus()")
+    press(browser, "\ue007")
+    pressed = [button.get_attribute("aria-pressed") for button in browser.find_elements("css selector", ".film button")]
+    assert pressed == ["false", "true"]
+    assert find(browser, "#exhibit-image").get_attribute("alt") == "Frame of judged.mp4 at 0.50 s"
+    press(browser, "\ue014")
+    assert texts(browser, "#exhibit-title") == ["by frame.mp4"]
+    assert browser.find_elements("css selector", ".curve .limit") == []
+    assert browser.get_log("browser") == []

@@ -20,7 +20,7 @@ from muflow_cli.images.find import find
 from muflow_cli.images.inputs import Input
 from muflow_cli.output.report_writer import Exhibits
 from muflow_cli.output.writers import OutputFormat
-from muflow_cli.records import Facts, Judgement, Result, Scored, Side, Unreadable, Verdict
+from muflow_cli.records import Facts, Judgement, Result, Scored, Side, Unjudged, Unreadable, Verdict
 from muflow_cli.run_specs import InputSpec, Precision, Runtime
 from muflow_cli.scan.fdr import photographs, with_q_values
 from muflow_cli.scan.job import Job
@@ -142,20 +142,20 @@ def test_the_heaviest_column_of_a_combining_rule_reaches_the_result(request_: Sc
 
 
 def test_a_gallery_gets_thumbnails_and_heat_maps_of_what_it_wants(request_: ScanRequest, photos: Path) -> None:
-    shown: list[tuple[Scored, bytes | None, NDArray[np.float32] | None]] = []
+    shown: list[tuple[Scored | Unjudged, bytes | None, NDArray[np.float32] | None]] = []
 
     class Wanting:
-        def wants(self, result: Scored) -> bool:
+        def wants(self, result: Scored | Unjudged) -> bool:
             return result.path.endswith("3.jpg")
 
         def add(
             self,
-            result: Scored,
+            result: Scored | Unjudged,
             thumbnail: bytes | None,
             heatmap: NDArray[np.float32] | None,
-            faces: Sequence[object],
+            parts: Sequence[object],
         ) -> None:
-            assert not faces
+            assert not parts
             shown.append((result, thumbnail, heatmap))
 
     results = list(Scan(replace(request_, thumbnail=32), gallery=Wanting()).results(sources(photos)))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import io
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +21,8 @@ from conftest import FP32, write_faces
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from output_samples import DETECTOR, FINISHED, RUN, SUMMARY, write_all
+from output_samples import DETECTOR, FINISHED, RUN, SUMMARY, scored, write_all
+from PIL import Image
 
 from muflow_cli.bundle import load, save
 from muflow_cli.calibrate.workflow import CalibrateRequest, calibrate
@@ -26,7 +30,7 @@ from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.clips import Sampling, aggregated, clip_columns
 from muflow_cli.calibration.judge import Judge
 from muflow_cli.cli.clip_options import clip_spec
-from muflow_cli.clip_records import CalibratedOn, ClipFacts, JudgedBy
+from muflow_cli.clip_records import CalibratedOn, Clip, ClipFacts, JudgedBy
 from muflow_cli.clip_results import FrameUnit, ScoredClip, clip_result, clip_row
 from muflow_cli.detector import Detector
 from muflow_cli.engine.scoring import ScoredUnit
@@ -37,10 +41,13 @@ from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.find import find
 from muflow_cli.images.tracks import LoadedFrame
 from muflow_cli.output.encode import result_from_json, result_to_json
+from muflow_cli.output.report import ReportData, render_report
+from muflow_cli.output.report_writer import Exhibits
 from muflow_cli.output.tabular import CsvWriter, Per
 from muflow_cli.output.writers import OutputFormat
 from muflow_cli.records import Face, Facts, Result, Scored, Unjudged, Unreadable, Verdict
 from muflow_cli.run_specs import Atypical, ClipSpec, InputSpec
+from muflow_cli.scan.tally import Tally
 from muflow_cli.scan.workflow import Scan, ScanRequest
 from muflow_cli.specs import DetectorSpec, RuleSpec
 
@@ -78,6 +85,31 @@ def on_clips(tiny_bundle: Path, real_clips: Path, tmp_path_factory: pytest.TempP
     assert summary.calibrated_on is CalibratedOn.CLIPS
     assert summary.description.images == CLIPS
     return output
+
+
+def page_rows(detector: Detector, clips: Path, page: Path, *, per_frame: bool = False) -> list[dict[str, Any]]:
+    """Rows of the page of a scan, which is written to `page`."""
+    gallery = Exhibits()
+    request = ScanRequest(
+        detector=detector, runtime=FP32, inputs=WANTED, atypical=Atypical.REPORT, per_frame=per_frame, thumbnail=128
+    )
+    results = list(Scan(request, gallery=gallery).results(find([str(clips)], WANTED)))
+    tally = Tally()
+    for result in results:
+        tally.add(result)
+    data = ReportData(
+        run=FINISHED,
+        detector=replace(DETECTOR, calibrated_on=detector.calibration.calibrated_on),
+        summary=tally.summary(),
+        results=results,
+        calibration_scores=detector.calibration.mean_scores.tolist(),
+        exhibits=gallery.of(results),
+        thresholds=Judge(detector.calibration).thresholds(),
+    )
+    page.write_text(render_report(data), encoding="utf-8")
+    (embedded,) = re.findall('<script type="application/json" id="data">(.*?)</script>', page.read_text())
+    rows: list[dict[str, Any]] = json.loads(embedded)["rows"]
+    return rows
 
 
 def scan(detector: Detector, *paths: Path, per_frame: bool = False, inputs: InputSpec = WANTED) -> list[Result]:
@@ -222,6 +254,55 @@ def test_every_format_takes_clips(format_: OutputFormat, tiny_bundle: Path, othe
     if format_ in (OutputFormat.TABLE, OutputFormat.CSV, OutputFormat.JSON, OutputFormat.JSONL, OutputFormat.HTML):
         assert b"not_judged" in text
         assert b"a.mp4" in text
+
+
+def test_the_page_shows_the_worst_frames_of_videos_judged_or_not(
+    tiny_bundle: Path, on_clips: Path, others: Path, tmp_path: Path
+) -> None:
+    for name, bundle, per_frame in (
+        ("stills", tiny_bundle, False),
+        ("frames", tiny_bundle, True),
+        ("clips", on_clips, False),
+    ):
+        rows = page_rows(load(bundle), others, tmp_path / f"{name}.html", per_frame=per_frame)
+        first, second, copy = (row["clip"] for row in rows)
+        results = scan(load(bundle), others, per_frame=per_frame)
+        for shown, result in zip((first, second), results, strict=False):
+            assert isinstance(result, Scored | Unjudged)
+            assert result.clip is not None
+            assert [frame["time"] for frame in shown["worst"]] == list(result.clip.worst)
+            assert all(frame["thumbnail"].startswith("data:image/jpeg;base64,") for frame in shown["worst"])
+            assert [frame[:3] for frame in shown["frames"]] == [[f.time, f.score, f.track] for f in result.clip.frames]
+        # Each has the picture of its own frame: those of the second differ in brightness alone.
+        levels = [
+            level_of(frame["thumbnail"]) for frame in sorted(second["worst"], key=lambda frame: float(frame["time"]))
+        ]
+        assert levels == sorted(levels)
+        assert levels[0] < levels[-1]
+        assert rows[0]["thumbnail"] == first["worst"][0]["thumbnail"]
+        assert not any("thumbnail" in frame for frame in copy["worst"])  # it names the video that it repeats
+        page = (tmp_path / f"{name}.html").read_text()
+        assert ('value="not_judged"' in page) == (name == "stills")
+        assert "No image could be scored" not in page
+
+
+def level_of(address: str) -> float:
+    """Mean grey level of an image in a data address."""
+    with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
+        return float(np.asarray(image.convert("L")).mean())
+
+
+def test_the_frames_of_a_clip_count_as_so_many_images_of_a_page() -> None:
+    clip = Clip(facts=ClipFacts(container="mov", seconds=1.0), frames=(), worst=(0.0, 1.0, 2.0))
+    gallery = Exhibits(shown=4)
+    video, other = scored(number=1, clip=clip, p_value=0.5), scored(number=2, clip=clip, p_value=0.2)
+    image, last = scored(number=3, p_value=0.3), scored(number=4, p_value=0.6)
+    for result, count in ((video, 3), (image, 0), (other, 3)):
+        assert gallery.wants(result)
+        gallery.add(result, b"x", None, [(b"x", None)] * count)
+    # The first video had to go, and with the other one and the image the page is full.
+    assert sorted(gallery.of([video, image, other])) == [1, 2]
+    assert not gallery.wants(last)
 
 
 @given(arrays(np.float64, st.tuples(st.integers(1, 30), st.integers(1, 4)), elements=st.floats(-1e3, 1e3)))

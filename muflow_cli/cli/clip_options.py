@@ -35,7 +35,12 @@ Every = Annotated[
     ),
 ]
 Animations = Annotated[
-    bool, typer.Option("--animations", help="Judge a GIF as a video, not by its first frame.", hidden=True)
+    bool,
+    typer.Option(
+        "--animations",
+        help="Score a whole GIF as one video; --all-frames gives each frame a result of its own.",
+        hidden=True,
+    ),
 ]
 MaxClipBytes = Annotated[
     int,

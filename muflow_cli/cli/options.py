@@ -104,7 +104,7 @@ AllFrames = Annotated[
     bool,
     typer.Option(
         "--all-frames",
-        help="Score every frame of GIF, PNG and WebP and every page of TIFF as an image of its own.",
+        help="Score each frame of GIF, PNG, WebP and page of TIFF as an image (--animations: a GIF as one video).",
         hidden=True,
     ),
 ]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from muflow_cli.errors import NotFinite
 from muflow_cli.output.aliases import ALIASES
+from muflow_cli.output.clip_page import clip_of_page
 from muflow_cli.output.encode import detector_to_json, result_to_json, run_to_json, summary_to_json
 from muflow_cli.output.file_links import folder_of, link_to
 from muflow_cli.output.histogram import histogram
@@ -35,7 +36,7 @@ PLOTTED: Final = 200
 # Folders that the page lists, about 300 bytes each: those with the most flagged images.
 LISTED: Final = 100
 # Together they are one script, since they share the rows and what is shown of them.
-_SCRIPTS: Final = ("rows.js", "notes.js", "table.js", "exhibit.js", "page.js")
+_SCRIPTS: Final = ("rows.js", "notes.js", "table.js", "clip.js", "exhibit.js", "page.js")
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,19 @@ class Exhibit:
         thumbnail: a small JPEG, PNG or WebP of what was scored, as bytes; None = no image in the report.
         heatmap: (g, g) score per position, nats per dimension, row 0 at the top, covering the thumbnail from edge to
             edge; None where the detector has no map.
-        faces: of the image, aligned, in the order of its result.
+        parts: the faces of the image, aligned, in the order of its result; of a clip its worst frames, in their order.
+        is_clip: whether it is a clip, whose thumbnail is that of its worst frame.
     """
 
     thumbnail: bytes | None
     heatmap: NDArray[np.float32] | None
-    faces: Sequence[Exhibit] = ()
+    parts: Sequence[Exhibit] = ()
+    is_clip: bool = False
+
+    @property
+    def images(self) -> int:
+        """How many images it takes of those that a page may show: faces come with their image."""
+        return max(1, len(self.parts)) if self.is_clip else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +145,8 @@ def _embedded(data: ReportData) -> Markup:
         "folders": [escape(name) for name in folders],
         # What is noted on this page belongs to this report alone.
         "report": data.summary.report_sha256 or data.summary.results_sha256 or "",
+        # Of a mean score; those of a clip judged as a whole are its own.
+        "limits": data.thresholds,
         "rows": rows,
     }
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
@@ -191,9 +201,12 @@ def _row(result: Result, exhibit: Exhibit | None) -> dict[str, object]:
         row["error"] = {"code": escape(result.code), "message": escape(result.message)}
     if exhibit is not None:
         row |= _shown(exhibit, result.path)
-        if exhibit.faces:
-            shown = zip(own["faces"], exhibit.faces, strict=True)
+        if exhibit.parts and not exhibit.is_clip:
+            shown = zip(own["faces"], exhibit.parts, strict=True)
             row["faces"] = [face | _shown(seen, result.path) for face, seen in shown]
+    if own.get("clip"):
+        parts = () if exhibit is None else exhibit.parts
+        row["clip"] = clip_of_page(own["clip"], [_shown(part, result.path) for part in parts])
     return row
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from muflow_cli.clip_records import MOST_SHOWN
 from muflow_cli.output.report import PLOTTED, Exhibit, ReportData, render_report
-from muflow_cli.records import Result, Scored
+from muflow_cli.records import Result, Scored, Unjudged
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ COMFORTABLE_ROWS: Final = 20_000
 
 
 class Exhibits:
-    """The images of a report: at most `shown` different ones, the flagged ones first, then by p-value.
+    """The images of a report: those of flagged results first, then by p-value, then of results that were not judged.
+
+    Args:
+        shown: how many images it holds; a clip has one for each of its worst frames.
 
     Attributes:
         thumbnail: longer side in pixels of the thumbnails that it wants, of images or of faces.
@@ -37,43 +41,51 @@ class Exhibits:
         self._shown = shown
         self._by_content: dict[str, Exhibit] = {}
         self._ranking: list[tuple[bool, float, int, str]] = []  # a heap, the least worth showing first
-        self._order = 0
+        self._order = self._held = 0
 
-    def wants(self, result: Scored) -> bool:
+    def wants(self, result: Scored | Unjudged) -> bool:
         """Whether there is room for this image, or one that is less worth showing."""
-        worth = (result.flagged, -result.judgement.p_value)
-        return len(self._ranking) < self._shown or worth > self._ranking[0][:2]
+        return self._held < self._shown or (result.flagged, _worth(result)) > self._ranking[0][:2]
 
     def add(
         self,
-        result: Scored,
+        result: Scored | Unjudged,
         thumbnail: bytes | None,
         heatmap: NDArray[np.float32] | None,
-        faces: Sequence[tuple[bytes | None, NDArray[np.float32] | None]] = (),
+        parts: Sequence[tuple[bytes | None, NDArray[np.float32] | None]] = (),
     ) -> None:
-        """Keep an image; where there is no room, drop the one least worth showing.
+        """Keep an image; where there is no room, drop those least worth showing.
 
         Args:
             result: the first one of its content.
             thumbnail: a small JPEG.
             heatmap: (g, g), as in Exhibit.
-            faces: thumbnail and heat map of each of its faces.
+            parts: thumbnail and heat map of each of its faces, or of the worst frames of a clip.
         """
-        entry = (result.flagged, -result.judgement.p_value, -self._order, result.facts.key)
+        heapq.heappush(self._ranking, (result.flagged, _worth(result), -self._order, result.facts.key))
         self._order += 1
-        self._by_content[result.facts.key] = Exhibit(thumbnail, heatmap, tuple(Exhibit(*face) for face in faces))
-        if len(self._ranking) < self._shown:
-            heapq.heappush(self._ranking, entry)
-        else:
-            del self._by_content[heapq.heappushpop(self._ranking, entry)[3]]
+        exhibit = Exhibit(thumbnail, heatmap, tuple(Exhibit(*part) for part in parts), is_clip=result.clip is not None)
+        self._by_content[result.facts.key] = exhibit
+        self._held += exhibit.images
+        while self._held > self._shown:
+            self._held -= self._by_content.pop(heapq.heappop(self._ranking)[3]).images
 
     def of(self, results: Sequence[Result]) -> dict[int, Exhibit]:
         """Index of a result -> its exhibit; a duplicate has none, since its row names the image that it repeats."""
         exhibits = {}
         for index, result in enumerate(results):
-            if isinstance(result, Scored) and result.duplicate_of is None and result.facts.key in self._by_content:
+            if (
+                isinstance(result, Scored | Unjudged)
+                and result.duplicate_of is None
+                and result.facts.key in self._by_content
+            ):
                 exhibits[index] = self._by_content[result.facts.key]
         return exhibits
+
+
+def _worth(result: Scored | Unjudged) -> float:
+    """Greater for what is less likely to be real; least for what was not judged."""
+    return -result.judgement.p_value if isinstance(result, Scored) else -2.0
 
 
 class ReportWriter:
@@ -122,8 +134,9 @@ def page_limits(summary: Summary, *, earlier: int) -> Iterator[str]:
     """What the page of a run does not show, one sentence each; `earlier` results came from a resumed report."""
     if earlier:
         yield "the page shows no images for results of earlier runs; scan without --resume to see them"
-    if summary.scored - summary.duplicates - earlier > SHOWN:
-        yield f"the page shows the images of {SHOWN} results, flagged ones first, then by p-value"
+    shown = summary.scored + summary.unjudged - summary.duplicates - earlier
+    if shown + (MOST_SHOWN - 1) * summary.clips > SHOWN:
+        yield f"the page shows at most {SHOWN} images and frames, of flagged results first, then by p-value"
     if len(summary.groups) > PLOTTED:
         yield f"the page plots the scores of {PLOTTED} groups, those with the smallest p-values"
     if summary.inputs > COMFORTABLE_ROWS:

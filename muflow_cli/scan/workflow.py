@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muflow_cli.calibration.judge import Judge
-from muflow_cli.clip_results import ScoredClip
+from muflow_cli.clip_results import ScoredClip, worst_frames
 from muflow_cli.detector import Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, score_stream
@@ -57,23 +57,24 @@ class ScanRequest:
 class Gallery(Protocol):
     """Collects what a report shows."""
 
-    def wants(self, result: Scored) -> bool:
-        """Whether the report would show this image."""
+    def wants(self, result: Scored | Unjudged) -> bool:
+        """Whether the report would show this image or clip."""
 
     def add(
         self,
-        result: Scored,
+        result: Scored | Unjudged,
         thumbnail: bytes | None,
         heatmap: NDArray[np.float32] | None,
-        faces: Sequence[tuple[bytes | None, NDArray[np.float32] | None]],
+        parts: Sequence[tuple[bytes | None, NDArray[np.float32] | None]],
     ) -> None:
-        """Add an image that `wants` accepted.
+        """Add an image or a clip that `wants` accepted.
 
         Args:
             result: the first result with this content.
-            thumbnail: a small JPEG, if a size was given.
-            heatmap: (g, g) scores by position over the whole image; None if no branch has one, and for faces.
-            faces: thumbnail and heat map of each face of the result, aligned.
+            thumbnail: a small JPEG, if a size was given; of a clip its worst frame.
+            heatmap: (g, g) scores by position over the whole image; None if no branch has one, for faces and for clips.
+            parts: thumbnail and heat map of each face of the result, aligned; of a clip those of its worst frames, in
+                the order of `clip.worst` and without heat maps.
         """
 
 
@@ -177,27 +178,28 @@ class Scan:
             return result
         self._first[result.facts.key] = result
         self._begun.discard(result.facts.key)
-        if isinstance(result, Scored) and isinstance(item, ScoredImage):
+        if isinstance(result, Scored | Unjudged) and isinstance(item, ScoredImage):
             self._show(item, result)
-        elif isinstance(result, Scored) and isinstance(item, ScoredClip):
+        elif isinstance(result, Scored | Unjudged) and isinstance(item, ScoredClip):
             self._show_clip(item, result)
         return result
 
-    def _show_clip(self, scored: ScoredClip, result: Scored) -> None:
-        """Give evidence and gallery what they keep of a clip: its features, and its worst frame."""
+    def _show_clip(self, scored: ScoredClip, result: Scored | Unjudged) -> None:
+        """Give evidence and gallery what they keep of a clip: its features, and its worst frames."""
         assert result.clip is not None  # noqa: S101 - it is the result of a clip
         frames = scored.clip.frames
-        worst = next(frame for frame in frames if frame.time == result.clip.worst[0])
-        if self._evidence is not None:
+        if self._evidence is not None and isinstance(result, Scored):
             from muflow_cli.images.near import near_hash  # as below
 
             self._evidence.add(result.facts.sha256, near_hash(frames[len(frames) // 2].views), scored.features)
         if self._gallery is not None and self._gallery.wants(result):
-            self._gallery.add(result, worst.thumbnail, None, ())
+            worst = worst_frames(result.clip.frames, self._request.detector.calibration)
+            strip = [(frames[index].thumbnail, None) for index in worst]
+            self._gallery.add(result, strip[0][0], None, strip)
 
-    def _show(self, scored: ScoredImage, result: Scored) -> None:
+    def _show(self, scored: ScoredImage, result: Scored | Unjudged) -> None:
         """Give evidence and gallery what they keep of an image."""
-        if self._evidence is not None:
+        if self._evidence is not None and isinstance(result, Scored):
             from muflow_cli.images.near import near_hash  # needs SciPy, which takes a second to import
 
             # A batch is compared by the largest face of each image, as the calibration's images are.

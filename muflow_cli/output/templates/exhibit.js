@@ -61,6 +61,8 @@ function facts(row) {
   parts.push(["Heaviest column", row.heaviest], ["Calibration", row.calibration], ["Stratum", row.stratum],
     ["Atypical", row.atypical_input && words(row.atypical_input.join(", "))], ["Group", row.group], ["Duplicate of", row.duplicate_of],
     ["Unreadable because", row.error && `${words(row.error.code)}: ${row.error.message}`], ["Format", size(row)],
+    ["Length", row.clip && row.clip.seconds && clock(row.clip.seconds)], ["Frames scored", row.clip && row.clip.frames.length],
+    ["Judged by", row.clip && row.clip.judged_by && { clip: "the whole video", frame: "its frames as images" }[row.clip.judged_by]],
     ["Bytes", row.bytes !== undefined && row.bytes.toLocaleString("en")], ["JPEG quality", row.jpeg_quality],
     ["Faces", row.faces && row.faces.length], ["Faces not scored", row.faces_left_out || undefined],
     ["Sharpness", row.sharpness !== undefined && decimal(row.sharpness, 2)],
@@ -159,7 +161,8 @@ function open(row) {
   if (row.heat) paint();
   boxes();
   by("exhibit-faces").replaceChildren(...(row.faces || []).map(faceFigure));
-  by("heat-none").hidden = Boolean(row.heat) || Boolean((row.faces || []).length);
+  by("exhibit-clip").replaceChildren(...clipParts(row));
+  by("heat-none").hidden = Boolean(row.heat || row.clip) || Boolean((row.faces || []).length);
   by("exhibit-facts").replaceChildren(...facts(row));
   by("exhibit-marks").replaceChildren(...marks(row));
   if (!by("exhibit").open) by("exhibit").showModal();

@@ -1,5 +1,5 @@
 // The rows: what they hold, which of them are chosen, and in which order.
-const { rows, columns, folders, report } = JSON.parse(document.getElementById("data").textContent);
+const { rows, columns, folders, limits, report } = JSON.parse(document.getElementById("data").textContent);
 const by = (id) => document.getElementById(id);
 const state = {
   key: "notable", order: "ascending", page: 0, size: 50,
@@ -7,7 +7,7 @@ const state = {
 };
 const collator = new Intl.Collator("en", { numeric: true });
 // What an analyst looks at first: flagged, then declared synthetic, then what could not be decided.
-const RANK = { flagged: 0, inconclusive: 2, not_flagged: 3, no_face: 4, unreadable: 5 };
+const RANK = { flagged: 0, inconclusive: 2, not_judged: 3, not_flagged: 4, no_face: 5, unreadable: 6 };
 
 // Rows hold only known values; what cells, filters and sorting need besides is added here once.
 rows.forEach((row, index) => {
