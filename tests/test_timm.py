@@ -23,6 +23,7 @@ from muflow_cli.engine.timm_models import timm_row
 from muflow_cli.engine.weights import find_weights
 from muflow_cli.errors import BadBundle, BadSpec, BadWeights, MissingExtra
 from muflow_cli.fit import FitRequest, fit
+from muflow_cli.presets import PRESETS
 from muflow_cli.run_specs import Precision, Runtime
 from muflow_cli.settings import override
 from muflow_cli.specs import DetectorSpec, FeatureSpec, Statistics
@@ -207,6 +208,15 @@ def test_a_bundle_with_the_name_of_another_encoder_is_refused(small_bundle: Path
     save(replace(detector, spec=replace(detector.spec, branches=(other,))), tmp_path / "d")
     with pytest.raises(BadBundle):
         load(tmp_path / "d")
+
+
+def test_the_preset_lite_is_light_with_one_layer_of_another_encoder() -> None:
+    lite, light = PRESETS["lite"], PRESETS["light"]
+    (own,), (usual,) = lite.branches, light.branches
+    assert replace(own, feature=usual.feature) == usual
+    assert replace(own.feature, encoder=usual.feature.encoder, layers=()) == usual.feature
+    assert [layer.name for layer in layers_of(own.feature, own.view.size)] == ["blocks.4"]
+    assert replace(lite, preset="light", branches=light.branches) == light
 
 
 def test_a_missing_tensor_is_named_as_timm_names_it() -> None:

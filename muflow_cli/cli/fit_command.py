@@ -45,7 +45,9 @@ def fit_command(
     preset: Annotated[
         str,
         typer.Option(
-            "--preset", help="light (small and fast) or paper (the published configuration).", rich_help_panel=_MODEL
+            "--preset",
+            help="light, lite (EfficientNet-Lite0, extra timm) or paper (the published configuration).",
+            rich_help_panel=_MODEL,
         ),
     ] = "light",
     encoder: Annotated[
