@@ -105,7 +105,7 @@ class TooFewScores(MuflowError):
     """
 
     def __init__(self, purpose: str, count: int, needed: int, alpha: float | None = None) -> None:
-        lower = "" if alpha is None else f", or use --alpha {alpha:g}, the least that {count} of them allow"
+        lower = "" if alpha is None else f", or use --alpha {alpha:g}, the least that {count} allow"
         super().__init__(
             f"{purpose} needs scores of at least {needed} real images, found {count}", f"add images{lower}"
         )

@@ -58,7 +58,7 @@ def test_an_alpha_out_of_reach_is_one_sentence_and_status_two(muflow, calibrated
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode() == (
         "muflow: method conformal at alpha 0.01, tail both, needs scores of at least 199 real images, found 40: "
-        "add images, or use --alpha 0.049, the least that 40 of them allow\n"
+        "add images, or use --alpha 0.049, the least that 40 allow\n"
     )
     assert not (tmp_path / "out").exists()
 

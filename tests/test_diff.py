@@ -77,3 +77,15 @@ def test_a_part_of_a_report_is_refused(tmp_path: Path) -> None:
     whole, filtered = report(tmp_path / "a.jsonl", []), report(tmp_path / "b.jsonl", [], run_=part)
     done = CliRunner().invoke(app, ["diff", str(whole), str(filtered)])
     assert "holds a part of its results" in str(done.exception)
+
+
+def test_a_report_that_was_changed_or_has_no_end_is_refused(tmp_path: Path) -> None:
+    good = report(tmp_path / "good.jsonl", [scored("a.jpg", p_value=0.5), scored("b.jpg", number=2)])
+    text = good.read_text(encoding="utf-8")
+    changed, cut = tmp_path / "changed.jsonl", tmp_path / "cut.jsonl"
+    changed.write_text(text.replace('"p_value":0.5', '"p_value":0.6', 1), encoding="utf-8")
+    cut.write_text("".join(text.splitlines(keepends=True)[:2]), encoding="utf-8")
+    for bad, why in ((changed, "was changed since it was written"), (cut, "has no end")):
+        assert bad.read_text(encoding="utf-8") != text
+        done = CliRunner().invoke(app, ["diff", str(good), str(bad), "-q"])
+        assert why in str(done.exception)

@@ -128,6 +128,8 @@ def test_a_scan_says_how_many_frames_it_left_out_or_scores_each(folder, tiny_bun
 
     whole = lines.read_bytes()
     lines.write_bytes(b"".join(whole.splitlines(keepends=True)[:6]))
+    other = run(*scan, "-o", lines, "--resume")
+    assert (other.returncode, b"another --all-frames" in other.stderr) == (2, True), other.stderr
     done = run(*scan, "-o", lines, "--all-frames", "--resume")
     assert lines.read_bytes().splitlines()[:-1] == whole.splitlines()[:-1]
     assert run("scan", "--verify", lines).returncode == 0
@@ -135,3 +137,9 @@ def test_a_scan_says_how_many_frames_it_left_out_or_scores_each(folder, tiny_bun
     done = run("scan", "--verify", lines)
     assert done.returncode == 1
     assert (done.stdout + done.stderr).count(b"has other content") == 3
+
+
+def test_a_gif_is_one_video_or_many_images(folder, tiny_bundle):
+    done = run("scan", folder, "--detector", tiny_bundle, "--all-frames", "--animations")
+    assert done.returncode == 2
+    assert b"--animations cannot be combined with --all-frames" in done.stderr

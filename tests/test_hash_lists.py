@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -175,3 +176,23 @@ def scanned(
         hash_lists=hashes,
     )
     return run(job)
+
+
+def test_a_list_that_would_never_end_is_refused(tmp_path: Path) -> None:
+    view = tmp_path / "view.db"
+    with sqlite3.connect(view) as connection:
+        endless = "WITH RECURSIVE t(n, sha256) AS (SELECT 1, 'x' UNION ALL SELECT n + 1, 'x' FROM t) SELECT * FROM t"
+        connection.execute(f"CREATE VIEW FILE AS {endless}")
+    connection.close()
+    with pytest.raises(BadList, match="no table FILE or METADATA"):
+        HashLists([view])
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(BadList, match="not a regular file"):
+        HashLists([tmp_path / "fifo"])
+
+
+def test_a_row_of_any_length_is_named_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("%%%% HASHDEEP-1.0\n%%%% size,sha256,filename\n1," + "x" * 200_000 + ",a\n")
+    with pytest.raises(BadList, match=r"line 3 .* holds no hash"):
+        HashLists([path])

@@ -48,7 +48,7 @@ def test_the_least_alpha_that_is_named_is_enough_and_no_smaller_one_is(method, t
 def test_too_few_scores_name_the_least_alpha():
     with pytest.raises(TooFewScores) as caught:
         rule_class("conformal").require_images(RuleSpec(method="conformal", alpha=0.01, tail=Tail.BOTH), 50)
-    assert caught.value.remedy == "add images, or use --alpha 0.04, the least that 50 of them allow"
+    assert caught.value.remedy == "add images, or use --alpha 0.04, the least that 50 allow"
 
 
 def test_too_few_images_to_fit_to_may_be_enough_to_calibrate():

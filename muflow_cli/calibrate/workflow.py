@@ -26,7 +26,7 @@ from muflow_cli.detector import AdaptedTo, Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, score_stream
 from muflow_cli.environment import utc_now
-from muflow_cli.errors import BadData, IncompatibleOptions, NothingToDo
+from muflow_cli.errors import BadData, IncompatibleOptions, MuflowError, NothingToDo, TooFewScores
 from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.find import check_present, find
 from muflow_cli.images.inputs import Input
@@ -149,7 +149,12 @@ def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> Ca
         if not request.features:
             calibration = replace(calibration, features=None)
     # This refuses a rule that needs more reals, before anything is written.
-    description = Judge(calibration).describe()
+    try:
+        description = Judge(calibration).describe()
+    except TooFewScores as error:
+        if not intake.left_out and not intake.unreadable:
+            raise
+        raise MuflowError(f"{error.problem}, besides {intake.reasons()}", error.remedy) from None
     timer.close()
     save(replace(detector, calibration=calibration), output, force=request.force)
     intakes = [intake] if adapted is None else [adapted.intake, intake]

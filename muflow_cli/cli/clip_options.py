@@ -61,7 +61,14 @@ MAX_CLIP_BYTES = _DEFAULTS.max_bytes
 def reading(
     inputs: InputSpec, frames: int | None, every: float | None, animations: bool, max_bytes: int, own: Calibration
 ) -> InputSpec:
-    """Inputs with clips among them, by the options and the calibration of the detector; raises as `clip_spec`."""
+    """Inputs with clips among them, by the options and the calibration of the detector.
+
+    Raises:
+        IncompatibleOptions: where a GIF would be one clip and many images.
+        MuflowError: as `clip_spec`.
+    """
+    if animations and inputs.all_frames:
+        raise IncompatibleOptions("--animations", "--all-frames", "a GIF is then one video, or each frame an image")
     return replace(inputs, clips=clip_spec(frames, every, animations, max_bytes, own.clips))
 
 

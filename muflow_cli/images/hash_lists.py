@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from muflow_cli.errors import BadList
+from muflow_cli.files import open_regular
 
 # Name of a kind of hash -> bytes in it; they tell the kinds apart.
 KINDS: Final[Mapping[str, int]] = {"md5": 16, "sha1": 20, "sha256": 32}
@@ -45,7 +46,7 @@ class HashLists:
         whole = hashlib.sha256()
         for path in paths:
             try:
-                with path.open("rb") as file:
+                with open_regular(path) as file:
                     is_database = file.read(len(_SQLITE)) == _SQLITE
                     file.seek(0)
                     whole.update(hashlib.file_digest(file, "sha256").digest())
@@ -98,6 +99,10 @@ class _Database:
     def _found(self) -> tuple[str, list[str]]:
         """The table with hashes, and the kinds that it has."""
         for table in ("FILE", "METADATA"):
+            # A view could compute for ever.
+            real = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND upper(name) = ?"
+            if self._connection.execute(real, (table,)).fetchone() is None:
+                continue
             names = {str(row[1]).lower() for row in self._connection.execute(f"PRAGMA table_info({table})")}
             kinds = [kind for kind in KINDS if kind in names]
             if kinds:
@@ -143,11 +148,11 @@ def _of_line(line: str, path: Path, number: int) -> bytes:
 
 def _of_hashdeep(line: str, columns: Sequence[str], path: Path, number: int) -> bytes:
     """The longest hash of a row of hashdeep."""
-    row = next(csv.reader([line], quoting=csv.QUOTE_NONE))
-    kinds = [kind for kind in KINDS if kind in columns[: len(row)]]
     try:
+        row = next(csv.reader([line], quoting=csv.QUOTE_NONE))
+        kinds = [kind for kind in KINDS if kind in columns[: len(row)]]
         value = bytes.fromhex(row[columns.index(kinds[-1])])
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, csv.Error):
         value = b""
     if len(value) not in _KIND_OF:
         raise BadList(f"line {number} of {path} holds no hash", _REMEDY)

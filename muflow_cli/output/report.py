@@ -29,6 +29,7 @@ from muflow_cli.output.shift_text import shift_text
 from muflow_cli.output.strips import Strips, strips
 from muflow_cli.records import Result, Scored, Unreadable
 from muflow_cli.run_records import DetectorInfo, RunInfo, Summary
+from muflow_cli.skipped import skipped_text
 
 _LOADER: Final = PackageLoader("muflow_cli.output", "templates")
 # Groups with a plot, about 4 KB each: those with the smallest p-values.
@@ -122,6 +123,7 @@ def render_report(data: ReportData) -> str:
         command=escape(shlex.join(data.run.argv)),
         detector=detector_to_json(data.detector),
         summary=summary_to_json(data.summary),
+        skipped=skipped_text(data.summary.skipped),
         shifted=None if shift is None or shift.alike else shift_text(shift, data.detector.alpha),
         atypical=(data.run.options or {}).get("atypical"),
         groups=data.summary.ranked_groups,

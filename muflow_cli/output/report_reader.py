@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final
 
 from muflow_cli.environment import TIME_FORMAT
 from muflow_cli.errors import BadReport, MuflowError
-from muflow_cli.output.digests import ResultsDigest
+from muflow_cli.output.digests import ResultsDigest, head_digest, report_digest
 from muflow_cli.output.encode import (
     SCHEMA,
     checked_line,
@@ -242,6 +242,15 @@ class Report:
     results: Iterable[Result]
     contents: Contents
     summary: Summary | None
+
+    @property
+    def was_changed(self) -> bool:
+        """Whether a part of a report with an end differs from its digest."""
+        if self.summary is None:
+            return False
+        head, results = head_digest(self.run, self.detector), self.contents.digest.hexdigest()
+        said = (self.summary.head_sha256, self.summary.results_sha256, self.summary.report_sha256)
+        return (head, results, report_digest(self.summary)) != said
 
 
 def read_report(path: Path) -> Report:

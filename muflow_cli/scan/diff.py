@@ -80,6 +80,10 @@ def read_whole(path: Path) -> Report:
     report = read_report(path)
     if (report.run.options or {}).get("only") is not None:
         raise BadReport(f"{path} holds a part of its results (--only), so nothing is known of the others")
+    if report.summary is None:
+        raise BadReport(f"{path} has no end, since its run did not finish")
+    if report.was_changed:
+        raise BadReport(f"{path} was changed since it was written (muflow scan --verify says where)")
     return report
 
 

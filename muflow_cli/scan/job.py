@@ -91,6 +91,8 @@ class Job:
             given["known"] = self.hash_lists.digest
         if self.shard is not None:
             given["shard"] = str(self.shard)
+        if self.inputs.all_frames:
+            given["all_frames"] = True
         return given
 
     @property

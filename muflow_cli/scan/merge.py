@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from muflow_cli.errors import MuflowError
-from muflow_cli.output.digests import ResultsDigest, head_digest, report_digest, sealed
+from muflow_cli.output.digests import ResultsDigest, sealed
 from muflow_cli.output.encode import detector_to_json
 from muflow_cli.output.report_reader import Report, read_report
 from muflow_cli.records import Result, Unreadable
@@ -140,8 +140,7 @@ def _check_alone(path: Path, report: Report, *, partial: bool) -> None:
         raise CannotMerge(path, "its run did not finish", "continue it with muflow scan --resume")
     if summary.interrupted and not partial:
         raise CannotMerge(path, "its run was interrupted", "scan again with --resume, or allow it with --partial")
-    found = (head_digest(report.run, report.detector), report.contents.digest.hexdigest(), report_digest(summary))
-    if found != (summary.head_sha256, summary.results_sha256, summary.report_sha256):
+    if report.was_changed:
         raise CannotMerge(path, "it was changed since it was written", "muflow scan --verify says where")
     if summary.written is not None:
         raise CannotMerge(path, "it holds a part of its results (--only)", "scan without --only, then merge")

@@ -75,7 +75,7 @@ def _set_aside(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Sc
 
 
 # Unlike other options, these stand in the head of a report only where they were given.
-_OPTIONAL: Final = ("only", "sort", "known", "shard", "merged")
+_OPTIONAL: Final = ("only", "sort", "known", "shard", "merged", "all_frames")
 
 
 def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
@@ -90,7 +90,7 @@ def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:
         # No result depends on these two, but the head of a report stays as the first run wrote it.
         "--case": (head.run.case, run.case),
         "--examiner": (head.run.examiner, run.examiner),
-        **{f"--{name}": (before_options.get(name), (run.options or {}).get(name)) for name in _OPTIONAL},
+        **{option_of(name): (before_options.get(name), (run.options or {}).get(name)) for name in _OPTIONAL},
         **side_by_side(head.run.versions, run.versions),
         **{option_of(name): (before_options.get(name), value) for name, value in (run.options or {}).items()},
     }
