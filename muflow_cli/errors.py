@@ -18,6 +18,10 @@ class MuflowError(Exception):
         self.problem = problem
         self.remedy = remedy
 
+    def naming(self, problem: str) -> MuflowError:
+        """An error of this class with this remedy and another problem."""
+        return _unpickled(type(self), problem, self.remedy)
+
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the two texts, since a subclass is made from other arguments; a pool of processes needs it."""
         return _unpickled, (type(self), self.problem, self.remedy)

@@ -95,7 +95,7 @@ def nothing_found(what: str, rows: Sequence[SkippedFiles], remedy: str) -> Nothi
     if not rows:
         return NothingToDo(what, remedy)
     if all(_is_video(row.kind) for row in rows if row.reason == Why.NOT_AN_IMAGE):
-        remedy = "muflow reads images; save frames of the videos as images first"
+        remedy = "videos need pip install 'muflow-cli[video]', and muflow fit takes their frames with --frames N"
     return NothingToDo(f"{what}, only {skipped_text(rows)}", remedy)
 
 

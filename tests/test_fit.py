@@ -135,7 +135,7 @@ def test_the_disk_that_a_fit_takes_is_stated_before_it_starts_and_holds(
     process.kill()
     taken += tiny_bundle.stat().st_size  # which comes last
     stated = re.search(
-        rb"fitting to 80 files takes up to (\d+) MiB of disk; \d+ MiB are free", process.communicate()[1]
+        rb"fitting to 80 images takes up to (\d+) MiB of disk; \d+ MiB are free", process.communicate()[1]
     )
     assert stated is not None
     assert taken <= int(stated[1]) * 2**20 < 1.2 * taken + 2**20
@@ -148,7 +148,7 @@ def test_a_fit_that_cannot_find_room_is_refused_before_it_reads(
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: DiskUsage(2 * needed, needed + 1, needed - 1))
     with pytest.raises(CannotWrite) as caught:
         fit(tiny_request(reals, tiny_weights, tiny_spec, tmp_path / "d"))
-    stated = f"fitting to 80 files takes up to {math.ceil(needed / 2**20)} MiB of disk, but only"
+    stated = f"fitting to 80 images takes up to {math.ceil(needed / 2**20)} MiB of disk, but only"
     assert stated in caught.value.problem
     assert caught.value.remedy == "choose a writable folder with enough free space"
     assert not left(tmp_path)

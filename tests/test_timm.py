@@ -230,9 +230,8 @@ def test_a_missing_tensor_is_named_as_timm_names_it() -> None:
 def test_offline_the_sentence_says_what_to_fetch(muflow: Muflow, reals: Path, tmp_path: Path) -> None:
     # An address that refuses at once stands in for a machine without a network.
     environment = {"HF_ENDPOINT": "http://127.0.0.1:9"}
-    done = muflow(
-        "fit", reals, "-o", tmp_path / "d", "--encoder", "timm:mobilenetv2_100", "--alpha", "0.2", env=environment
-    )
+    words = ("fit", reals, "-o", tmp_path / "d", "--encoder", "timm:mobilenetv2_100", "--alpha", "0.2")
+    done = muflow(*words, "--set", "target.images_per_average=16", env=environment)
     assert done.returncode == 2
     (line,) = done.stderr.decode().splitlines()
     assert "cannot download the encoder weights timm/mobilenetv2_100.ra_in1k: fetch model.safetensors" in line

@@ -26,7 +26,7 @@ from muflow_cli.detector import AdaptedTo, Detector
 from muflow_cli.engine.devices import place
 from muflow_cli.engine.scoring import Extras, score_stream
 from muflow_cli.environment import utc_now
-from muflow_cli.errors import BadData, IncompatibleOptions, MuflowError, NothingToDo, TooFewScores
+from muflow_cli.errors import BadData, IncompatibleOptions, NothingToDo, TooFewScores
 from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.find import check_present, find
 from muflow_cli.images.inputs import Input
@@ -149,12 +149,7 @@ def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> Ca
         if not request.features:
             calibration = replace(calibration, features=None)
     # This refuses a rule that needs more reals, before anything is written.
-    try:
-        description = Judge(calibration).describe()
-    except TooFewScores as error:
-        if not intake.left_out and not intake.unreadable:
-            raise
-        raise MuflowError(f"{error.problem}, besides {intake.reasons()}", error.remedy) from None
+    description = _described(calibration, intake)
     timer.close()
     save(replace(detector, calibration=calibration), output, force=request.force)
     intakes = [intake] if adapted is None else [adapted.intake, intake]
@@ -174,6 +169,16 @@ def _calibrate(request: CalibrateRequest, output: Path, timer: StageTimer) -> Ca
         adaptation=None if adapted is None else detector.provenance.adaptation,
         calibrated_on=calibration.calibrated_on,
     )
+
+
+def _described(calibration: Calibration, intake: Intake) -> Description:
+    """What the calibration promises; where it holds too few reals, the error also says which were not used."""
+    try:
+        return Judge(calibration).describe()
+    except TooFewScores as error:
+        if not intake.left_out and not intake.unreadable:
+            raise
+        raise error.naming(f"{error.problem}, besides {intake.reasons()}") from None
 
 
 def _sum(counters: Iterable[Counter[str]]) -> dict[str, int]:
