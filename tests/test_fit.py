@@ -247,7 +247,7 @@ def test_outputs_that_cannot_be_are_refused_before_anything_is_read(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--preset", "huge"], b"--preset is huge: use one of light, paper"),
+        (["--preset", "huge"], b"--preset is huge: use one of light, lite, paper"),
         (["--set", "feature.encoder=vgg"], b"encoder is vgg: use one of resnet18"),
         (["--set", "flow.steps=-2"], b"steps is -2: use a value from 0 to 256"),
         (["--set", "nothing"], b"NAME=VALUE"),
