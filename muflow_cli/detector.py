@@ -26,7 +26,8 @@ from muflow_cli.errors import BadCalibration, BadSpec
 from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import Listed, Loaded, LoadSpec, Seen, face_search, from_pixels, load_unknown, look_ahead
+from muflow_cli.images.loader import Listed, Loaded, LoadSpec, Seen, from_pixels, load_unknown, look_ahead
+from muflow_cli.images.prepare import face_search
 from muflow_cli.records import NoFace, Result, Unreadable
 from muflow_cli.run_records import DetectorInfo, Shift
 from muflow_cli.run_specs import Atypical, InputSpec, Runtime

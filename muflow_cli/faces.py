@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import Loaded, LoadSpec, face_search, load, look_ahead
+from muflow_cli.images.loader import Loaded, LoadSpec, load, look_ahead
+from muflow_cli.images.prepare import face_search
 from muflow_cli.records import Face, Facts, Unreadable
 from muflow_cli.run_specs import InputSpec, OnNoFace, Runtime
 from muflow_cli.specs import FaceSpec, ViewSpec

@@ -22,7 +22,8 @@ from muflow_cli.images.error import ImageError
 from muflow_cli.images.find import find
 from muflow_cli.images.frame_times import parts
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import LoadSpec, face_search, load_with_clips
+from muflow_cli.images.loader import LoadSpec, load_with_clips
+from muflow_cli.images.prepare import face_search
 from muflow_cli.images.tracks import LoadedFrame, Tracks
 from muflow_cli.images.video import ClipFrame, OpenClip
 from muflow_cli.records import Face, Facts, Unreadable

@@ -40,8 +40,9 @@ from muflow_cli.fit.work import Work, open_work
 from muflow_cli.images.clips import LoadedClip, is_clip
 from muflow_cli.images.find import check_present, find, find_each
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import Loaded, LoadSpec, face_search, load, load_with_clips
+from muflow_cli.images.loader import Loaded, LoadSpec, load, load_with_clips
 from muflow_cli.images.near import near_duplicate_groups, packed
+from muflow_cli.images.prepare import face_search
 from muflow_cli.output.history import HISTORY_WRITERS, History, history_suffix
 from muflow_cli.progress import NoProgress, ProgressListener, StageTimer
 from muflow_cli.records import Unreadable

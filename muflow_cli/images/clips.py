@@ -16,7 +16,7 @@ from PIL import Image
 from muflow_cli.clip_records import ClipFacts
 from muflow_cli.images.clip_formats import HEAD_BYTES, clip_format
 from muflow_cli.images.error import ImageError
-from muflow_cli.images.inputs import Input, InputKind, file_error, open_regular, too_large
+from muflow_cli.images.inputs import Input, InputKind, file_error, has_image_name, open_regular, too_large
 from muflow_cli.images.prepare import FaceSearch, PrepareSpec, with_faces
 from muflow_cli.images.protocol import ClipAnswer, ClipRequest
 from muflow_cli.images.tracks import LoadedFrame, Tracks
@@ -82,10 +82,13 @@ def is_clip(path: str, spec: InputSpec) -> bool:
 def file_source(input_: Input, spec: InputSpec) -> ClipSource | None:
     """The clip at the path of an input, hashed in blocks and not held in memory; None for anything else.
 
+    A file with the name of an image is not opened here, since it nearly always is one: `data_source` has the last word
+    on what is then read whole.
+
     Raises:
         ImageError: needs_video, is_clip, too_large; read_error and others as the operating system reports them.
     """
-    if input_.kind is not InputKind.FILE or not is_clip(input_.path, spec):
+    if input_.kind is not InputKind.FILE or has_image_name(input_.path) or not is_clip(input_.path, spec):
         return None
     try:
         with open_regular(input_.path) as file:

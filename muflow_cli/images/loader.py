@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -27,20 +24,20 @@ from muflow_cli.images.hash_lists import HashLists
 from muflow_cli.images.inputs import Input, unreadable
 from muflow_cli.images.marks import read_marks, with_mark
 from muflow_cli.images.prepare import FaceSearch, Loaded, PrepareSpec, decoded, out_of_memory, with_faces, with_views
+from muflow_cli.images.queued import Queue
 from muflow_cli.images.read import announced_bytes, read_input
 from muflow_cli.images.thumbnails import thumbnail_mark
 from muflow_cli.images.triage import triage
 from muflow_cli.images.worker import CLIPS, Workers
 from muflow_cli.records import PIXELS, Facts, Mark, NoFace, Unreadable, frame_key
 from muflow_cli.run_specs import InputSpec
-from muflow_cli.specs import ContainerSpec, FaceSpec, View, ViewSpec
+from muflow_cli.specs import ContainerSpec, View, ViewSpec
 
 __all__ = [
     "Listed",
     "LoadSpec",
     "Loaded",
     "Seen",
-    "face_search",
     "from_pixels",
     "load",
     "load_unknown",
@@ -142,25 +139,6 @@ class LoadSpec:
         )
 
 
-def face_search(spec: FaceSpec | None, inputs: InputSpec) -> FaceSearch | None:
-    """Which faces a detector with this specification looks for; None where it scores whole images.
-
-    Raises:
-        MuflowError: where what finds them is not installed, or its model is missing or another one.
-    """
-    if spec is None:
-        return None
-    from muflow_cli.images.faces import face_finder, find_faces  # few detectors look for faces
-
-    finder = face_finder(spec, None if inputs.face_model is None else Path(inputs.face_model))
-    return FaceSearch(
-        find=lambda image: find_faces(image, finder),
-        min_side=spec.min_side,
-        most=inputs.max_faces,
-        on_no_face=inputs.on_no_face,
-    )
-
-
 def look_ahead(batch_size: int, workers: int) -> int:
     """Inputs to hold so that neither a device with batches of `batch_size` nor the workers wait: `LoadSpec.ahead`."""
     return 2 * (batch_size + workers)
@@ -209,7 +187,7 @@ def load_unknown(
     """As `load`, but content whose key is `known` (`Facts.key`) is only read and hashed; called on worker threads."""
     crew = _Crew(spec, known)
     pool = ThreadPoolExecutor(spec.workers, thread_name_prefix="decode")
-    queue = _Queue(pool, crew.result, inputs, spec.ahead)
+    queue = Queue(pool, crew.result, inputs, spec.ahead, _FILES)
     try:
         queue.fill()
         while queue.pending:
@@ -311,62 +289,6 @@ def _ready(path: str, facts: Facts, image: Image.Image, spec: LoadSpec, prepare:
     if spec.faces is None:
         return with_views(path, facts, image, prepare)
     return with_faces(path, facts, image, prepare, spec.faces)
-
-
-class _Queue:
-    """The inputs that were given to the threads: at most `ahead`, and fewer where they, or clips, hold many bytes."""
-
-    def __init__(
-        self,
-        pool: ThreadPoolExecutor,
-        task: Callable[[Input | Unreadable], _Result],
-        inputs: Iterable[Input | Unreadable],
-        ahead: int,
-    ) -> None:
-        self.pending: deque[Future[_Result]] = deque()
-        self._pool, self._task, self._inputs, self._ahead = pool, task, iter(inputs), ahead
-        self._held = 0  # bytes of inputs that no thread has taken yet, and of clips that wait for their turn
-        self._lock = threading.Lock()
-        self._ended = False
-
-    def fill(self) -> None:
-        """Draw inputs while there is room."""
-        while not self._ended and len(self.pending) < self._ahead and (self._held < _FILES or not self.pending):
-            try:
-                input_ = next(self._inputs)
-            except StopIteration:
-                self._ended = True
-            except Exception as error:  # noqa: BLE001  result() raises it again, in its place among the results
-                failed: Future[_Result] = Future()
-                failed.set_exception(error)
-                self.pending.append(failed)
-                self._ended = True
-            else:
-                self._submit(input_)
-
-    def _submit(self, input_: Input | Unreadable) -> None:
-        carried = len(input_.content or b"") if isinstance(input_, Input) else 0
-        self._hold(carried)
-        future = self._pool.submit(self._task, input_)
-        if carried:
-            future.add_done_callback(lambda _: self._hold(-carried))
-        future.add_done_callback(self._hold_clip)
-        self.pending.append(future)
-
-    def taken(self) -> _Result:
-        """The result of the earliest input, as soon as it is there."""
-        result = self.pending.popleft().result()
-        if isinstance(result, LoadedClip):
-            self._hold(-result.held_bytes)
-        return result
-
-    def _hold_clip(self, future: Future[_Result]) -> None:
-        if not future.cancelled() and future.exception() is None and isinstance(result := future.result(), LoadedClip):
-            self._hold(result.held_bytes)
-
-    def _hold(self, amount: int) -> None:
-        with self._lock:
-            self._held += amount
 
 
 def from_pixels(label: str, pixels: Image.Image | NDArray[np.uint8], spec: LoadSpec) -> Loaded | NoFace:

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from muflow_cli.images.error import ImageError
 from muflow_cli.images.views import cut_views
 from muflow_cli.records import Declared, Face, Facts, NoFace
 from muflow_cli.run_specs import InputSpec, OnNoFace
-from muflow_cli.specs import ContainerSpec, View, ViewSpec
+from muflow_cli.specs import ContainerSpec, FaceSpec, View, ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +62,25 @@ class FaceSearch:
     min_side: int
     most: int
     on_no_face: OnNoFace
+
+
+def face_search(spec: FaceSpec | None, inputs: InputSpec) -> FaceSearch | None:
+    """Which faces a detector with this specification looks for; None where it scores whole images.
+
+    Raises:
+        MuflowError: where what finds them is not installed, or its model is missing or another one.
+    """
+    if spec is None:
+        return None
+    from muflow_cli.images.faces import face_finder, find_faces  # few detectors look for faces
+
+    finder = face_finder(spec, None if inputs.face_model is None else Path(inputs.face_model))
+    return FaceSearch(
+        find=lambda image: find_faces(image, finder),
+        min_side=spec.min_side,
+        most=inputs.max_faces,
+        on_no_face=inputs.on_no_face,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

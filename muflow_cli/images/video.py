@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from muflow_cli.images.clip_formats import ClipFormat
-from muflow_cli.images.error import ImageError, reason_of
+from muflow_cli.images.error import ImageError
 from muflow_cli.images.frame_times import Part
 
 if TYPE_CHECKING:
@@ -248,11 +248,6 @@ class OpenClip:
         turn = _TURNS.get(self.rotation)
         image = Image.fromarray(pixels)
         return image if turn is None else image.transpose(turn)
-
-
-def clip_error(error: BaseException) -> ImageError:
-    """What FFmpeg refuses in a clip as a record."""
-    return ImageError("corrupt", f"its video cannot be decoded ({reason_of(error)})")
 
 
 def _too_many(width: int, height: int, allowed: int) -> ImageError:
