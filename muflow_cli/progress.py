@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """A stage that a workflow is going to run.
+
+    Attributes:
+        name: as `ProgressListener.stage` will be told it.
+        steps: of it, at most.
+        images: that each step encodes; how long that takes is learnt from the first stage that encodes.
+        seconds: that each step takes besides.
+    """
+
+    name: str
+    steps: int
+    images: float = 0.0
+    seconds: float = 0.0
 
 
 class ProgressListener(Protocol):
     """Listens to a running workflow."""
+
+    def plan(self, make: Callable[[], Sequence[PlannedStage]]) -> None:
+        """All stages that take long, in their order, are known; `make` gives them, and may take seconds."""
 
     def stage(self, name: str, total: int | None) -> None:
         """A stage begins; `total` steps are expected, None = not known."""
@@ -21,6 +43,9 @@ class ProgressListener(Protocol):
 
 class NoProgress:
     """A listener that ignores everything."""
+
+    def plan(self, make: Callable[[], Sequence[PlannedStage]]) -> None:
+        """Ignore the plan."""
 
     def stage(self, name: str, total: int | None) -> None:
         """Ignore the stage."""
@@ -53,6 +78,10 @@ class StageTimer:
         if self._name is not None:
             self.seconds[self._name] = round(self.seconds.get(self._name, 0.0) + now - self._since, 3)
         self._since, self._name = now, None
+
+    def plan(self, make: Callable[[], Sequence[PlannedStage]]) -> None:
+        """Pass on."""
+        self._inner.plan(make)
 
     def advance(self, steps: int = 1) -> None:
         """Pass on."""

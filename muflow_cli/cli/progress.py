@@ -7,7 +7,7 @@ import itertools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,16 +19,21 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
+from rich.text import Text
 
 from muflow_cli.cli import log_file
-from muflow_cli.cli.heartbeat import EVERY, Heartbeat, progress_text
+from muflow_cli.cli.heartbeat import EVERY, Heartbeat, duration, progress_text
 from muflow_cli.cli.interruption import last_words
+from muflow_cli.cli.time_left import TimeLeft
 from muflow_cli.output.inert import escape, inert
+from muflow_cli.progress import PlannedStage
 from muflow_cli.records import Result, Unreadable
 
 if TYPE_CHECKING:
@@ -120,8 +125,20 @@ class _Stage:
         return progress_text(self.name, self.done, self.total, time.monotonic() - self.since)
 
 
+class _WholeLeft(ProgressColumn):
+    """The time left of all stages, on the line of the stage that is open."""
+
+    def __init__(self, text: Callable[[Task], str]) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self._text = text
+
+    def render(self, task: Task) -> Text:
+        """The column of one line."""
+        return Text(self._text(task))
+
+
 class StageProgress(_Lines):
-    """A ProgressListener that draws one line per stage.
+    """A ProgressListener that draws one line per stage, with the time left of the whole where there is a plan.
 
     Args:
         console: where to draw.
@@ -129,9 +146,17 @@ class StageProgress(_Lines):
     """
 
     def __init__(self, console: Console, every: float = EVERY) -> None:
-        super().__init__(console, TimeElapsedColumn(), TimeRemainingColumn(), every=every)
+        super().__init__(
+            console, TimeElapsedColumn(), TimeRemainingColumn(), _WholeLeft(self._left_of_all), every=every
+        )
         self._task: TaskID | None = None
         self._stage = _Stage("", None)
+        self._whole: TimeLeft | None = None
+
+    def plan(self, make: Callable[[], Sequence[PlannedStage]]) -> None:
+        """Learn the stages that are to come, if they are drawn."""
+        if self._shown:
+            self._whole = TimeLeft(make())
 
     def stage(self, name: str, total: int | None) -> None:
         """Finish the line of the stage before and begin one."""
@@ -139,16 +164,24 @@ class StageProgress(_Lines):
             self._progress.update(self._task, total=self._progress.tasks[self._task].completed)
         self._task = self._progress.add_task(inert(name), total=total)
         self._stage = _Stage(name, total)
+        if self._whole is not None:
+            self._whole.stage(name, total)
 
     def advance(self, steps: int = 1) -> None:
         """Move the line."""
         self._stage.done += steps
+        if self._whole is not None:
+            self._whole.advance(steps)
         if self._task is not None:
             self._progress.advance(self._task, steps)
 
     def status(self) -> str:
         """The stage that is open."""
         return str(self._stage) if self._stage.name else ""
+
+    def _left_of_all(self, task: Task) -> str:
+        left = self._whole.seconds() if self._whole is not None and task.id == self._task else None
+        return "" if left is None else f"all stages: {duration(left)}"
 
 
 class ScanProgress(_Lines):

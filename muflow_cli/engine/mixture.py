@@ -41,10 +41,11 @@ class Mixture(nn.Module):
         self.register_buffer("precisions_cholesky", precisions_cholesky)
 
     @classmethod
-    def normal(cls, dimensions: int) -> Mixture:
-        """N(0, I) in `dimensions` dimensions, float64 on the CPU: FastFlow's own target."""
-        weights = torch.ones(1, dtype=torch.float64)
-        return cls(weights, weights.new_zeros(1, dimensions), torch.eye(dimensions, dtype=torch.float64)[None])
+    def normal(cls, dimensions: int, components: int = 1) -> Mixture:
+        """N(0, I) in `dimensions` dimensions as `components` equal parts, float64 on the CPU: FastFlow's own target."""
+        weights = torch.full((components,), 1 / components, dtype=torch.float64)
+        eye = torch.eye(dimensions, dtype=torch.float64)
+        return cls(weights, weights.new_zeros(components, dimensions), eye.repeat(components, 1, 1))
 
     @classmethod
     def empty(cls, components: int, dimensions: int) -> Mixture:

@@ -158,12 +158,14 @@ def _targets(
 
 def _train(fit: BranchFit, chosen: Chosen, features: list[Tensor], held_out: list[Tensor], targets: Targets) -> Trained:
     """The trained flows, continued from the last checkpoint if there is one."""
-    fit.progress.stage(fit.work.stage("train"), chosen.train.epochs)
+    resumed = fit.work.load_checkpoint()
+    epochs = chosen.train.epochs if chosen.branch.flow.steps else 0
+    fit.progress.stage(fit.work.stage("train"), epochs - (resumed.epoch if resumed else 0))
 
-    def on_epoch(_progress: Progress) -> None:
-        fit.progress.advance()
+    def on_epoch(progress: Progress) -> None:
+        fit.progress.advance(min(progress.epoch, 1))  # epoch 0 is before training
 
-    hooks = TrainHooks(on_epoch=on_epoch, save=fit.work.save_checkpoint, resume=fit.work.load_checkpoint())
+    hooks = TrainHooks(on_epoch=on_epoch, save=fit.work.save_checkpoint, resume=resumed)
     mixtures = [copy.deepcopy(mixture).to(fit.encoder.placement.device) for mixture in targets.mixtures]
     return train(features, held_out, mixtures, chosen.branch.flow, chosen.train, hooks=hooks)
 

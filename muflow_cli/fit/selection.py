@@ -31,7 +31,7 @@ from muflow_cli.fit.store import Store
 from muflow_cli.fit.targets import Averaging, mu_targets, normal_targets
 from muflow_cli.fit.work import Work
 from muflow_cli.progress import ProgressListener
-from muflow_cli.specs import BranchSpec, Selection, TargetKind, TrainSpec
+from muflow_cli.specs import BranchSpec, Selection, TargetKind, TargetSpec, TrainSpec
 
 _FEWEST_AVERAGES = 50
 
@@ -90,7 +90,7 @@ def select(rounds: Rounds) -> Chosen:
     if spec.selection is Selection.PRIOR or len(rounds.folds) < 2:
         steps, epochs = min(spec.prior_steps, branch.flow.steps), min(spec.prior_epochs, spec.epochs)
         return _chosen(rounds, Selected(left_out=(), candidates=(), steps=steps, epochs=epochs), ())
-    tried = sorted({min(steps, branch.flow.steps) for steps in spec.selection_steps})
+    tried = steps_to_try(branch, spec)
     histories = [_round(rounds, number, tried) for number in range(len(rounds.folds))]
     for layer in range(len(rounds.pooled)):
         rounds.work.file(f"round.{layer}").unlink(missing_ok=True)
@@ -107,6 +107,16 @@ def select(rounds: Rounds) -> Chosen:
         for steps, history in by_steps.items()
     )
     return _chosen(rounds, selected, tuple(made))
+
+
+def steps_to_try(branch: BranchSpec, train: TrainSpec) -> list[int]:
+    """Numbers of steps of the flows that each round trains."""
+    return sorted({min(steps, branch.flow.steps) for steps in train.selection_steps})
+
+
+def averages_of_a_round(target: TargetSpec, rounds: int) -> int:
+    """How many averages each of `rounds` rounds encodes."""
+    return min(target.n_averages, max(_FEWEST_AVERAGES, target.n_averages // rounds))
 
 
 def _chosen(rounds: Rounds, selected: Selected, made: tuple[Round, ...]) -> Chosen:
@@ -195,7 +205,7 @@ def _mixtures(rounds: Rounds, images: Sequence[int], projections: Sequence[Proje
         return normal_targets(projections).mixtures
     fewer = replace(
         target,
-        n_averages=min(target.n_averages, max(_FEWEST_AVERAGES, target.n_averages // len(rounds.folds))),
+        n_averages=averages_of_a_round(target, len(rounds.folds)),
         images_per_average=min(target.images_per_average, len(images)),
     )
     averaging = Averaging(

@@ -32,6 +32,7 @@ from muflow_cli.errors import BadData, BadSpec, CannotWrite, IncompatibleOptions
 from muflow_cli.files import write_whole
 from muflow_cli.fit.branch import BranchFit, FittedBranch, branch_history, fit_branch
 from muflow_cli.fit.features import work_bytes
+from muflow_cli.fit.outlook import planned
 from muflow_cli.fit.records import FitRequest, FitSummary
 from muflow_cli.fit.sources import Fold, rounds_of, short_names, sources_of
 from muflow_cli.fit.split import Split, deal, require_images, with_clips_whole
@@ -181,6 +182,7 @@ class _Fit:
             [*parts.train, *parts.validation],
             self.spec.train,
         )
+        self.timer.plan(lambda: planned(self.spec, store, parts, len(left_out), self.placement))
         fitted = {branch.name: self.branch(branch.name, store, parts, left_out) for branch in self.spec.branches}
         detector = self.detector(store, parts, fitted)
         self.timer.stage("write", None)
