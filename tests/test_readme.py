@@ -32,6 +32,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         generator = np.random.default_rng([7, seed])
         for index in range(count):
             draw_face(generator, 96).save(folder / name / f"{index:03}.jpg", quality=90)
+    # A reader's fit takes minutes; what it prints and writes does not depend on how long it trains.
+    (folder / ".config" / "muflow").mkdir(parents=True)
+    (folder / ".config" / "muflow" / "config.toml").write_text("[fit]\nepochs = 2\naverages = 40\n")
     return folder
 
 
