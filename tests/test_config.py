@@ -58,7 +58,7 @@ def test_an_environment_variable_comes_before_the_file(file: Path, monkeypatch: 
         ("[scan]\nmax_bytes = 1\n", "did you mean max-bytes?"),
         ("[scann]\nfdr = 1\n", "has 'scann', which is unknown: did you mean scan?"),
         ('detecter = "x"\n', "has 'detecter', which is unknown: did you mean detector?"),
-        ("scan = 1\n", "has 'scan', which is unknown"),
+        ("scan = 1\n", "has 'scan', which is not a table: write [scan] and its options below it"),
         ("[scan]\nquiet = 1\n", "has '[scan] quiet', whose value is of another kind: write true or false there"),
         ("[scan]\nfdr = [0.1]\n", "whose value is of another kind: write a text or a number there"),
         ("[scan]\nfdr = true\n", "whose value is of another kind"),
@@ -102,3 +102,8 @@ def test_a_scan_obeys_the_file_and_its_report_says_so(tiny_bundle: Path, reals: 
     done = run(*words, env=environment(XDG_CONFIG_HOME=str(tmp_path)))
     assert done.returncode == 2
     assert done.stderr.endswith(b"has '[scan] worker', which is no option: did you mean workers?\n")
+    config.write_text('[scan]\nworkers = "many"\n')
+    done = run(*words, env=environment(XDG_CONFIG_HOME=str(tmp_path)))
+    assert done.returncode == 2
+    assert b"Invalid value for '--workers'" in done.stderr
+    assert done.stderr.endswith(f"The configuration file {config} adds options to the command.\n".encode())

@@ -108,6 +108,7 @@ def test_groups_verification_and_temporary_files_know_the_name(
             ["--resume", "-o", "r.jsonl"],
             "--resume cannot be combined with PATH -, because standard input cannot be read again",
         ),
+        (["-"], "PATH is - -: use - once, since standard input is one image"),
     ],
 )
 def test_stdin_is_read_for_one_thing_once(words: list[str], sentence: str, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from muflow_cli.cli.info_command import info_command
 from muflow_cli.cli.merge_command import merge_command
 from muflow_cli.cli.scan_command import scan_command
 from muflow_cli.cli.schema_command import schema_command
+from muflow_cli.default_detector import config_file
 from muflow_cli.errors import CannotWrite, MuflowError
 from muflow_cli.output.inert import inert
 from muflow_cli.system import OF_A_STREAM
@@ -91,6 +92,7 @@ app.command("help", cls=Command)(help_command)
 
 def run() -> int:
     """Run the command line and return its exit status; every error is one sentence."""
+    typed = len(sys.argv)
     try:
         status = app(standalone_mode=False)
         sys.stdout.flush()
@@ -103,6 +105,8 @@ def run() -> int:
         if show is not None:
             error.message = inert(error.message)  # type: ignore[union-attr]
             show()
+            if len(sys.argv) > typed:
+                sys.stderr.write(inert(f"The configuration file {config_file()} adds options to the command.") + "\n")
         else:
             sentence = f"muflow: {_sentence(error)}"
             log_file.note(sentence)

@@ -49,7 +49,9 @@ def with_config(words: Sequence[str], commands: Mapping[str, Any], file: Path | 
         return [*words]
     tables = read_config(path)
     for name, table in tables.items():
-        if name != _TOP and (name not in commands or name in _WITHOUT or not isinstance(table, Mapping)):
+        if name in commands and name not in _WITHOUT and not isinstance(table, Mapping):
+            raise BadConfig(path, f"has {name!a}, which is not a table", f"write [{name}] and its options below it")
+        if name != _TOP and (name not in commands or name in _WITHOUT):
             known = [_TOP, *(f"[{command}]" for command in commands if command not in _WITHOUT)]
             raise BadConfig(path, f"has {name!a}, which is unknown", _instead(name, [_TOP, *commands], known))
     command = words[at]

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from muflow_cli.errors import IncompatibleOptions, NoSuchInput, NothingToDo
+from muflow_cli.errors import BadSpec, IncompatibleOptions, NoSuchInput, NothingToDo
 from muflow_cli.files import temporary_folder
 from muflow_cli.run_specs import InputSpec
 
@@ -31,7 +31,10 @@ def scan_arguments(
     Raises:
         NothingToDo: without anything to scan, or where the list cannot be read.
         IncompatibleOptions: where standard input would be both the list and an image.
+        BadSpec: where standard input is given twice.
     """
+    if paths.count(STDIN) > 1:
+        raise BadSpec("PATH", "- -", "- once, since standard input is one image")
     if STDIN in paths and str(files_from) == STDIN:
         raise IncompatibleOptions("PATH -", "--files-from -", "standard input is either an image or a list")
     if not paths and files_from is None:
