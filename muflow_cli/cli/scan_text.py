@@ -75,7 +75,7 @@ def _unjudged_line(summary: Summary, calibrated_on: CalibratedOn) -> str:
 
 
 def _atypical_line(summary: Summary, atypical: Atypical) -> str:
-    images = "1 image is" if summary.atypical == 1 else f"{summary.atypical} images are"
+    images = f"1 {_unit(summary)} is" if summary.atypical == 1 else f"{summary.atypical} {_unit(summary)}s are"
     facts = ", ".join(f"{count} by {name.replace('_', ' ')}" for name, count in summary.atypical_by_fact.items())
     outside = f"outside the calibration's ranges ({facts})"
     if atypical is Atypical.REPORT:
@@ -159,9 +159,14 @@ def _counts(summary: Summary) -> Iterator[str]:
         f"{f' ({codes})' if codes else ''}, {summary.duplicates} duplicate{_s(summary.duplicates)}{written}"
     )
     yield (
-        f"{summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s ({stages}; "
+        f"{summary.seconds:.1f} s, {summary.images_per_second:.1f} {_unit(summary)}s/s ({stages}; "
         f"the bottleneck is {summary.bottleneck})"
     )
+
+
+def _unit(summary: Summary) -> str:
+    """What is counted: images, or inputs where some are videos."""
+    return "input" if summary.clips else "image"
 
 
 def _s(count: int) -> str:
