@@ -87,6 +87,16 @@ def test_what_has_changed_or_gone_since_it_was_scored_is_named_and_not_copied(tm
     assert {path.name for path in (tmp_path / "out").iterdir()} == {MANIFEST, SUMS}
 
 
+def test_a_video_may_be_longer_than_an_image(tmp_path: Path) -> None:
+    content = b"0123456789" * 300_000
+    (tmp_path / "x.mp4").write_bytes(content)
+    with open_copies(tmp_path / "out", 1000, lambda _: None) as copies:
+        assert copies is not None
+        copies.add(flagged(tmp_path / "x.mp4", content))
+    (copy,) = (tmp_path / "out").glob("*.mp4")
+    assert copy.read_bytes() == content
+
+
 def test_no_file_is_ever_replaced(tmp_path: Path) -> None:
     folder, image = tmp_path / "out", tmp_path / "x.jpg"
     image.write_bytes(b"one")

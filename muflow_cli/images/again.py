@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
-from typing import Final
+from typing import BinaryIO, Final
 
+from muflow_cli.files import NotAFile, open_regular
 from muflow_cli.images.archives import split
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.find import find
 from muflow_cli.images.frames import without_frame
-from muflow_cli.images.inputs import Input, file_error
+from muflow_cli.images.inputs import Input, InputKind, file_error
 from muflow_cli.images.read import read_input
 from muflow_cli.images.stdin import NAME as STDIN
 from muflow_cli.images.stdin import is_stdin
@@ -48,8 +50,8 @@ class Again:
             self._archive = ""  # not found from here on, so the next search starts from the beginning
         return next(find([path], LIMITS), None)
 
-    def read(self, path: str, max_bytes: int) -> bytes:
-        """The bytes that lie at `path` now, at most `max_bytes`.
+    def open(self, path: str, max_bytes: int) -> BinaryIO:
+        """The bytes that lie at `path` now: a file of any length as it lies there, anything else at most `max_bytes`.
 
         Raises:
             ImageError: naming why they cannot be read.
@@ -60,6 +62,10 @@ class Again:
         if isinstance(source, Unreadable):
             raise ImageError(source.code, source.message)
         try:
-            return read_input(source, max_bytes)
+            if source.kind in (InputKind.FILE, InputKind.STDIN):
+                return io.BufferedReader(open_regular(source.location or source.path))
+            return io.BytesIO(read_input(source, max_bytes))
+        except NotAFile:
+            raise ImageError("not_a_file", "it is no longer a file") from None
         except OSError as error:
             raise file_error(error) from error

@@ -14,6 +14,7 @@ from muflow_cli.errors import CannotWrite
 from muflow_cli.files import OutputFile, naming, replacing
 from muflow_cli.images.again import Again
 from muflow_cli.images.error import ImageError
+from muflow_cli.images.inputs import file_error
 from muflow_cli.output.inert import cell, escape
 from muflow_cli.output.tabular import write_row
 from muflow_cli.records import Result, Scored
@@ -21,6 +22,7 @@ from muflow_cli.records import Result, Scored
 MANIFEST: Final = "manifest.csv"
 SUMS: Final = "SHA256SUMS"
 _COLUMNS: Final = ("copy", "source", "sha256", "bytes", "problem")
+_PART: Final = 2**20  # bytes
 _LONGEST_NAME: Final = 120  # characters
 # What no system allows in a name, or reads as a folder.
 _UNSAFE: Final = frozenset('/\\:*?"<>|')
@@ -35,7 +37,7 @@ class FlaggedCopies:
         folder: that `claims.check_new_folder` has let pass.
         manifest: open stream of the manifest.
         sums: open stream of the sums.
-        max_bytes: limit on an image, as in the scan.
+        max_bytes: limit on a member of an archive or a remote image, as in the scan; files are copied in parts.
         note: told, in a sentence, of images that could not be copied.
 
     Attributes:
@@ -72,21 +74,30 @@ class FlaggedCopies:
     def _copy(self, result: Scored) -> str:
         """Name of the copy; ImageError where the input is no longer what was scored."""
         sha256 = result.facts.sha256
-        data = self.again.read(result.path, self._max_bytes)
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise ImageError("changed", "its content is no longer what was scored")
         name = f"{sha256[:16]}-{safe_name(result.path)}"
         path = self._folder / name
         if os.path.lexists(path):
             raise ImageError("name_taken", f"a file {name} is there already")
-        with replacing(path, force=False) as copy:
-            copy.write(data)
+        with self.again.open(result.path, self._max_bytes) as source, replacing(path, force=False) as copy:
+            digest = hashlib.sha256()
+            while part := _read(source):
+                digest.update(part)
+                copy.write(part)
+            if digest.hexdigest() != sha256:
+                raise ImageError("changed", "its content is no longer what was scored")
         with naming(str(path)), path.open("rb") as written:
             if hashlib.file_digest(written, "sha256").hexdigest() != sha256:
                 path.unlink()
                 raise CannotWrite(str(path), "what was written is not what is read back", "check the disk")
         self._sums.write(f"{sha256}  {name}\n".encode())
         return name
+
+
+def _read(source: BinaryIO) -> bytes:
+    try:
+        return source.read(_PART)
+    except OSError as error:
+        raise file_error(error) from error
 
 
 def safe_name(path: str) -> str:
