@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from muflow_cli.canonical import ADDED
 from muflow_cli.verdicts import Side, Verdict
 
 # Of a clip, how many of its worst frames are named.
@@ -82,6 +83,21 @@ class Track:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Embedded:
+    """Where a video lies inside the file of a motion photo, whose hash and length are those of the result.
+
+    Attributes:
+        offset: of its first byte.
+        bytes: its length.
+        sha256: of it alone, lower-case hexadecimal.
+    """
+
+    offset: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ClipFacts:
     """What was read of a clip besides the facts of its file.
 
@@ -90,12 +106,16 @@ class ClipFacts:
         seconds: length of the clip; None where the file does not say.
         rotation: degrees, counter-clockwise, by which frames are turned to be upright: 0, 90, 180 or 270.
         failed: number of frames that were looked for and could not be decoded.
+        converted_from: transfer function of HDR, PQ or HLG, that the frames were converted from; None of SDR.
+        embedded: where it lies in a motion photo; None of a file that is a video.
     """
 
     container: str
     seconds: float | None
     rotation: int = 0
     failed: int = 0
+    converted_from: str | None = field(default=None, metadata=ADDED)
+    embedded: Embedded | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

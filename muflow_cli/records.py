@@ -56,6 +56,9 @@ class CalibrationMatch(StrEnum):
 # Format of an image that was given as pixels, whose container nobody knows.
 PIXELS: Final = "pixels"
 
+# In the place of a frame's number: the video that a motion photo holds behind its image.
+EMBEDDED: Final = 0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
@@ -64,8 +67,8 @@ class Facts:
     Attributes:
         sha256: of the bytes that were decoded (one read for both), lower-case hexadecimal.
         bytes: length of those bytes.
-        format: container as Pillow names it ("JPEG", "PNG", ...), or codec of a clip ("H264", "AV1", ...); PIXELS for
-            an image that was given in memory.
+        format: container as Pillow names it ("JPEG", "PNG", ...), or codec of a clip ("H264", "AV1", ...) and what
+            was converted from HDR ("HEVC PQ", "HEVC HLG"); PIXELS for an image that was given in memory.
         width: in pixels as stored, before EXIF orientation.
         height: in pixels as stored, before EXIF orientation.
         jpeg_quality: estimated from the quantisation tables, 1..100; None where it is not a JPEG.
@@ -75,7 +78,7 @@ class Facts:
         missing: share of a damaged image that is missing, 0..1; None where nothing is missing or it cannot be told.
         face_side: shorter side of the box of the face that decided, pixels; None where no face was scored.
         face_tilt: its angle against upright, -180..180 degrees, clockwise in the image; None likewise.
-        frame: of the file that was scored, from 1.
+        frame: of the file that was scored, from 1; EMBEDDED for the video inside a motion photo.
         frames: that the file holds: of an animation (GIF, PNG, WebP) or pages of a TIFF.
     """
 
@@ -95,7 +98,7 @@ class Facts:
 
     @property
     def key(self) -> str:
-        """What tells this picture from others: the SHA-256 of the file, or one of it and the frame from the second on.
+        """What tells this picture from others: the SHA-256 of the file, or one of it and any frame but the first.
 
         Lower-case hexadecimal, as a SHA-256 is.
         """

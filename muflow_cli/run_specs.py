@@ -166,6 +166,7 @@ class InputSpec:
         on_no_face: what becomes of an image without a face that can be scored.
         face_model: path of the model file, for a detector of faces that needs one.
         all_frames: every frame of an animation and every page of a document is an input, not the first alone.
+        embedded_video: the video inside a motion photo is an input beside the photo, where clips are read.
         clips: which frames of a clip are looked at; None = clips are not read: in folders they are no inputs, and one
             that is named is an error record.
     """
@@ -183,6 +184,7 @@ class InputSpec:
     on_no_face: OnNoFace = OnNoFace.REPORT
     face_model: str | None = None
     all_frames: bool = False
+    embedded_video: bool = False
     clips: ClipSpec | None = None
 
     def __post_init__(self) -> None:

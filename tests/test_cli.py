@@ -55,7 +55,7 @@ def test_a_scan_has_at_most_22_visible_options() -> None:
             | {"batch_size", "c2pa_trust", "exit_zero", "group_by", "reweight", "sign", "signers"}
             | {"only", "sort", "copy_flagged", "known", "shard", "csv_bom"}
             | {"case", "examiner", "print_", "all_frames", "list_skipped", "_log_file"}
-            | {"animations", "every", "frames", "max_clip_bytes"}
+            | {"animations", "embedded_video", "every", "frames", "max_clip_bytes"}
             | {"max_faces", "on_no_face", "face_model", "follow_links", "per", "backend", "strict"}
             | SELDOM,
         ),

@@ -10,6 +10,7 @@ import pytest
 from conftest import draw_face
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from motion_photos import google, still
 from PIL import Image
 from scan_runs import run
 
@@ -78,7 +79,7 @@ def test_keys_of_frames_differ_and_the_first_is_the_hash_of_the_file():
     assert all(len(bytes.fromhex(each.key)) == 32 for each in facts)
 
 
-@given(st.text(min_size=1), st.integers(1, 10**6))
+@given(st.text(min_size=1), st.integers(0, 10**6))
 def test_the_path_of_a_frame_leads_back_to_the_file(path, frame):
     assert frame == 1 or without_frame(frame_path(path, frame)) == path
     assert frame_path(path, 1) == path
@@ -143,3 +144,11 @@ def test_a_gif_is_one_video_or_many_images(folder, tiny_bundle):
     done = run("scan", folder, "--detector", tiny_bundle, "--all-frames", "--animations")
     assert done.returncode == 2
     assert b"--animations cannot be combined with --all-frames" in done.stderr
+
+
+def test_the_video_of_a_motion_photo_is_an_input_where_it_is_asked_for(tmp_path, tiny_bundle):
+    (tmp_path / "photo.jpg").write_bytes(google(still(), b"no video" * 9))
+    scan = ("scan", tmp_path, "--detector", tiny_bundle, "--json", "--fail-on", "flagged")
+    for options, names in (((), ["photo.jpg"]), (("--embedded-video",), ["photo.jpg", "photo.jpg#video"])):
+        results = json.loads(run(*scan, *options).stdout)["results"]
+        assert [Path(row["path"]).name for row in results] == names

@@ -199,11 +199,8 @@ def test_a_clip_that_is_cut_is_an_error_or_scored_as_damaged(folder: Path, tmp_p
     assert 0 < item.clip.failed < 6
 
 
-def test_a_clip_without_video_or_in_hdr_is_an_error(tmp_path: Path) -> None:
+def test_a_clip_without_video_is_an_error(tmp_path: Path) -> None:
     assert record(write_sound(tmp_path / "sound.mp4")).code == "no_video"
-    for transfer in (16, 18):
-        path = write_clip(tmp_path / f"{transfer}.mp4", plain(2), transfer=transfer)
-        assert record(path).code == "hdr"
 
 
 def test_limits_hold_for_clips(folder: Path) -> None:

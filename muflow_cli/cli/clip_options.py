@@ -42,6 +42,14 @@ Animations = Annotated[
         hidden=True,
     ),
 ]
+EmbeddedVideo = Annotated[
+    bool,
+    typer.Option(
+        "--embedded-video",
+        help="Score the video inside a motion photo too, as a video with a result of its own (photo.jpg#video).",
+        hidden=True,
+    ),
+]
 MaxClipBytes = Annotated[
     int,
     typer.Option("--max-clip-bytes", min=1, help="Report larger videos as errors, unread.", hidden=True),

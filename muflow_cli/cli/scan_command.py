@@ -71,6 +71,7 @@ def scan_command(
     frames: clip_options.Frames = None,
     every: clip_options.Every = None,
     animations: clip_options.Animations = False,
+    embedded_video: clip_options.EmbeddedVideo = False,
     max_clip_bytes: clip_options.MaxClipBytes = clip_options.MAX_CLIP_BYTES,
     per: clip_options.PerOption = Per.IMAGE,
     case: report_options.Case = None,
@@ -182,6 +183,7 @@ def scan_command(
         max_faces=max_faces,
         on_no_face=on_no_face,
         all_frames=all_frames,
+        embedded_video=embedded_video,
     )
     signing = prepare_signing(sign, outputs, console)
     own = [*read, *(known or ()), *([] if sign is None else [sign])]

@@ -137,7 +137,13 @@ class _Work:
         if clip.failed and request.spec.inputs.damaged is Damaged.REFUSE:
             what = "1 frame" if clip.failed == 1 else f"{clip.failed} frames"
             raise ImageError("truncated", f"{what} of {count + clip.failed} are missing or cannot be decoded")
-        facts = ClipFacts(container=clip.container, seconds=seconds or None, rotation=clip.rotation, failed=clip.failed)
+        facts = ClipFacts(
+            container=clip.container,
+            seconds=seconds or None,
+            rotation=clip.rotation,
+            failed=clip.failed,
+            converted_from=clip.converted_from,
+        )
         self._end = ClipAnswer(facts=_facts(request, clip), clip=facts)
 
     def _answered(self, clip: OpenClip, frame: ClipFrame) -> _Answered:
@@ -162,7 +168,8 @@ def _facts(request: ClipRequest, clip: OpenClip) -> Facts:
     return Facts(
         sha256=request.sha256,
         bytes=request.size,
-        format=clip.codec,
+        # Nothing that is calibrated on SDR is known to hold for what was converted: another format.
+        format=clip.codec if clip.converted_from is None else f"{clip.codec} {clip.converted_from}",
         width=clip.width,
         height=clip.height,
         damaged=clip.failed > 0,

@@ -13,8 +13,9 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from muflow_cli.clip_records import ClipFacts
+from muflow_cli.clip_records import ClipFacts, Embedded
 from muflow_cli.images.clip_formats import HEAD_BYTES, clip_format
+from muflow_cli.images.embedded import embedded_video
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input, InputKind, file_error, has_image_name, open_regular, too_large
 from muflow_cli.images.prepare import FaceSearch, PrepareSpec, with_faces
@@ -22,7 +23,7 @@ from muflow_cli.images.protocol import ClipAnswer, ClipRequest
 from muflow_cli.images.tracks import LoadedFrame, Tracks
 from muflow_cli.images.video import can_read_clips
 from muflow_cli.images.worker import Worker
-from muflow_cli.records import Declared, Facts, NoFace
+from muflow_cli.records import EMBEDDED, Declared, Facts, NoFace
 from muflow_cli.run_specs import InputSpec
 
 
@@ -88,7 +89,8 @@ def file_source(input_: Input, spec: InputSpec) -> ClipSource | None:
     Raises:
         ImageError: needs_video, is_clip, too_large; read_error and others as the operating system reports them.
     """
-    if input_.kind is not InputKind.FILE or has_image_name(input_.path) or not is_clip(input_.path, spec):
+    is_part = input_.frame != 1  # whose path is no file's
+    if input_.kind is not InputKind.FILE or is_part or has_image_name(input_.path) or not is_clip(input_.path, spec):
         return None
     try:
         with open_regular(input_.path) as file:
@@ -113,6 +115,38 @@ def data_source(path: str, data: bytes, sha256: str, spec: InputSpec) -> ClipSou
         return None
     _check_wanted(data[:HEAD_BYTES], len(data), spec)
     return ClipSource(path, sha256, len(data), data)
+
+
+def embedded_source(path: str, data: bytes, spec: InputSpec) -> tuple[ClipSource, Embedded]:
+    """The video inside a motion photo, and where it lies.
+
+    Args:
+        path: as reported.
+        data: the whole file.
+        spec: as for any clip.
+
+    Raises:
+        ImageError: no_video, changed, needs_video, is_clip, too_large.
+    """
+    span = embedded_video(data)
+    if span is None:
+        raise ImageError("changed", "the file changed while it was read")
+    video = data[span.start : span.end]
+    _check_wanted(video[:HEAD_BYTES], len(video), spec)
+    sha256 = hashlib.sha256(video).hexdigest()
+    return ClipSource(path, sha256, len(video), video), Embedded(offset=span.start, bytes=len(video), sha256=sha256)
+
+
+def in_file(clip: LoadedClip | NoFace, place: Embedded, sha256: str, size: int) -> LoadedClip | NoFace:
+    """A clip that lies inside a file, whose hash and length become its facts."""
+
+    def own(facts: Facts) -> Facts:
+        return replace(facts, sha256=sha256, bytes=size, frame=EMBEDDED)
+
+    if isinstance(clip, NoFace):
+        return replace(clip, facts=own(clip.facts))
+    frames = tuple(replace(frame, facts=own(frame.facts)) for frame in clip.frames)
+    return replace(clip, facts=own(clip.facts), clip=replace(clip.clip, embedded=place), frames=frames)
 
 
 def digests_of(source: ClipSource, kinds: Collection[str]) -> dict[str, bytes]:

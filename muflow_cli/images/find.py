@@ -11,10 +11,12 @@ from muflow_cli.files import is_own
 from muflow_cli.images import archives, globs, remote
 from muflow_cli.images.archive_limits import is_archive
 from muflow_cli.images.clips import is_clip
+from muflow_cli.images.embedded import embedded_video, may_embed
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.frames import MOST_FRAMES, frame_count, frame_path
 from muflow_cli.images.inputs import (
     Input,
+    InputKind,
     entries,
     file_error,
     has_image_name,
@@ -28,7 +30,7 @@ from muflow_cli.images.lists import ListedPath
 from muflow_cli.images.read import read_input
 from muflow_cli.images.stdin import StandardInput, inputs_of
 from muflow_cli.images.video import can_read_clips
-from muflow_cli.records import Unreadable
+from muflow_cli.records import EMBEDDED, Unreadable
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.skipped import Skip, Skipped, Why
 
@@ -59,12 +61,34 @@ def find_each(
         for item in finder.inputs(argument):
             found = replace(item, group=group) if group and isinstance(item, Input) else item
             yield argument, found
-            if spec.all_frames and isinstance(found, Input):
-                yield from ((argument, later) for later in _later_frames(found, spec))
+            if isinstance(found, Input):
+                yield from ((argument, part) for part in _parts(found, spec))
+
+
+def _parts(first: Input, spec: InputSpec) -> Iterator[Input | Unreadable]:
+    """What else of the file of an input is one by the settings; nothing where it cannot be read, as its record says."""
+    if spec.all_frames:
+        yield from _later_frames(first, spec)
+    if spec.embedded_video and spec.clips is not None and _names_video(first, spec):
+        location = first.location or first.path
+        yield replace(first, path=frame_path(first.path, EMBEDDED), location=location, frame=EMBEDDED)
+
+
+def _names_video(first: Input, spec: InputSpec) -> bool:
+    """Whether a file holds a video behind its image, or says so where it does not, which a record will tell."""
+    try:
+        head = head_of(first.path) if first.kind is InputKind.FILE else None
+        if head is not None and not may_embed(head):
+            return False
+        return embedded_video(read_input(first, spec.max_bytes)) is not None
+    except ImageError as error:
+        return error.code == "no_video"
+    except MemoryError:
+        return False
 
 
 def _later_frames(first: Input, spec: InputSpec) -> Iterator[Input | Unreadable]:
-    """The frames of an input after its first one; none where it cannot be read, which its own record will say."""
+    """The frames of an input after its first one."""
     try:
         count = frame_count(read_input(first, spec.max_bytes))
     except (ImageError, MemoryError):

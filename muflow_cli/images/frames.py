@@ -1,4 +1,4 @@
-"""How many frames a file holds: those of an animation, or the pages of a document; counted without decoding."""
+"""What a file holds besides its first picture: frames of an animation, pages of a document, the video of a photo."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Final
 from muflow_cli.images.containers import gif, png, riff
 from muflow_cli.images.containers.tiff import TIFF_SIGNATURES
 from muflow_cli.images.tiff import page_count
+from muflow_cli.records import EMBEDDED
 
 # Frames of one file that are inputs of their own; each takes a decoding of those before it.
 MOST_FRAMES: Final = 1000
+
+_FRAME: Final = "#frame="
+_VIDEO: Final = "#video"
 
 
 def frame_count(data: bytes) -> int:
@@ -37,11 +41,15 @@ def _png_frames(data: bytes) -> int:
 
 
 def frame_path(path: str, frame: int) -> str:
-    """How a frame of a file is reported: the first as the file, the others as `path#frame=2`."""
-    return path if frame == 1 else f"{path}#frame={frame}"
+    """How a frame of a file is reported: the first as the file, others as `path#frame=2`, its video as `path#video`."""
+    if frame == EMBEDDED:
+        return path + _VIDEO
+    return path if frame == 1 else f"{path}{_FRAME}{frame}"
 
 
 def without_frame(path: str) -> str:
     """The path of the file to which `frame_path` belongs."""
-    name, mark, number = path.rpartition("#frame=")
+    if path.endswith(_VIDEO):
+        return path.removesuffix(_VIDEO)
+    name, mark, number = path.rpartition(_FRAME)
     return name if mark and number.isdecimal() else path

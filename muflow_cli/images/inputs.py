@@ -65,7 +65,8 @@ class Input:
         content: the bytes of a tar member that cannot be read again in place, because its archive is compressed or
             the member is sparse.
         group: of the list that named it; empty where the list has none.
-        frame: of an animation, or page of a document, from 1; from the second on a file lies at `location`.
+        frame: of an animation, or page of a document, from 1, or EMBEDDED; a file whose first it is not lies at
+            `location`.
     """
 
     path: str

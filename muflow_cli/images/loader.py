@@ -15,7 +15,16 @@ from PIL import Image
 
 from muflow_cli.errors import BadSpec
 from muflow_cli.images.budget import Budget
-from muflow_cli.images.clips import ClipSource, LoadedClip, data_source, digests_of, file_source, load_clip
+from muflow_cli.images.clips import (
+    ClipSource,
+    LoadedClip,
+    data_source,
+    digests_of,
+    embedded_source,
+    file_source,
+    in_file,
+    load_clip,
+)
 from muflow_cli.images.container import contained
 from muflow_cli.images.decode import DecodedImage, pixels_of
 from muflow_cli.images.error import ImageError
@@ -29,7 +38,7 @@ from muflow_cli.images.read import announced_bytes, read_input
 from muflow_cli.images.thumbnails import thumbnail_mark
 from muflow_cli.images.triage import triage
 from muflow_cli.images.worker import CLIPS, Workers
-from muflow_cli.records import PIXELS, Facts, Mark, NoFace, Unreadable, frame_key
+from muflow_cli.records import EMBEDDED, PIXELS, Facts, Mark, NoFace, Unreadable, frame_key
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.specs import ContainerSpec, View, ViewSpec
 
@@ -228,6 +237,8 @@ class _Crew:
         with self._files.claim(announced_bytes(input_)):
             data = read_input(input_, self._spec.inputs.max_bytes)
             sha256 = hashlib.sha256(data).hexdigest()
+            if input_.frame == EMBEDDED:
+                return self._embedded(input_.path, data, sha256)
             clip = data_source(input_.path, data, sha256, self._spec.inputs)
             if clip is not None:
                 return self._clip(clip)
@@ -235,6 +246,21 @@ class _Crew:
                 return Listed(input_.path, sha256)
             key = frame_key(sha256, input_.frame)
             return Seen(input_.path, key) if self._known(key) else self._loaded(input_, data, sha256)
+
+    def _embedded(self, path: str, data: bytes, sha256: str) -> LoadedClip | NoFace | Seen | Listed:
+        """The result for the video inside a motion photo; the file is known by its own hash."""
+        if self._spec.hash_lists is not None and data in self._spec.hash_lists:
+            return Listed(path, sha256)
+        key = frame_key(sha256, EMBEDDED)
+        if self._known(key):
+            return Seen(path, key)
+        try:
+            source, place = embedded_source(path, data, self._spec.inputs)
+            with self.clip_workers.one() as worker:
+                clip = load_clip(source, worker, self._prepare, self._spec.faces)
+        except ImageError as error:
+            raise ImageError(error.code, error.message, sha256=sha256, size=len(data)) from error
+        return in_file(clip, place, sha256, len(data))
 
     def _clip(self, clip: ClipSource) -> LoadedClip | NoFace | Seen | Listed:
         lists = self._spec.hash_lists

@@ -11,6 +11,7 @@ from muflow_cli.errors import NothingToDo
 from muflow_cli.files import naming
 from muflow_cli.images import archives
 from muflow_cli.images.archive_limits import is_archive
+from muflow_cli.images.frames import without_frame
 from muflow_cli.images.inputs import Input, InputKind
 from muflow_cli.records import Unreadable
 from muflow_cli.run_specs import InputSpec
@@ -31,7 +32,7 @@ _ARCHIVES: Final = (
 
 def is_stdin(path: str) -> bool:
     """Whether a result with this path is of standard input."""
-    return path == NAME or path.startswith(f"{NAME}!")
+    return without_frame(path) == NAME or path.startswith(f"{NAME}!")
 
 
 class StandardInput(str):

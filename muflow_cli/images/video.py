@@ -11,23 +11,27 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from muflow_cli.images.clip_formats import ClipFormat
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.frame_times import Part
+from muflow_cli.images.hdr import BT2020, Transfer, to_sdr
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-# Transfer functions of HDR (ITU-T H.273): PQ, HLG.
-_HDR: Final = {16: "PQ", 18: "HLG"}
+# Transfer functions of HDR by their numbers in ITU-T H.273.
+_HDR: Final = {16: Transfer.PQ, 18: Transfer.HLG}
+_UNSPECIFIED: Final = 2
 # Matrices of H.273 that swscale knows by another number, its own; unspecified is by convention that of the size.
 _BT601, _BT709, _BT2020 = 5, 1, 9
 _MATRICES: Final = {1: _BT709, 5: _BT601, 6: _BT601, 9: _BT2020, 10: _BT2020}
 _HD_LINES: Final = 720
+_ICTCP: Final = 14
 # Where no index says where the keyframes are, decoding on is taken to be cheaper than seeking over so many seconds.
 _NEAR_SECONDS: Final = 2.0
 # The last parts of a clip may be empty: a container often says how long its sound is.
@@ -63,9 +67,10 @@ class OpenClip:
         codec: FFmpeg's name of the codec, upper case.
         rotation: degrees counter-clockwise that make the frames upright; known with the first frame.
         failed: number of frames that could not be decoded so far.
+        converted_from: transfer function of HDR that the frames were converted from; None where they are SDR.
 
     Raises:
-        ImageError: corrupt, no_video, unsupported, hdr, too_many_pixels.
+        ImageError: corrupt, no_video, unsupported, too_many_pixels.
     """
 
     def __init__(self, source: BinaryIO, format_: ClipFormat, max_pixels: int) -> None:
@@ -84,6 +89,7 @@ class OpenClip:
         self.codec = self._stream.codec.canonical_name.upper()
         self.container = self._container.format.name
         self.rotation = self.failed = 0
+        self.converted_from: Transfer | None = _HDR.get(self._stream.color_trc)
         self._start = float((self._stream.start_time or 0) * self._time_base)
         self._decoder: Iterator[VideoFrame] | None = self._container.decode(self._stream)
         self._ahead: VideoFrame | None = None  # decoded, but later than the part it was looked for in
@@ -102,8 +108,6 @@ class OpenClip:
             raise ImageError("unsupported", "its codec is none that the installed FFmpeg decodes")
         if stream.width * stream.height > self._max_pixels:
             raise _too_many(stream.width, stream.height, self._max_pixels)
-        if stream.color_trc in _HDR:
-            raise _hdr(stream.color_trc)
         stream.codec_context.thread_count = 1
         return stream
 
@@ -239,11 +243,10 @@ class OpenClip:
     def _rgb(self, frame: VideoFrame) -> Image.Image:
         if frame.width * frame.height > self._max_pixels:
             raise _too_many(frame.width, frame.height, self._max_pixels)
-        if frame.color_trc in _HDR:
-            raise _hdr(frame.color_trc)
-        by_size = _BT709 if frame.height >= _HD_LINES else _BT601
-        matrix = _MATRICES.get(frame.colorspace, by_size)
-        pixels = cast("np.typing.NDArray[np.uint8]", frame.to_ndarray(format="rgb24", src_colorspace=matrix, threads=1))
+        # What the container says holds where the coded video is silent.
+        transfer = self._stream.color_trc if frame.color_trc == _UNSPECIFIED else frame.color_trc
+        pixels = _converted(frame, _HDR[transfer]) if transfer in _HDR else _pixels(frame)
+        self.converted_from = _HDR.get(transfer, self.converted_from)
         self.rotation = frame.rotation % 360
         turn = _TURNS.get(self.rotation)
         image = Image.fromarray(pixels)
@@ -255,5 +258,17 @@ def _too_many(width: int, height: int, allowed: int) -> ImageError:
     return ImageError("too_many_pixels", message)
 
 
-def _hdr(transfer: int) -> ImageError:
-    return ImageError("hdr", f"it is an HDR video ({_HDR[transfer]}), which is not read; convert it to SDR")
+def _pixels(frame: VideoFrame) -> NDArray[np.uint8]:
+    """(H, W, 3) the frame as it is coded."""
+    by_size = _BT709 if frame.height >= _HD_LINES else _BT601
+    matrix = _MATRICES.get(frame.colorspace, by_size)
+    return cast("NDArray[np.uint8]", frame.to_ndarray(format="rgb24", src_colorspace=matrix, threads=1))
+
+
+def _converted(frame: VideoFrame, transfer: Transfer) -> NDArray[np.uint8]:
+    """(H, W, 3) a frame of HDR as one of SDR."""
+    if frame.colorspace == _ICTCP:
+        raise ImageError("hdr", "it is an HDR video whose colours are coded as ICtCp, which is not read")
+    matrix = _MATRICES.get(frame.colorspace, _BT2020)
+    codes = cast("NDArray[np.uint16]", frame.to_ndarray(format="rgb48le", src_colorspace=matrix, threads=1))
+    return to_sdr(codes, transfer, BT2020 if frame.color_primaries == _UNSPECIFIED else frame.color_primaries)

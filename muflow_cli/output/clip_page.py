@@ -16,12 +16,13 @@ def clip_of_page(clip: Mapping[str, Any], pictures: Sequence[Mapping[str, object
 
     Returns:
         `frames`: [time, score, track, whether it is flagged as a still] each; `worst`: time and picture of each;
-        `seconds`, `judged_by` and the number of `tracks`, where they are known.
+        `seconds`, `judged_by`, `converted_from` and the number of `tracks`, where they are known.
     """
     frames = [
         [frame["time"], frame["score"], frame["track"], int(frame["verdict"] == "flagged")] for frame in clip["frames"]
     ]
     shown = pictures or [{}] * len(clip["worst"])
     worst = [{"time": time, **picture} for time, picture in zip(clip["worst"], shown, strict=True)]
-    known = {"seconds": clip["facts"]["seconds"], "judged_by": clip["judged_by"], "tracks": len(clip["tracks"])}
+    facts = {name: clip["facts"].get(name) for name in ("seconds", "converted_from")}
+    known = facts | {"judged_by": clip["judged_by"], "tracks": len(clip["tracks"])}
     return {"frames": frames, "worst": worst} | {name: value for name, value in known.items() if value}

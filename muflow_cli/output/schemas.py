@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from muflow_cli.clip_records import ClipFacts
 from muflow_cli.files import write_whole
 from muflow_cli.output.aliases import ALIASES
 from muflow_cli.output.encode import FIELDS, NO_FACE_FIELDS, SCHEMA, SCORED_FIELDS, UNJUDGED_FIELDS
@@ -35,7 +36,7 @@ _SILHOUETTE: Final = {"minimum": -1, "maximum": 1}
 # Record -> fields that a later version added, which are absent where they have no value (`canonical.ADDED`).
 _ADDED: Final[Mapping[str, tuple[str, ...]]] = {
     kind.__name__: tuple(field.name for field in fields(kind) if field.metadata.get("added"))
-    for kind in (RunInfo, DetectorInfo, Summary)
+    for kind in (RunInfo, DetectorInfo, Summary, ClipFacts)
 }
 
 # What a type does not say: the range of the fields with this name, in every record. Integers are never negative.

@@ -14,6 +14,7 @@ from muflow_cli.errors import CannotWrite
 from muflow_cli.files import OutputFile, naming, replacing
 from muflow_cli.images.again import Again
 from muflow_cli.images.error import ImageError
+from muflow_cli.images.frames import without_frame
 from muflow_cli.images.inputs import file_error
 from muflow_cli.output.inert import cell, escape
 from muflow_cli.output.tabular import write_row
@@ -74,7 +75,7 @@ class FlaggedCopies:
     def _copy(self, result: Scored) -> str:
         """Name of the copy; ImageError where the input is no longer what was scored."""
         sha256 = result.facts.sha256
-        name = f"{sha256[:16]}-{safe_name(result.path)}"
+        name = f"{sha256[:16]}-{safe_name(without_frame(result.path))}"
         path = self._folder / name
         if os.path.lexists(path):
             raise ImageError("name_taken", f"a file {name} is there already")

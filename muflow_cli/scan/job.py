@@ -93,6 +93,8 @@ class Job:
             given["shard"] = str(self.shard)
         if self.inputs.all_frames:
             given["all_frames"] = True
+        if self.inputs.embedded_video:
+            given["embedded_video"] = True
         return given
 
     @property

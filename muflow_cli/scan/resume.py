@@ -75,7 +75,7 @@ def _set_aside(path: Path, run: RunInfo, detector: DetectorInfo) -> dict[str, Sc
 
 
 # Unlike other options, these stand in the head of a report only where they were given.
-_OPTIONAL: Final = ("only", "sort", "known", "shard", "merged", "all_frames")
+_OPTIONAL: Final = ("only", "sort", "known", "shard", "merged", "all_frames", "embedded_video")
 
 
 def _differing(head: Head, run: RunInfo, detector: DetectorInfo) -> list[str]:

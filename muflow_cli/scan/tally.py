@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from muflow_cli.records import NoFace, Origin, Result, Unjudged, Unreadable, Verdict
+from muflow_cli.records import EMBEDDED, NoFace, Origin, Result, Unjudged, Unreadable, Verdict
 from muflow_cli.run_records import Summary
 
 
@@ -40,7 +40,8 @@ class Tally:
             self.codes[result.code] += 1
             return
         # The first frame of a file speaks for all, and each of the others takes itself away.
-        self.frames_left_out += result.facts.frames - 1 if result.facts.frame == 1 else -1
+        if result.facts.frame != EMBEDDED:
+            self.frames_left_out += result.facts.frames - 1 if result.facts.frame == 1 else -1
         self.duplicates += result.duplicate_of is not None
         self.damaged += result.facts.damaged
         if isinstance(result, NoFace):

@@ -191,7 +191,7 @@ class Scan:
         if self._evidence is not None and isinstance(result, Scored):
             from muflow_cli.images.near import near_hash  # as below
 
-            self._evidence.add(result.facts.sha256, near_hash(frames[len(frames) // 2].views), scored.features)
+            self._evidence.add(result.facts.key, near_hash(frames[len(frames) // 2].views), scored.features)
         if self._gallery is not None and self._gallery.wants(result):
             worst = worst_frames(result.clip.frames, self._request.detector.calibration)
             strip = [(frames[index].thumbnail, None) for index in worst]

@@ -54,12 +54,12 @@ class Segment(NamedTuple):
     end: int
 
 
-def segments(data: bytes) -> Iterator[Segment]:
-    """The first MAX_SEGMENTS segments up to the first scan, found as libjpeg finds them.
+def segments(data: bytes, start: int = 0) -> Iterator[Segment]:
+    """The first MAX_SEGMENTS segments of the image at `start`, up to its first scan, found as libjpeg finds them.
 
     Junk and fill bytes between segments are passed over, and so is an end mark.
     """
-    at = 2
+    at = start + 2
     for _ in range(MAX_SEGMENTS):
         match = _MARKER.search(data, at)
         if match is None:
@@ -159,3 +159,18 @@ def lacks_its_end(data: bytes) -> bool:
     """Whether there is no end mark behind the first scan; a thumbnail in front of it has one of its own."""
     scan = next((segment.start for segment in segments(data) if segment.marker == SCAN), None)
     return scan is None or data.find(bytes((0xFF, END)), scan) < 0
+
+
+def image_end(data: bytes, start: int = 0) -> int | None:
+    """Where the image at `start` ends, behind its end mark; None where it has none within MAX_SEGMENTS segments."""
+    at = next((segment.at for segment in segments(data, start) if segment.marker == SCAN), len(data))
+    for _ in range(MAX_SEGMENTS):
+        match = _NEXT_IN_SCAN.search(data, at)
+        if match is None:
+            return None
+        marker, at = data[match.start() + 1], match.end()
+        if marker == END:
+            return at
+        if marker not in _ALONE:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 from xml.parsers import expat
 
@@ -11,6 +12,9 @@ _MAX_BYTES: Final = 4 * 2**20
 _MAX_ELEMENTS: Final = 50_000
 _MAX_TEXT: Final = 100_000
 _MAX_VALUES: Final = 100
+_CONTAINER: Final = "http://ns.google.com/photos/1.0/container/"
+_ITEM: Final = f"{_CONTAINER}item/|"
+_OFFSET: Final = "http://ns.google.com/photos/1.0/camera/|MicroVideoOffset"
 
 # Elements of RDF that only hold others: their text belongs to the property around them.
 _HOLDERS: Final = frozenset(("li", "Alt", "Bag", "Seq", "value"))
@@ -25,6 +29,20 @@ WANTED: Final = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What XMP says of files that follow the image (Google's Motion Photo format 1.0, and its forerunner).
+
+    Attributes:
+        items: of the container's directory, in the order of the file: length in bytes and meaning of each, the image
+            itself first; 0 where no length is given.
+        video_offset: where the video of a "micro video" begins, bytes before the end of the file; 0 without one.
+    """
+
+    items: tuple[tuple[int, str], ...]
+    video_offset: int
+
+
 class _Stop(Exception):
     """The bounds are reached, or the packet declares a document type."""
 
@@ -32,6 +50,24 @@ class _Stop(Exception):
 def read_xmp(packet: bytes) -> tuple[Mapping[str, list[str]], bool]:
     """Values of the properties in WANTED, and whether the packet could be read to its end."""
     reader = _Reader()
+    whole = _parse(packet, reader)
+    return reader.values, whole
+
+
+def read_appended(packet: bytes) -> Appended:
+    """What the packet of a motion photo says of what lies behind the image."""
+    reader = _Items()
+    _parse(packet, reader)
+    return Appended(tuple((_number(item["Length"]), item["Semantic"]) for item in reader.items), _number(reader.offset))
+
+
+def _number(text: str) -> int:
+    """A number of bytes; 0 for anything else."""
+    return int(text) if len(text) < 19 and text.isascii() and text.isdigit() else 0
+
+
+def _parse(packet: bytes, reader: _Reader | _Items) -> bool:
+    """Whether the packet could be read to its end."""
     start = packet.find(b"<x:xmpmeta", 0, 4096)
     end = packet.rfind(b"</x:xmpmeta>")
     if 0 <= start < end:  # packets are padded, and some writers leave a byte order mark or NUL behind
@@ -46,8 +82,8 @@ def read_xmp(packet: bytes) -> tuple[Mapping[str, list[str]], bool]:
     try:
         parser.Parse(packet[:_MAX_BYTES].strip(b"\0 \n\r\t"), True)
     except (expat.ExpatError, _Stop, ValueError):
-        return reader.values, False
-    return reader.values, len(packet) <= _MAX_BYTES
+        return False
+    return len(packet) <= _MAX_BYTES
 
 
 class _Reader:
@@ -81,3 +117,40 @@ class _Reader:
     def _add(self, name: str, value: str) -> None:
         if name in WANTED and len(self.values[name]) < _MAX_VALUES:
             self.values[name].append(value[:_MAX_TEXT])
+
+
+class _Items:
+    """Collects the items of a container's directory, whose properties are attributes or elements."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, str]] = []
+        self.offset = ""
+        self._open: list[str] = []
+        self._elements = 0
+
+    def start(self, name: str, attributes: Mapping[str, str]) -> None:
+        self._elements += 1
+        if self._elements > _MAX_ELEMENTS or len(self._open) > 64:
+            raise _Stop
+        if name == f"{_CONTAINER}|Item" and len(self.items) < _MAX_VALUES:
+            self.items.append({"Length": "", "Semantic": ""})
+        self._open.append(name)
+        for key, value in attributes.items():
+            self._add(key, value)
+
+    def text(self, text: str) -> None:
+        if self._open:
+            self._add(self._open[-1], text.strip())
+
+    def end(self, _: str) -> None:
+        self._open.pop()
+
+    def stop(self, *_: object) -> None:
+        raise _Stop
+
+    def _add(self, name: str, value: str) -> None:
+        if name == _OFFSET:
+            self.offset = self.offset or value[:_MAX_VALUES]
+        elif name.startswith(_ITEM) and self.items:
+            own = name.removeprefix(_ITEM)
+            self.items[-1][own] = self.items[-1].get(own) or value[:_MAX_VALUES]

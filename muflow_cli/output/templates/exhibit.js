@@ -61,6 +61,7 @@ function facts(row) {
   parts.push(["Heaviest column", row.heaviest], ["Calibration", row.calibration], ["Stratum", row.stratum],
     ["Atypical", row.atypical_input && words(row.atypical_input.join(", "))], ["Group", row.group], ["Duplicate of", row.duplicate_of],
     ["Unreadable because", row.error && `${words(row.error.code)}: ${row.error.message}`], ["Format", size(row)],
+    ["Converted from", row.clip && row.clip.converted_from && `HDR (${row.clip.converted_from})`],
     ["Length", row.clip && row.clip.seconds && clock(row.clip.seconds)], ["Frames scored", row.clip && row.clip.frames.length],
     ["Judged by", row.clip && row.clip.judged_by && { clip: "the whole video", frame: "its frames as images" }[row.clip.judged_by]],
     ["Bytes", row.bytes !== undefined && row.bytes.toLocaleString("en")], ["JPEG quality", row.jpeg_quality],
