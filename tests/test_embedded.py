@@ -37,6 +37,7 @@ from muflow_cli.scan.job import Job
 from muflow_cli.scan.outputs import Destination
 from muflow_cli.scan.resume import resumable
 from muflow_cli.scan.run import run as scan_run
+from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.workflow import Scan, ScanRequest
 from muflow_cli.specs import ViewSpec
 from muflow_cli.verify import verify
@@ -328,6 +329,10 @@ def test_a_scan_goes_on_verifies_and_copies_videos(tmp_path: Path, video: bytes,
     destinations = [Destination(OutputFormat.JSONL, report, resumed=True)]
     scan_run(replace(job, destinations=destinations, copy_flagged=None))
     assert result_lines(report) == whole
+
+    compared = replace(job, comparison=Comparison(fdr=0.5), destinations=[Destination(OutputFormat.JSON, copies / "r")])
+    assert scan_run(replace(compared, copy_flagged=None)).scored == 4
+
     (folder / "1.jpg").write_bytes(still(3))
     differences = list(verify(report).differences)
     assert [Path(one.path).name for one in differences] == ["1.jpg", "1.jpg#video"]
