@@ -28,11 +28,13 @@ from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.embedded import embedded_video
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.find import find
+from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import Loaded, LoadSpec, load_with_clips
 from muflow_cli.output.report_reader import read_head
 from muflow_cli.output.writers import OutputFormat, Per
 from muflow_cli.records import EMBEDDED, Result, Scored, Unjudged, Unreadable
 from muflow_cli.run_specs import Atypical, ClipSpec, InputSpec
+from muflow_cli.scan.comparison import group_name
 from muflow_cli.scan.job import Job
 from muflow_cli.scan.outputs import Destination
 from muflow_cli.scan.resume import resumable
@@ -229,6 +231,7 @@ def test_members_of_archives_have_videos_too(tmp_path: Path, video: bytes) -> No
         archive.writestr("a/photo.jpg", samsung(still(), video))
         archive.writestr("a/photo.avif", in_box(heif(), video))
     found = items(path)
+    assert {group_name(item) for item in find([str(path)], WANTED) if isinstance(item, Input)} == {str(path)}
     assert [item.path.removeprefix(f"{path}!") for item in found] == [  # type: ignore[attr-defined]
         *("a/photo.jpg", "a/photo.jpg#video", "a/photo.avif", "a/photo.avif#video")
     ]

@@ -170,6 +170,13 @@ def test_colours_that_the_decoder_cannot_convert_are_refused(tmp_path: Path) -> 
     assert "ICtCp" in record.message
 
 
+def test_dolby_vision_in_colours_of_its_own_is_refused(tmp_path: Path) -> None:
+    for transfer, code in ((2, "hdr"), (16, None)):
+        path = hdr_clip(tmp_path / f"{transfer}.mp4", steps([0, 65_535]), transfer)
+        path.write_bytes(path.read_bytes().replace(b"hev1", b"dvhe"))
+        assert getattr(loaded(path), "code", None) == code
+
+
 def test_a_calibration_on_sdr_does_not_hold_for_what_was_converted() -> None:
     facts = [Facts(sha256="0" * 64, bytes=1, format=name, width=9, height=9) for name in ("HEVC", "HEVC HLG")]
     assert ranges_of(facts[:1]).atypical(facts[0]) == ()

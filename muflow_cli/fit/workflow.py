@@ -106,7 +106,8 @@ def _found(request: FitRequest, skip: SkipCount) -> list[tuple[str, Input | Unre
     """
     if not request.resume:
         check_present(request.reals, request.inputs)
-    found = list(find_each(request.reals, request.inputs, skip))
+    # The video of a motion photo shows what its still shows, and would not stay on one side of the split with it.
+    found = list(find_each(request.reals, replace(request.inputs, embedded_video=False), skip))
     files = sum(_images_of(item, request.inputs) for _, item in found)
     if not found and not request.resume:
         remedy = "give files or folders of real face images"

@@ -1,7 +1,7 @@
 """Frames of HDR video (ITU-R BT.2100: PQ and HLG) -> 8-bit sRGB, by published formulas: arrays in, arrays out.
 
-Light is in cd/m2, as a reference display shows it. 203 cd/m2, which HDR gives a white sheet (ITU-R BT.2408-7, table 1),
-becomes the white of the photograph; the tone curve is the EETF of ITU-R BT.2390-11, section 5.4.1.
+Light is in cd/m2, as a reference display shows it. 203 cd/m2, which HDR gives a white sheet (ITU-R BT.2408, table 1),
+becomes the white of the photograph; the tone curve is the EETF of ITU-R BT.2390, section 5.4.
 """
 
 from __future__ import annotations

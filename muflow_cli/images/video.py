@@ -32,6 +32,7 @@ _BT601, _BT709, _BT2020 = 5, 1, 9
 _MATRICES: Final = {1: _BT709, 5: _BT601, 6: _BT601, 9: _BT2020, 10: _BT2020}
 _HD_LINES: Final = 720
 _ICTCP: Final = 14
+_DOLBY_VISION: Final = ("dvh1", "dvhe")
 # Where no index says where the keyframes are, decoding on is taken to be cheaper than seeking over so many seconds.
 _NEAR_SECONDS: Final = 2.0
 # The last parts of a clip may be empty: a container often says how long its sound is.
@@ -70,7 +71,7 @@ class OpenClip:
         converted_from: transfer function of HDR that the frames were converted from; None where they are SDR.
 
     Raises:
-        ImageError: corrupt, no_video, unsupported, too_many_pixels.
+        ImageError: corrupt, no_video, unsupported, hdr, too_many_pixels.
     """
 
     def __init__(self, source: BinaryIO, format_: ClipFormat, max_pixels: int) -> None:
@@ -108,6 +109,8 @@ class OpenClip:
             raise ImageError("unsupported", "its codec is none that the installed FFmpeg decodes")
         if stream.width * stream.height > self._max_pixels:
             raise _too_many(stream.width, stream.height, self._max_pixels)
+        if stream.codec_context.codec_tag in _DOLBY_VISION and stream.color_trc == _UNSPECIFIED:
+            raise ImageError("hdr", "it is a Dolby Vision video that no other decoder shows in its colours")
         stream.codec_context.thread_count = 1
         return stream
 

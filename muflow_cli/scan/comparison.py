@@ -12,6 +12,7 @@ from muflow_cli.calibration.calibration import Calibration
 from muflow_cli.calibration.components import Sample
 from muflow_cli.engine.devices import Placement
 from muflow_cli.errors import FeaturesDiffer, NoFeatures, TooFewForRate
+from muflow_cli.images.frames import without_frame
 from muflow_cli.images.inputs import Input, InputKind
 from muflow_cli.images.remote import is_remote
 from muflow_cli.records import Result, Scored, Side
@@ -64,7 +65,8 @@ def group_name(item: Input) -> str:
     if item.group:
         return item.group
     if item.kind in (InputKind.ZIP_MEMBER, InputKind.TAR_MEMBER):
-        return item.path.removesuffix(f"!{item.member}")
+        path = item.path if item.frame == 1 else without_frame(item.path)
+        return path.removesuffix(f"!{item.member}")
     folder, _, _ = item.path.rpartition("/")
     if is_remote(item.path):
         return folder
