@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from muflow_cli.images.hdr import (
 )
 from muflow_cli.images.inputs import Input
 from muflow_cli.images.loader import LoadSpec, load_with_clips
+from muflow_cli.output.clip_page import clip_of_page
+from muflow_cli.output.encode import to_object
 from muflow_cli.records import Facts, Unreadable
 from muflow_cli.run_specs import ClipSpec, InputSpec
 from muflow_cli.specs import ViewSpec
@@ -148,6 +151,9 @@ def test_a_clip_in_hdr_is_converted_and_its_facts_say_so(tmp_path: Path, transfe
     assert isinstance(clip, LoadedClip), clip
     assert clip.clip.converted_from == transfer
     assert clip.facts.format == f"HEVC {transfer}"
+    facts = json.loads(json.dumps(to_object(clip.clip, "the clip")))
+    page = clip_of_page({"facts": facts, "frames": [], "worst": [], "judged_by": None, "tracks": []}, [])
+    assert facts["converted_from"] == page["converted_from"] == transfer
     middles = np.s_[SIDE // 2, 8::16]
     for frame in clip.frames:
         assert frame.facts.format == clip.facts.format
@@ -159,6 +165,7 @@ def test_a_clip_in_sdr_is_not_converted(tmp_path: Path) -> None:
     clip = loaded(hdr_clip(tmp_path / "sdr.mp4", steps([0, 20_000, 40_000, 65_535]), transfer=1))
     assert isinstance(clip, LoadedClip)
     assert (clip.clip.converted_from, clip.facts.format) == (None, "HEVC")
+    assert "converted_from" not in to_object(clip.clip, "the clip")
     seen = clip.frames[0].views["main"][0][SIDE // 2, 8::16, 0].astype(int)
     assert np.abs(seen - [0, 78, 156, 255]).max() <= 3
 

@@ -44,7 +44,7 @@ def may_embed(head: bytes) -> bool:
 def embedded_video(data: bytes) -> Span | None:
     """Where the video of a motion photo lies; None in any other file.
 
-    Editors cut off a video and keep the metadata that name it: such a file has none.
+    Editors cut off a video and keep the metadata that names it: such a file has none.
 
     Raises:
         ImageError: no_video, where something else than a video lies at the place that is named.
