@@ -1,10 +1,14 @@
 """A scan on a GPU, stage by stage: decode, encoder, flow, end to end, and the share of the card's matrix rate.
 
     python benchmarks/gpu.py --detector faces.safetensors --folder images/ [--files 20000] [--json]
+    python benchmarks/gpu.py --detector faces.safetensors --folder images/ --check
 
 All figures come from one run: each stage is repeated, and the table shows its median. The matrix rate is that of the
-same card in the same run (bf16, 8192 x 8192). The script fills a folder with `--files` copies of the images, each with
-other bytes behind the image's end. Needs a CUDA device; without one it says so and ends with status 2.
+same card in the same run (bf16, 8192 x 8192). The encoder is measured as it is, replayed as a CUDA graph, and compiled
+(torch.compile); its share is that of the matrix rate. Decoding and the whole scan are measured with threads and with
+processes. The script fills a folder with `--files` copies of the images, each with other bytes behind the image's end.
+Needs a CUDA device; without one it says so and ends with status 2. `--check` runs every path that a processor can run,
+with a tiny size: its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +40,9 @@ from muflow_cli.run_specs import InputSpec, Precision, Runtime
 from muflow_cli.scan.workflow import Scan, ScanRequest
 
 BATCHES = (16, 64, 256, 1024)
+SIDE = 8192  # of the matrices
+# With --check.
+TINY_BATCHES, TINY_SIDE, TINY_FILES = (2,), 64, 4
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 5) -> float:
@@ -42,18 +50,24 @@ def median_seconds(work: Callable[[], object], repeats: int = 5) -> float:
     work()
     seconds = []
     for _ in range(repeats):
-        torch.cuda.synchronize()
+        wait()
         start = time.perf_counter()
         work()
-        torch.cuda.synchronize()
+        wait()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+def wait() -> None:
+    """Until the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, side: int = SIDE) -> float:
     """Operations per second of a large square product, two for each multiply-add."""
-    a = torch.randn(8192, 8192, device=device, dtype=dtype)
-    return 2 * 8192**3 / median_seconds(lambda: a @ a, 10)
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    return 2 * side**3 / median_seconds(lambda: a @ a, 10)
 
 
 @torch.inference_mode()
@@ -68,6 +82,44 @@ def stage_rates(branch: Branch, batch: Tensor) -> dict[str, float]:
     whole = median_seconds(lambda: branch.maps(batch))
     flow = max(whole - encoder, 1e-9)
     return {"encoder": len(batch) / encoder, "flow": len(batch) / flow, "encoder + flow": len(batch) / whole}
+
+
+@torch.inference_mode()
+def encoder_ways(branch: Branch, batch: Tensor) -> dict[str, float]:
+    """Views per second of the encoder with its pooling: as it is, replayed as a CUDA graph, compiled.
+
+    Args:
+        branch: on the device.
+        batch: (B, 3, H, W) uint8 on the device.
+    """
+    ways: dict[str, Callable[[], object]] = {"eager": lambda: branch.encoder(batch)}
+    if batch.is_cuda:
+        ways["CUDA graph"] = captured(branch, batch).replay
+    compiled = torch.compile(branch.encoder, mode="max-autotune" if batch.is_cuda else "default", dynamic=False)
+    ways["compiled"] = lambda: compiled(batch)
+    return {name: len(batch) / median_seconds(way) for name, way in ways.items()}
+
+
+def captured(branch: Branch, batch: Tensor) -> torch.cuda.CUDAGraph:
+    """The encoder's kernels for this batch as one graph, captured after a warm-up on a stream of its own."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            branch.encoder(batch)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        branch.encoder(batch)
+    return graph
+
+
+@torch.inference_mode()
+def encoder_flops(branch: Branch, batch: Tensor) -> float:
+    """Operations of one view through the encoder."""
+    with FlopCounterMode(display=False) as counter:
+        branch.encoder(batch)
+    return counter.get_total_flops() / len(batch)
 
 
 @torch.inference_mode()
@@ -110,20 +162,28 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     spec = LoadSpec(views=detector.views, inputs=InputSpec(), workers=options.workers, ahead=1024)
     loaded = [i for i in load_images(find([str(options.folder)], spec.inputs), spec) if isinstance(i, Loaded)]
     stacked = torch.from_numpy(np.concatenate([image.views[name] for image in loaded])).permute(0, 3, 1, 2)
-    views = stacked.repeat(-(-max(BATCHES) // len(stacked)), 1, 1, 1)
-    rate = matrix_rate(base.device, torch.bfloat16)
-    rows: dict[str, object] = {"device": torch.cuda.get_device_name(base.device), "matrix TFLOP/s": rate / 1e12}
-    for size in BATCHES:
+    sizes = TINY_BATCHES if options.check else BATCHES
+    views = stacked.repeat(-(-max(sizes) // len(stacked)), 1, 1, 1)
+    rate = matrix_rate(base.device, torch.bfloat16, TINY_SIDE if options.check else SIDE)
+    card = torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else "a processor"
+    rows: dict[str, object] = {"device": card, "matrix TFLOP/s": rate / 1e12}
+    for size in sizes:
         branch = for_inference(detector.branches[name], Placement(base.device, base.precision, size))
         batch = views[:size].to(base.device)
         speed, flops = stage_rates(branch, batch), flops_per_view(branch, batch)
         share = speed["encoder + flow"] * flops / rate
         rows[f"batch {size}"] = {**speed, "share of matrix rate": share, "GFLOP per view": flops / 1e9}
+        alone = encoder_flops(branch, batch)
+        for way, views_per_second in encoder_ways(branch, batch).items():
+            figures = {"views per second": views_per_second, "share of matrix rate": views_per_second * alone / rate}
+            rows[f"encoder, batch {size}, {way}"] = figures
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         fill(folder, options.folder, options.files)
-        rows["decode alone"] = decode_rate(folder, spec)
-        rows["end to end"] = end_to_end(ScanRequest(detector=detector, runtime=runtime), folder)
+        for kind, processes in (("threads", False), ("processes", True)):
+            request = ScanRequest(detector=detector, runtime=replace(runtime, processes=processes))
+            rows[f"decode alone, {kind}"] = decode_rate(folder, replace(spec, processes=processes))
+            rows[f"end to end, {kind}"] = end_to_end(request, folder)
     return rows
 
 
@@ -137,8 +197,11 @@ def main() -> None:
     parser.add_argument("--precision", type=Precision, default=Precision.AUTO, choices=list(Precision))
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--check", action="store_true", help="run the paths of a processor with a tiny size")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    if options.check:
+        options.files, options.device = TINY_FILES, "cpu"
+    elif not torch.cuda.is_available():
         print("gpu.py needs a CUDA device; use roofline.py and scan_throughput.py on a processor", file=sys.stderr)
         sys.exit(2)
     rows = measure(options)

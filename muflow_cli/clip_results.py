@@ -48,10 +48,17 @@ class FrameUnit:
 
 @dataclass(frozen=True, slots=True)
 class ScoredClip:
-    """A clip whose frames all have their scores, in their order."""
+    """A clip whose frames all have their scores, in their order.
+
+    Attributes:
+        clip: the views of its frames may be left out, where another machine scored it.
+        units: its frames.
+        near: perceptual hash of the views of its middle frame, where they are left out and it is wanted.
+    """
 
     clip: LoadedClip
     units: Sequence[ScoredUnit[FrameUnit]]
+    near: int | None = None
 
     @property
     def frame_scores(self) -> Scores:

@@ -251,6 +251,7 @@ class Detector:
             ahead=look_ahead(placement.batch_size, runtime.threads),
             container=self.spec.container,
             faces=face_search(self.spec.faces, inputs),
+            processes=runtime.decodes_in_processes,
         )
 
     @property
@@ -309,7 +310,7 @@ class Detector:
         spec = self.load_spec(inputs or InputSpec(), runtime, placement)
         judge = Judge(self.calibration, atypical)
         stream = by_image(score_stream(_units(images, spec), self.scorer(placement)))
-        return [self.result(item, judge) for item in stream if not isinstance(item, Seen)]
+        return [self.result(item, judge) for item in stream if not isinstance(item, Seen | Listed)]
 
     def result(
         self, item: ScoredImage | ScoredClip | NoFace | Unreadable, judge: Judge, *, per_frame: bool = False

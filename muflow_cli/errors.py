@@ -225,6 +225,10 @@ class MissingExtra(MuflowError):
         super().__init__(f"{purpose} needs packages that are not installed", f"run pip install 'muflow-cli[{extra}]'")
 
 
+class ClusterFailed(MuflowError):
+    """A cluster that does not answer, has other files than this machine, or loses its workers again and again."""
+
+
 class CannotExport(MuflowError):
     """A detector that another library cannot compute; `why` is torch's own reason, or how far the scores are off."""
 

@@ -69,6 +69,7 @@ class FacesRequest:
             ahead=look_ahead(1, self.runtime.threads),
             thumbnail=self.thumbnail,
             faces=face_search(self.faces, inputs),
+            processes=self.runtime.decodes_in_processes,
         )
 
 

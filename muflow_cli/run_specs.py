@@ -14,6 +14,9 @@ from muflow_cli.system import processors
 
 _LONGEST_NAME: Final = 200
 
+# With more cores than these, threads that decode wait for Python's lock; with fewer, scoring is what a scan waits for.
+_THREADS_SUFFICE: Final = 4
+
 # A clip of any length gives at most so many frames, which bounds the memory that its views take.
 MOST_FRAMES: Final = 1000
 
@@ -83,8 +86,9 @@ class Runtime:
         device: auto (a CUDA device if there is one), cpu, cuda or cuda:N.
         precision: arithmetic of the convolutions.
         batch_size: views per batch; 0 = the device's own.
-        workers: decoding threads; 0 = one per core.
+        workers: threads or processes that decode; 0 = one per core.
         backend: the library that computes; fitting always computes with torch.
+        processes: decode in processes; None = where there are more than 4 cores.
     """
 
     device: str = "auto"
@@ -92,6 +96,7 @@ class Runtime:
     batch_size: int = 0
     workers: int = 0
     backend: Backend = Backend.TORCH
+    processes: bool | None = None
 
     def __post_init__(self) -> None:
         between(self, 0, 1_000_000, "batch_size")
@@ -99,8 +104,13 @@ class Runtime:
 
     @property
     def threads(self) -> int:
-        """Number of decoding threads, at least 1."""
+        """Number of threads or processes that decode, at least 1."""
         return self.workers or processors()
+
+    @property
+    def decodes_in_processes(self) -> bool:
+        """Whether images are decoded in processes of their own."""
+        return processors() > _THREADS_SUFFICE if self.processes is None else self.processes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

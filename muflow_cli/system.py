@@ -126,6 +126,21 @@ def _lower(which: int, limit: int) -> None:
     resource.setrlimit(which, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
+def lift_limits() -> None:
+    """Allow this process again what it could have before `limit_time` and `limit_memory`."""
+    if resource is not None:
+        for which in (resource.RLIMIT_CPU, resource.RLIMIT_AS):
+            _, hard = resource.getrlimit(which)
+            resource.setrlimit(which, (hard, hard))
+
+
+def widen(pipe: BinaryIO, size: int) -> None:
+    """Let a pipe hold `size` bytes, where the system can do that and allows it."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
+
+
 def go_first_without_memory() -> None:
     """If the machine runs out of memory, let this process go and not its owner, where the system can be told."""
     with contextlib.suppress(OSError):
@@ -134,7 +149,7 @@ def go_first_without_memory() -> None:
 
 @contextlib.contextmanager
 def ending_with(owner: BinaryIO, seconds: int) -> Iterator[None]:
-    """Let this process end after `seconds`, and at once when the pipe from an owner that died is closed.
+    """Let this process end after `seconds`, if they are not 0, and when the pipe from an owner that died is closed.
 
     The kernel ends it, in the middle of a codec too: inside the block the owner writes nothing, so that the next event
     on the pipe is its end, and the default action of SIGIO, as of SIGALRM for an owner that has stopped, ends a
@@ -142,7 +157,7 @@ def ending_with(owner: BinaryIO, seconds: int) -> Iterator[None]:
     only when the block is left.
     """
     timed = _alarm if hasattr(signal, "alarm") else _timer
-    with timed(seconds):
+    with timed(seconds) if seconds else contextlib.nullcontext():
         if fcntl is None or not _ASYNC:
             yield
             return

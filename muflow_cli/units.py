@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -14,7 +14,7 @@ from muflow_cli.calibration.pvalues import over_tests
 from muflow_cli.clip_results import FrameUnit, ScoredClip, frame_units
 from muflow_cli.engine.scoring import ScoredUnit
 from muflow_cli.images.clips import LoadedClip
-from muflow_cli.images.loader import Loaded, Seen
+from muflow_cli.images.loader import Listed, Loaded, Seen
 from muflow_cli.images.prepare import LoadedFace
 from muflow_cli.records import (
     CalibratedOn,
@@ -53,15 +53,25 @@ class Unit:
         return self.index >= len(self.image.faces) - 1
 
 
-Item = Unit | FrameUnit | NoFace | Seen | Unreadable
+Item = Unit | FrameUnit | NoFace | Seen | Listed | Unreadable
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
-    """An image whose units all have their scores, the largest face first."""
+    """An image whose units all have their scores, the largest face first.
+
+    Attributes:
+        image: its views may be left out, where another machine scored it.
+        units: its faces, or the image itself.
+        near: perceptual hash of its views, where they are left out and it is wanted.
+    """
 
     image: Loaded
     units: Sequence[ScoredUnit[Unit]]
+    near: int | None = None
+
+
+ScoredItem = ScoredImage | ScoredClip | NoFace | Seen | Listed | Unreadable
 
 
 def unjudged_still(scored: ScoredImage) -> Unjudged:
@@ -84,9 +94,19 @@ def units_of(image: Loaded | LoadedClip) -> Sequence[Unit | FrameUnit]:
     return [Unit(image, index) for index in range(max(1, len(image.faces)))]
 
 
-def by_image(
-    stream: Iterable[ScoredUnit[Item] | Item],
-) -> Iterator[ScoredImage | ScoredClip | NoFace | Seen | Unreadable]:
+def unknown_units(
+    item: Loaded | LoadedClip | NoFace | Seen | Listed | Unreadable, known: Callable[[str], bool]
+) -> Iterator[Item]:
+    """What is scored of an item: nothing, where its content is known by its key."""
+    if isinstance(item, Loaded | LoadedClip | NoFace) and known(item.facts.key):
+        yield Seen(item.path, item.facts.key)
+    elif isinstance(item, Loaded | LoadedClip):
+        yield from units_of(item)
+    else:
+        yield item
+
+
+def by_image(stream: Iterable[ScoredUnit[Item] | Item]) -> Iterator[ScoredItem]:
     """What `score_stream` makes of units, with all units of an image or a clip in one; anything else is passed on."""
     held: list[ScoredUnit[Unit]] = []
     frames: list[ScoredUnit[FrameUnit]] = []

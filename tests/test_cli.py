@@ -56,7 +56,7 @@ def test_a_scan_has_at_most_22_visible_options() -> None:
             | {"only", "sort", "copy_flagged", "known", "shard", "csv_bom"}
             | {"case", "examiner", "print_", "all_frames", "list_skipped", "_log_file"}
             | {"animations", "embedded_video", "every", "frames", "max_clip_bytes"}
-            | {"max_faces", "on_no_face", "face_model", "follow_links", "per", "backend", "strict"}
+            | {"max_faces", "on_no_face", "face_model", "follow_links", "per", "backend", "strict", "engine"}
             | SELDOM,
         ),
         ("fit", {"mean_size", "means", "face_detector", "face_model", "_log_file", "every", "frames"} | SELDOM),

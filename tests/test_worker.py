@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from processes import alive, children, resident, slow_ppm
 
 from muflow_cli.images import loader, worker
 from muflow_cli.images.budget import Budget
@@ -63,24 +64,12 @@ def png(width: int, height: int, before: bytes = b"") -> bytes:
     )
 
 
-def slow_ppm(length: int = 30_000_000) -> bytes:
-    """Pillow skips this comment byte by byte in Python, for seconds."""
-    return b"P3\n#" + bytes([97]) * length + b"\n9 9\n255\n"
-
-
 @pytest.fixture
 def idle() -> Iterator[list[worker.Worker]]:
     """The idle workers, none at first; their processes end with the test."""
     worker._end_idle()
     yield worker._idle
     worker._end_idle()
-
-
-def alive(process_id: int) -> bool:
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("seed", [None, 3])
@@ -144,9 +133,16 @@ def test_a_crash_is_one_record_and_the_next_image_is_loaded(idle: list[worker.Wo
     assert isinstance(result(encoded("TIFF")), Loaded)
     process = idle[0]._process
     assert process is not None
-    killer = threading.Timer(0.3, os.kill, (process.pid, signal.SIGSEGV))
+
+    def crash() -> None:
+        while resident(process.pid) < 70_000_000:  # it has not received the image yet
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGSEGV)
+
+    killer = threading.Thread(target=crash)
     killer.start()
     record = result(slow_ppm())
+    killer.join()
     assert isinstance(record, Unreadable)
     assert (record.code, record.message) == ("decoder_crashed", "the decoder ended in the middle of it (SIGSEGV)")
     assert isinstance(result(encoded("TIFF")), Loaded)
@@ -197,25 +193,6 @@ list(load([Input({str(slow)!r})], LoadSpec(views={{"a": ViewSpec()}}, inputs=Inp
     while alive(busy[0]) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(busy[0])
-
-
-def resident(process_id: int) -> int:
-    """Bytes of memory that a process takes."""
-    return int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def children(owner: int) -> list[int]:
-    """Process ids of the decoding processes of another."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        mine = int(fields[1]) == owner and fields[0] != "Z"
-        if mine and b"images.decoder" in path.with_name("cmdline").read_bytes():
-            found.append(int(path.parent.name))
-    return found
 
 
 def test_a_module_in_the_working_folder_is_not_imported(

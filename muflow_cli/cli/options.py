@@ -31,7 +31,9 @@ Strict = Annotated[
     bool,
     typer.Option("--strict", help="Stop where this run does not compute the scores of the calibration.", hidden=True),
 ]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Number of decoding threads; 0 = one per core.")]
+Workers = Annotated[
+    int, typer.Option("--workers", min=0, help="Threads that decode, or processes on many cores; 0 = one per core.")
+]
 Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="GLOB", help="Skip paths, names and folders that match (repeatable)."),

@@ -22,6 +22,7 @@ from muflow_cli.cli.scan_verify import verify_report
 from muflow_cli.cli.signing import Signing, prepare_signing
 from muflow_cli.cli.startup import quick_start
 from muflow_cli.cli.told import Told
+from muflow_cli.cluster import ClusterSpec, parse_engine
 from muflow_cli.default_detector import find_detector
 from muflow_cli.errors import IncompatibleOptions
 from muflow_cli.output.encode import fields_of
@@ -88,6 +89,7 @@ def scan_command(
     verify: scan_options.Verify = None,
     workers: options.Workers = 0,
     batch_size: scan_options.BatchSize = 0,
+    engine: scan_options.Engine = "local",
     device: options.Device = "auto",
     precision: options.PrecisionOption = Precision.AUTO,
     backend: options.BackendOption = Backend.TORCH,
@@ -167,7 +169,7 @@ def scan_command(
         raise typer.Exit(verify_report(verify, signers, paths, output or sign or any(aliases.values()), console))
     outputs = choose_outputs(output, aliases, format_, as_json=as_json)
     custody, failing = Custody(case=case, examiner=examiner), fail_on_of(fail_on)
-    names = fields_of(fields)
+    names, cluster = fields_of(fields), _cluster(engine, workers, paths or ())
     resumed = _resumed(outputs, names, paths or []) if resume else None
     grouped = _grouped(groups, group_by, listed=files_from and not null and not paths)
     comparison = Comparison(fdr=fdr, adaptive=adaptive, groups=grouped, reweight=reweight)
@@ -213,6 +215,7 @@ def scan_command(
             c2pa_anchors=None if c2pa_trust is None else read_anchors(c2pa_trust),
         ),
         runtime=options.runtime(device, precision, workers, batch_size, backend),
+        cluster=cluster,
         strict=strict,
         atypical=atypical,
         fields=names,
@@ -229,6 +232,14 @@ def scan_command(
     )
     with claimed(signing.claims, force=force, resumed=resumed, earlier=earlier, inputs=[bundle, *own]):
         raise typer.Exit(_run(job, signing, told, failing, exit_zero=exit_zero))
+
+
+def _cluster(engine: str, workers: int, paths: Sequence[str]) -> ClusterSpec | None:
+    """The cluster that `--engine` names."""
+    cluster = parse_engine(engine, workers)
+    if cluster is not None and STDIN in paths:
+        raise IncompatibleOptions("--engine ray", "PATH -", "other machines cannot read the standard input of this one")
+    return cluster
 
 
 def _grouped(groups: bool, group_by: str | None, *, listed: object) -> bool:

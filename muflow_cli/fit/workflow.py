@@ -254,6 +254,7 @@ class _Fit:
             crops_seed=crops_seed,
             container=self.spec.container,
             faces=face_search(self.spec.faces, self.request.inputs),
+            processes=self.request.runtime.decodes_in_processes,
         )
 
     def check_room(self, files: int) -> None:

@@ -18,13 +18,14 @@ from muflow_cli.images.clip_formats import HEAD_BYTES, clip_format
 from muflow_cli.images.decoder import limit, serve_requests
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.frame_times import parts
+from muflow_cli.images.packing import Parts, parts_of, shapes_of
 from muflow_cli.images.prepare import with_views
 from muflow_cli.images.protocol import PATIENCE, ClipAnswer, ClipRequest, Closed, Failure, Size, send
 from muflow_cli.images.video import ClipFrame, OpenClip
 from muflow_cli.records import Facts
 from muflow_cli.run_specs import ClipSpec, Damaged
 
-_Answered = tuple[ClipAnswer, list[bytes | memoryview]]
+_Answered = tuple[ClipAnswer, Parts]
 
 
 def serve() -> None:
@@ -152,12 +153,9 @@ class _Work:
             pixels = np.asarray(frame.image)
             return ClipAnswer(time=frame.time, facts=facts, shapes={"": pixels.shape}), [pixels.data.cast("B")]
         loaded = with_views("", facts, frame.image, self._request.spec)
-        raw: list[bytes | memoryview] = [np.ascontiguousarray(views).data.cast("B") for views in loaded.views.values()]
-        if loaded.thumbnail is not None:
-            raw.append(loaded.thumbnail)
         length = None if loaded.thumbnail is None else len(loaded.thumbnail)
-        shapes = {branch: views.shape for branch, views in loaded.views.items()}
-        return ClipAnswer(time=frame.time, facts=loaded.facts, shapes=shapes, thumbnail=length), raw
+        answer = ClipAnswer(time=frame.time, facts=loaded.facts, shapes=shapes_of(loaded.views), thumbnail=length)
+        return answer, parts_of(loaded.views, loaded.thumbnail)
 
 
 def _sampling(request: ClipRequest) -> ClipSpec:

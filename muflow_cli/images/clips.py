@@ -7,7 +7,6 @@ import io
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from statistics import median
 
 import numpy as np
@@ -18,6 +17,7 @@ from muflow_cli.images.clip_formats import HEAD_BYTES, clip_format
 from muflow_cli.images.embedded import embedded_video
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.inputs import Input, InputKind, file_error, has_image_name, open_regular, too_large
+from muflow_cli.images.packing import unpacked_part
 from muflow_cli.images.prepare import FaceSearch, PrepareSpec, with_faces
 from muflow_cli.images.protocol import ClipAnswer, ClipRequest
 from muflow_cli.images.tracks import LoadedFrame, Tracks
@@ -207,11 +207,8 @@ def load_clip(
 
 def _frame(answer: ClipAnswer, raw: bytes) -> LoadedFrame:
     assert answer.facts is not None  # noqa: S101 - only a last answer has none
-    views, at = {}, 0
-    for branch, shape in answer.shapes.items():
-        views[branch] = np.frombuffer(raw, np.uint8, prod(shape), at).reshape(shape)
-        at += prod(shape)
-    return LoadedFrame(answer.time, answer.facts, views, None if answer.thumbnail is None else raw[at:])
+    views, thumbnail, _ = unpacked_part(answer, raw)
+    return LoadedFrame(answer.time, answer.facts, views, thumbnail)
 
 
 def _faces(answer: ClipAnswer, raw: bytes, prepare: PrepareSpec, search: FaceSearch) -> list[LoadedFrame]:

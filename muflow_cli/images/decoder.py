@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import math
+import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from typing import BinaryIO, Final, TypeVar
 
-import numpy as np
 from PIL import Image
 
 from muflow_cli import system
+from muflow_cli.images.clip_formats import HEAD_BYTES, clip_format
 from muflow_cli.images.containers.boxes import largest_extent
 from muflow_cli.images.containers.tiff import TIFF_SIGNATURES
 from muflow_cli.images.error import ImageError
-from muflow_cli.images.formats import FORMATS
-from muflow_cli.images.prepare import decoded, out_of_memory, with_views
-from muflow_cli.images.protocol import PATIENCE, Answer, Closed, Failure, Request, Size, receive, send
+from muflow_cli.images.formats import FORMATS, check_name
+from muflow_cli.images.marks import read_marks
+from muflow_cli.images.packing import Parts, packed, packed_image
+from muflow_cli.images.prepare import FaceSearch, decoded, face_search, out_of_memory, with_faces, with_views
+from muflow_cli.images.protocol import PATIENCE, Answer, Closed, Failure, Found, Request, Size, receive, send
+from muflow_cli.images.read import read_input
 from muflow_cli.images.thumbnails import thumbnail_mark
 from muflow_cli.images.tiff import open_tiff
+from muflow_cli.images.triage import Triage, triage
+from muflow_cli.records import Declared
 from muflow_cli.run_specs import InputSpec
+from muflow_cli.specs import FaceSpec
 
 # Address space beyond what the process has at its start: for the threads and tables of the codecs, and for an image.
 _SPARE: Final = 2**30
@@ -53,21 +63,87 @@ def serve_requests(kind: type[_Request], answer: Callable[[_Request, bytes, Bina
 
 
 def _answer(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
-    limit(request.spec.inputs, len(data))
-    seconds = math.ceil(PATIENCE * request.spec.inputs.max_seconds) + 5
-    with system.ending_with(requests, seconds):
-        size = _announced_size(data, request.spec.frame)
-    send(answers, size)
-    if requests.read(1) != b"g":
+    if request.limited:
+        _decode_within_limits(request, data, requests, answers)
+        return
+    system.lift_limits()
+    try:
+        if request.source is not None:
+            data = read_input(request.source.input, request.task.spec.inputs.max_bytes)
+    except ImageError as error:
+        failure = Failure(code=error.code, message=error.message)
+        send(answers, Found(sha256=error.sha256, bytes=error.bytes, failure=failure))
+    except MemoryError:
+        send(answers, Found(failure=Failure(code="out_of_memory", message="there is not enough memory to read it")))
+    else:
+        sha256 = request.sha256 or hashlib.sha256(data).hexdigest()
+        _decode(replace(request, sha256=sha256), data, requests, answers)
+
+
+def _may_go_on(requests: BinaryIO) -> bool:
+    """Whether the owner wants the next answer; it does not where it knows the content."""
+    reply = requests.read(1)
+    if not reply:
         raise Closed
+    return reply == b"g"
+
+
+def _decode_within_limits(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
+    spec = request.task.spec
+    limit(spec.inputs, len(data))
+    seconds = math.ceil(PATIENCE * spec.inputs.max_seconds) + 5
     with system.ending_with(requests, seconds):
-        try:
-            answer, parts = _image(request, data)
-        except ImageError as error:
-            answer, parts = Answer(failure=Failure(code=error.code, message=error.message), shapes={}), []
-        except Exception:  # noqa: BLE001 - the owner raises it
-            answer, parts = Answer(failure=Failure(code="bug", message=traceback.format_exc()), shapes={}), []
+        size = _announced_size(data, spec.frame)
+    send(answers, size)
+    if _may_go_on(requests):
+        # A search for faces may take longer than decoding is allowed, so the owner makes it.
+        whole = request.task.whole or request.task.faces is not None
+        with system.ending_with(requests, seconds):
+            answer, parts = _result(replace(request, task=replace(request.task, whole=whole)), data)
+        send(answers, answer, *parts)
+
+
+def _decode(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
+    """What a thread of the owner would do with the bytes of an input."""
+    clips = request.task.spec.inputs.clips
+    if clip_format(data[:HEAD_BYTES], animations=clips is not None and clips.animations) is not None:
+        send(answers, Found(sha256=request.sha256, bytes=len(data), is_clip=True))
+        return
+    found, refused = _looked_through(request, data)
+    send(answers, found)
+    if not _may_go_on(requests):
+        return
+    if found.isolated:
+        _decode_within_limits(request, data, requests, answers)
+        return
+    with system.ending_with(requests, 0):
+        answer, parts = (refused, []) if refused else _result(request, data)
     send(answers, answer, *parts)
+
+
+def _looked_through(request: Request, data: bytes) -> tuple[Found, Answer | None]:
+    """What is known of an image before it is decoded, and the answer where it is not going to be."""
+    declared, where, refused = Declared(), Triage(isolated=False), None
+    spec = request.task.spec
+    try:
+        declared = read_marks(data, spec.inputs.c2pa_anchors)
+        check_name(os.fsdecode(request.name), data)
+        where = triage(data, spec.draft_side)
+    except MemoryError:
+        refused = _failed(out_of_memory(data, request.sha256))
+    except ImageError as error:
+        refused = _failed(error)
+    except Exception:  # noqa: BLE001 - the owner raises it
+        refused = _bug()
+    isolated = refused is None and (where.isolated or spec.frame > 1)
+    found = Found(
+        sha256=request.sha256,
+        bytes=len(data),
+        declared=declared,
+        needs=0 if isolated else where.bytes,
+        isolated=isolated,
+    )
+    return found, refused
 
 
 def limit(inputs: InputSpec, file_bytes: int) -> None:
@@ -91,19 +167,38 @@ def _announced_size(data: bytes, frame: int) -> Size:
         return Size(width=0, height=0)
 
 
-def _image(request: Request, data: bytes) -> tuple[Answer, list[bytes | memoryview]]:
+def _result(request: Request, data: bytes) -> tuple[Answer, Parts]:
     try:
-        image = decoded(data, request.spec, request.sha256)
+        return _image(request, data)
+    except ImageError as error:
+        return _failed(error), []
+    except Exception:  # noqa: BLE001 - the owner raises it
+        return _bug(), []
+
+
+def _failed(error: ImageError) -> Answer:
+    return Answer(failure=Failure(code=error.code, message=error.message), shapes={})
+
+
+def _bug() -> Answer:
+    return Answer(failure=Failure(code="bug", message=traceback.format_exc()), shapes={})
+
+
+def _image(request: Request, data: bytes) -> tuple[Answer, Parts]:
+    spec = request.task.spec
+    try:
+        image = decoded(data, spec, request.sha256)
         mark = thumbnail_mark(data, image.image)
-        if request.whole:
-            pixels = np.asarray(image.image)
-            return Answer(facts=image.facts, shapes={"": pixels.shape}, mark=mark), [pixels.data.cast("B")]
-        loaded = with_views("", image.facts, image.image, request.spec)
+        if request.task.whole:
+            return packed_image(image, mark)
+        search = _search(request.task.faces, spec.inputs)
+        if search is None:
+            return packed(with_views("", image.facts, image.image, spec), mark)
+        return packed(with_faces("", image.facts, image.image, spec, search), mark)
     except MemoryError as error:
         raise out_of_memory(data, request.sha256) from error
-    parts: list[bytes | memoryview] = [np.ascontiguousarray(views).data.cast("B") for views in loaded.views.values()]
-    if loaded.thumbnail is not None:
-        parts.append(loaded.thumbnail)
-    shapes = {branch: views.shape for branch, views in loaded.views.items()}
-    length = None if loaded.thumbnail is None else len(loaded.thumbnail)
-    return Answer(facts=loaded.facts, shapes=shapes, thumbnail=length, mark=mark), parts
+
+
+@lru_cache(maxsize=1)
+def _search(faces: FaceSpec | None, inputs: InputSpec) -> FaceSearch | None:
+    return face_search(faces, inputs)

@@ -34,6 +34,7 @@ class HashLists:
         paths: of the lists.
 
     Attributes:
+        paths: as given.
         digest: SHA-256 over the contents of the lists, in order, hexadecimal.
 
     Raises:
@@ -41,6 +42,7 @@ class HashLists:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
         self._hashes: dict[str, set[bytes]] = {}
         self._databases = []
         whole = hashlib.sha256()

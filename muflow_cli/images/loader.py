@@ -1,4 +1,4 @@
-"""Read, decode and cut on worker threads: bounded look-ahead and memory, results in the order of the inputs."""
+"""Read, decode and cut on threads or in processes: bounded look-ahead and memory, results in the inputs' order."""
 
 from __future__ import annotations
 
@@ -30,14 +30,24 @@ from muflow_cli.images.decode import DecodedImage, pixels_of
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import check_name
 from muflow_cli.images.hash_lists import HashLists
-from muflow_cli.images.inputs import Input, unreadable
+from muflow_cli.images.inputs import Input, InputKind, unreadable
 from muflow_cli.images.marks import read_marks, with_mark
-from muflow_cli.images.prepare import FaceSearch, Loaded, PrepareSpec, decoded, out_of_memory, with_faces, with_views
+from muflow_cli.images.prepare import (
+    FaceSearch,
+    Loaded,
+    PrepareSpec,
+    Seen,
+    decoded,
+    out_of_memory,
+    with_faces,
+    with_views,
+)
+from muflow_cli.images.protocol import Task
 from muflow_cli.images.queued import Queue
 from muflow_cli.images.read import announced_bytes, read_input
 from muflow_cli.images.thumbnails import thumbnail_mark
 from muflow_cli.images.triage import triage
-from muflow_cli.images.worker import CLIPS, Workers
+from muflow_cli.images.worker import CLIPS, Read, Whole, Workers
 from muflow_cli.records import EMBEDDED, PIXELS, Facts, Mark, NoFace, Unreadable, frame_key
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.specs import ContainerSpec, View, ViewSpec
@@ -62,14 +72,6 @@ _DECODED_PER_THREAD: Final = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """An input whose content is known already: hashed, not decoded; `key` is that of its facts."""
-
-    path: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
 class Listed:
     """An input whose hash is on a list of known files: hashed, not decoded."""
 
@@ -87,7 +89,7 @@ class LoadSpec:
     Attributes:
         views: branch name -> how that branch looks at an image; at least one.
         inputs: limits on bytes and pixels.
-        workers: decoding threads, at least 1.
+        workers: threads or processes that decode, at least 1.
         ahead: inputs held beyond the one being consumed, at least 1: the bound on memory.
         crops_seed: draw random crops (for fitting) from this seed and the content of the image, so that neither order
             nor workers matter, nor other branches; None = the even grid of a scan.
@@ -98,6 +100,7 @@ class LoadSpec:
         container: of the detector, as in PrepareSpec.
         faces: look for faces and cut the views of each; None = views of the whole image.
         hash_lists: contents whose hash is on one of them are `Listed`; None = no lists.
+        processes: each worker is a process, whose Python holds nobody else up; the results are the same.
     """
 
     views: Mapping[str, ViewSpec]
@@ -112,6 +115,7 @@ class LoadSpec:
     container: ContainerSpec | None = None
     faces: FaceSearch | None = None
     hash_lists: HashLists | None = None
+    processes: bool = False
 
     def __post_init__(self) -> None:
         if not self.views:
@@ -125,6 +129,16 @@ class LoadSpec:
     def needs_image(self) -> bool:
         """Whether something here is done to the image itself before views are cut from it."""
         return any(step is not None for step in (self.stored_as, self.transform, self.faces))
+
+    @property
+    def task(self) -> Task:
+        """The same for a process that decodes; where it cannot do all, it gives the image itself."""
+        faces_here = self.faces is not None and self.faces.spec is None
+        return Task(
+            spec=replace(self.prepare, inputs=self.inputs),
+            faces=None if self.faces is None else self.faces.spec,
+            whole=self.stored_as is not None or self.transform is not None or faces_here,
+        )
 
     @property
     def draft_side(self) -> int:
@@ -214,7 +228,7 @@ class _Crew:
     """What the threads share: the workers, and the budgets of memory."""
 
     def __init__(self, spec: LoadSpec, known: Callable[[str], bool]) -> None:
-        self._spec, self._prepare, self._known = spec, spec.prepare, known
+        self._spec, self._prepare, self._task, self._known = spec, spec.prepare, spec.task, known
         # Claimed in this order by every thread, so that none waits for another in a circle.
         self._files = Budget(_FILES)
         self._decoded = Budget(max(_DECODED, spec.workers * _DECODED_PER_THREAD))
@@ -235,6 +249,10 @@ class _Crew:
     def _whole(self, input_: Input) -> _Result:
         """The result for an input that is held in memory."""
         with self._files.claim(announced_bytes(input_)):
+            if self._spec.processes and self._can_be_read_elsewhere(input_):
+                result = self._from_process(input_)
+                if result is not None:
+                    return result
             data = read_input(input_, self._spec.inputs.max_bytes)
             sha256 = hashlib.sha256(data).hexdigest()
             if input_.frame == EMBEDDED:
@@ -245,7 +263,26 @@ class _Crew:
             if self._spec.hash_lists is not None and data in self._spec.hash_lists:
                 return Listed(input_.path, sha256)
             key = frame_key(sha256, input_.frame)
-            return Seen(input_.path, key) if self._known(key) else self._loaded(input_, data, sha256)
+            if self._known(key):
+                return Seen(input_.path, key)
+            result = self._from_process(input_, Read(data, sha256)) if self._spec.processes else None
+            return self._loaded(input_, data, sha256) if result is None else result
+
+    def _can_be_read_elsewhere(self, input_: Input) -> bool:
+        """Whether the process that decodes an input also reads it."""
+        # The directory of a large zip archive takes seconds and much memory, so it is read once and not everywhere; and
+        # so are lists of hashes.
+        in_place = input_.content is None and input_.kind is not InputKind.ZIP_MEMBER
+        return in_place and self._spec.hash_lists is None and input_.frame != EMBEDDED
+
+    def _from_process(self, input_: Input, read: Read | None = None) -> Loaded | NoFace | Seen | Unreadable | None:
+        """What a process makes of an input; None for a clip."""
+        task = replace(self._task, spec=replace(self._task.spec, frame=input_.frame))
+        with self.workers.one() as worker:
+            result = worker.take(input_, read, task, self._known)
+        if isinstance(result, Whole):
+            return replace(self._cut(input_.path, result.image), declared=result.declared)
+        return result
 
     def _embedded(self, path: str, data: bytes, sha256: str) -> LoadedClip | NoFace | Seen | Listed:
         """The result for the video inside a motion photo; the file is known by its own hash."""

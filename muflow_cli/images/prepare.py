@@ -56,12 +56,14 @@ class FaceSearch:
         min_side: pixels of the shorter side of a face's box; smaller faces are not scored.
         most: faces of one image that are scored.
         on_no_face: what becomes of an image without one.
+        spec: from which another process makes the same search; None = none can.
     """
 
     find: Callable[[Image.Image], Sequence[Face]]
     min_side: int
     most: int
     on_no_face: OnNoFace
+    spec: FaceSpec | None = None
 
 
 def face_search(spec: FaceSpec | None, inputs: InputSpec) -> FaceSearch | None:
@@ -80,6 +82,7 @@ def face_search(spec: FaceSpec | None, inputs: InputSpec) -> FaceSearch | None:
         min_side=spec.min_side,
         most=inputs.max_faces,
         on_no_face=inputs.on_no_face,
+        spec=spec,
     )
 
 
@@ -124,6 +127,14 @@ class Loaded:
     faces: tuple[LoadedFace, ...] = ()
     faces_left_out: int = 0
     size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An input whose content is known already: hashed, not decoded; `key` is that of its facts."""
+
+    path: str
+    key: str
 
 
 def decoded(data: bytes, spec: PrepareSpec, sha256: str) -> DecodedImage:

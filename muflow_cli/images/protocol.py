@@ -5,16 +5,20 @@ No pickles: a decoder that a crafted image has taken over must not be able to ru
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import BinaryIO, Final, TypeVar
 
 import msgspec
 
 from muflow_cli.clip_records import ClipFacts
+from muflow_cli.images.inputs import Input, InputKind
 from muflow_cli.images.prepare import PrepareSpec
-from muflow_cli.records import Facts, Mark
+from muflow_cli.records import Declared, Face, Facts, Mark
+from muflow_cli.specs import FaceSpec
 
 # An image may take its seconds of processor time, and this many times as long on a busy machine.
 PATIENCE: Final = 4
@@ -26,23 +30,94 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
-    """An image to decode; the raw bytes are the file.
+class Task:
+    """What a process does to every input of a run.
 
     Attributes:
-        spec: how it becomes views.
-        sha256: of the file.
+        spec: how an image becomes views, and what may vouch for the signer of a manifest.
+        faces: look for faces and cut the views of each; None = views of the whole image.
         whole: give the decoded image itself instead of its views.
     """
 
     spec: PrepareSpec
-    sha256: str
-    whole: bool
+    faces: FaceSpec | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """An input that the process reads itself; names are bytes, since they need not be UTF-8. The task has its frame."""
+
+    kind: InputKind
+    path: bytes
+    location: bytes
+    member: bytes
+    offset: int
+    size: int
+
+    @classmethod
+    def of(cls, input_: Input) -> Source:
+        """The place of an input; its content does not come along."""
+        path, location, member = map(os.fsencode, (input_.path, input_.location, input_.member))
+        place = {"path": path, "location": location, "member": member}
+        return cls(kind=input_.kind, **place, offset=input_.offset, size=input_.size)
+
+    @property
+    def input(self) -> Input:
+        """The input at this place."""
+        path, location, member = map(os.fsdecode, (self.path, self.location, self.member))
+        return Input(path, self.kind, location, member, offset=self.offset, size=self.size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """An image to decode; the raw bytes are the file, unless the process reads it.
+
+    With limits of time and memory the answers are a Size and an Answer. Without, the process hashes the input, looks it
+    through for marks and decodes it as a thread of the owner would: the answers are a Found, a Size where the image
+    turns out to need limits, and an Answer. After each but the last the owner sends one byte, `g` to go on.
+
+    Attributes:
+        task: what becomes of it.
+        limited: decode it within limits.
+        sha256: of the file; empty where the process finds it out.
+        name: of the input, as reported; files with some names are refused.
+        source: where to read it; None where its bytes follow.
+    """
+
+    task: Task
+    limited: bool
+    sha256: str = ""
+    name: bytes = b""
+    source: Source | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What is known of an input before it is decoded.
+
+    Attributes:
+        sha256: of its bytes; None where they were not read.
+        bytes: their number; None where it is not known.
+        declared: what the file says of its own origin.
+        needs: bytes of memory that decoding takes, estimated.
+        isolated: it is decoded within limits of time and memory.
+        is_clip: it is no image, which ends the exchange.
+        failure: why it cannot be read, which ends the exchange.
+    """
+
+    sha256: str | None = None
+    bytes: int | None = None
+    declared: Declared = field(default_factory=Declared)
+    needs: int = 0
+    isolated: bool = False
+    is_clip: bool = False
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
-    """The first answer: pixels as the header announces them, or zeros. The owner replies with one byte."""
+    """Pixels as the header announces them, or zeros. The owner replies with one byte."""
 
     width: int
     height: int
@@ -58,7 +133,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """The second answer; the raw bytes are the arrays one after the other, then the thumbnail.
+    """An image; the raw bytes are the arrays one after the other, then the thumbnail, then those of each face.
 
     Attributes:
         facts: of the image; None beside a failure.
@@ -66,6 +141,10 @@ class Answer:
         shapes: of the uint8 arrays: branch name -> (V, H, W, 3), or "" -> (H, W, 3), the whole image.
         thumbnail: its length in bytes; None if there is none.
         mark: of a thumbnail within the file that shows another picture.
+        faces: that are scored; an image that has some has no arrays of its own.
+        faces_left_out: as in Loaded.
+        upright: width and height of the upright image, where faces were looked for and views were cut.
+        no_face: no face was found, so there is nothing else.
     """
 
     facts: Facts | None = None
@@ -73,6 +152,26 @@ class Answer:
     shapes: Mapping[str, tuple[int, ...]]
     thumbnail: int | None = None
     mark: Mark | None = None
+    faces: tuple[FaceAnswer, ...] = ()
+    faces_left_out: int = 0
+    upright: tuple[int, int] | None = None
+    no_face: bool = False
+
+    @property
+    def raw_bytes(self) -> int:
+        """Number of raw bytes that follow."""
+        parts: tuple[Answer | FaceAnswer, ...] = (self, *self.faces)
+        return sum(sum(map(prod, part.shapes.values())) + (part.thumbnail or 0) for part in parts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaceAnswer:
+    """A face of an image; shapes and thumbnail as in Answer."""
+
+    face: Face
+    facts: Facts
+    shapes: Mapping[str, tuple[int, ...]]
+    thumbnail: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from muflow_cli.cluster import ClusterSpec
 from muflow_cli.detector import Detector
 from muflow_cli.images.hash_lists import HashLists
 from muflow_cli.output.writers import Per, Printed
@@ -28,6 +29,7 @@ class Job:
         destinations: outputs, at most one of them resumed.
         inputs: limits on what is read.
         runtime: device, precision, batch size, workers.
+        cluster: whose machines read and score; None = this one does.
         atypical: what becomes of images outside the calibration's ranges.
         fields: only these fields of each result, in this order; None = all.
         per: what a row of a CSV is; by `frame` a detector that was calibrated on stills also judges frames as stills.
@@ -49,6 +51,7 @@ class Job:
     destinations: Sequence[Destination]
     inputs: InputSpec = field(default_factory=InputSpec)
     runtime: Runtime = field(default_factory=Runtime)
+    cluster: ClusterSpec | None = None
     atypical: Atypical = Atypical.INCONCLUSIVE
     fields: tuple[str, ...] | None = None
     per: Per = Per.IMAGE

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from muflow_cli.agreement import agreement, computing
 from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.shift import ShiftTest
 from muflow_cli.claims import InputGuard
-from muflow_cli.engine.devices import Placement, place
+from muflow_cli.cluster import open_cluster
+from muflow_cli.engine.devices import place
 from muflow_cli.environment import begin_run, deciding, utc_now
 from muflow_cli.errors import OutputIsInput
 from muflow_cli.images.find import find
@@ -30,7 +32,7 @@ from muflow_cli.scan.job import Job
 from muflow_cli.scan.outputs import Outputs, open_outputs
 from muflow_cli.scan.resume import resumable
 from muflow_cli.scan.tally import Tally
-from muflow_cli.scan.workflow import Scan, ScanRequest
+from muflow_cli.scan.workflow import Elsewhere, Scan, ScanRequest
 from muflow_cli.skipped import Skip, SkipCount, nothing_found
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def run(
     listener: ScanListener | None = None,
     stop: Callable[[], bool] = lambda: False,
     skip: Skip | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Summary:
     """Scan, and write every result to every destination.
 
@@ -77,17 +80,40 @@ def run(
         listener: told of every result.
         stop: called after each input; once it returns true, the scan finishes what it has begun and ends.
         skip: told of everything in folders and archives that is not read.
+        elsewhere: other machines that read and score; None = those of the job's cluster, or this one.
 
     Raises:
         MuflowError: for problems that a user can solve; before the first result, no existing output is touched.
     """
     heard = listener or NoListener()
+    with nullcontext(elsewhere) if elsewhere is not None else _elsewhere(job) as machines:
+        scan, summary, shows_images = _run(job, heard, stop, SkipCount(skip), machines)
+    for sentence in _remarks(job, scan, summary, shows_images=shows_images):
+        heard.note(sentence)
+    return summary
+
+
+@contextmanager
+def _elsewhere(job: Job) -> Iterator[Elsewhere | None]:
+    """The machines of the job's cluster; None without one."""
+    if job.cluster is None:
+        yield None
+        return
+    from muflow_cli.scan.elsewhere import ClusterScoring
+
+    with open_cluster(job.cluster) as cluster:
+        yield ClusterScoring(cluster, Path(job.detector_path), job.runtime)
+
+
+def _run(
+    job: Job, heard: ScanListener, stop: Callable[[], bool], skipped: SkipCount, elsewhere: Elsewhere | None
+) -> tuple[Scan, Summary, bool]:
     exhibits = _exhibits(job)
-    placement = place(job.runtime)
+    placement = place(job.runtime) if elsewhere is None else elsewhere.placement
     check_comparison(job.comparison, job.detector.calibration, placement)
     options = deciding(job.inputs) | {"atypical": job.atypical.value, "per_frame": job.per is Per.FRAME}
     options |= job.comparison.options | job.own_options | computing(placement)
-    _check_agreement(job, placement, heard)
+    _check_agreement(job, heard, elsewhere)
     head = begin_run(str(placement.device), placement.precision, job.argv, options)
     head = replace(head, case=job.custody.case, examiner=job.custody.examiner)
     info = job.detector.info(job.detector_path)
@@ -101,18 +127,23 @@ def run(
         evidence = stack.enter_context(_evidence(job, head, info))
         if evidence is not None:
             earlier = _comparable(earlier, evidence, heard.note)
-        scan = Scan(_request(job, exhibits), earlier=earlier, stop=stop, gallery=exhibits, evidence=evidence)
+        scan = Scan(
+            _request(job, exhibits),
+            earlier=earlier,
+            stop=stop,
+            gallery=exhibits,
+            evidence=evidence,
+            elsewhere=elsewhere,
+        )
         copies = stack.enter_context(open_copies(job.copy_flagged, job.inputs.max_bytes, heard.note))
-        passing = _Passing(job, scan, heard, copies, SkipCount(skip))
+        passing = _Passing(job, scan, heard, copies, skipped)
         summary = _pass(job, passing, heard, _Recording(outputs, head, info, job, copies), evidence)
     if passing.failure is not None:
         raise passing.failure
     if not summary.interrupted:
         for file in job.growing_reports:
             discard_evidence(file)
-    for sentence in _remarks(job, scan, summary, shows_images=exhibits is not None):
-        heard.note(sentence)
-    return summary
+    return scan, summary, exhibits is not None
 
 
 def _request(job: Job, exhibits: Exhibits | None) -> ScanRequest:
@@ -130,11 +161,16 @@ def _request(job: Job, exhibits: Exhibits | None) -> ScanRequest:
     return replace(request, thumbnail=side, face_thumbnail=exhibits.thumbnail)
 
 
-def _check_agreement(job: Job, placement: Placement, listener: ScanListener) -> None:
+def _check_agreement(job: Job, listener: ScanListener, elsewhere: Elsewhere | None) -> None:
     """Say where this run does not compute the scores of the calibration; ScoresDiffer if it must."""
-    if not job.detector.scorer(placement).ready:
-        listener.note(f"preparing the detector for {placement.backend}, which takes up to a minute the first time")
-    found = agreement(job.detector, placement, always=job.strict)
+    if elsewhere is None:
+        placement = place(job.runtime)
+        if not job.detector.scorer(placement).ready:
+            text = f"preparing the detector for {placement.backend}, which takes up to a minute the first time"
+            listener.note(text)
+        found = agreement(job.detector, placement, always=job.strict)
+    else:
+        found = elsewhere.agreement(job.detector, always=job.strict)
     if job.strict:
         found.require()
     if found.remark is not None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muflow_cli.agreement import Agreement
 from muflow_cli.calibration.judge import Judge
 from muflow_cli.clip_results import ScoredClip, worst_frames
 from muflow_cli.detector import Detector
-from muflow_cli.engine.devices import place
+from muflow_cli.engine.devices import Placement, place
 from muflow_cli.engine.scoring import Extras, score_stream
 from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.hash_lists import HashLists
@@ -24,9 +25,10 @@ from muflow_cli.records import NoFace, Result, Scored, Unjudged, Unreadable
 from muflow_cli.run_specs import Atypical, InputSpec, OnNoFace, Runtime
 from muflow_cli.scan.evidence import Evidence
 from muflow_cli.specs import View
-from muflow_cli.units import Item, ScoredImage, by_image, judged_again, units_of
+from muflow_cli.units import Item, ScoredImage, ScoredItem, by_image, judged_again, unknown_units
 
 _Item = Loaded | LoadedClip | NoFace | Seen | Listed | Unreadable
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +80,38 @@ class Gallery(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What other machines are told of a run.
+
+    Attributes:
+        known: contents whose results are known, by their keys: Seen.
+        near: give the perceptual hash of each image and clip.
+    """
+
+    known: frozenset[str] = frozenset()
+    near: bool = False
+
+
+class Elsewhere(Protocol):
+    """Reads and scores inputs on other machines."""
+
+    @property
+    def placement(self) -> Placement:
+        """Where and how each of them computes."""
+        ...
+
+    def agreement(self, detector: Detector, *, always: bool) -> Agreement:
+        """As `agreement.agreement`, by what one of them computes."""
+        ...
+
+    def items(
+        self, inputs: Iterable[Input | Unreadable], request: ScanRequest, extras: Extras, wanted: Wanted
+    ) -> Generator[ScoredItem]:
+        """What they make of each input, in order; content that two inputs have may be Seen or not."""
+        ...
+
+
 class Scan:
     """One pass over inputs with one detector.
 
@@ -87,6 +121,7 @@ class Scan:
         stop: called after each input; once it returns true, the scan finishes what it has begun and ends.
         gallery: offered every scored image.
         evidence: is given the perceptual hash of every scored image, and its features if it has room for them.
+        elsewhere: other machines that read and score; None = this one.
 
     Attributes:
         interrupted: whether `stop` ended the pass.
@@ -105,10 +140,11 @@ class Scan:
         stop: Callable[[], bool] = lambda: False,
         gallery: Gallery | None = None,
         evidence: Evidence | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        self.placement = place(request.runtime)
+        self.placement = place(request.runtime) if elsewhere is None else elsewhere.placement
         self._request, self._stop, self._gallery, self._evidence = request, stop, gallery, evidence
-        self._scorer = request.detector.scorer(self.placement)
+        self._elsewhere = elsewhere
         self._judge = Judge(request.detector.calibration, request.atypical)
         self._earlier = dict(earlier or {})
         self._first: dict[str, Scored | Unjudged | NoFace] = {}  # the first result of each content in this run
@@ -124,16 +160,15 @@ class Scan:
 
     def results(self, inputs: Iterable[Input | Unreadable]) -> Iterator[Result]:
         """One result per input, in their order; each distinct content is decoded and scored once."""
-        request = self._request
-        spec = request.detector.load_spec(request.inputs, request.runtime, self.placement)
-        spec = replace(spec, thumbnail=request.thumbnail, face_thumbnail=request.face_thumbnail)
-        spec = replace(spec, hash_lists=request.hash_lists)
         wants_features = self._evidence is not None and self._evidence.count > 0
         extras = Extras(maps=self._gallery is not None, features=wants_features)
-        with contextlib.closing(load_unknown(inputs, spec, self._is_known)) as items:
-            stream = by_image(score_stream(self._units(items), self._scorer, extras))
+        scored_items = self._scored_here if self._elsewhere is None else self._scored_elsewhere
+        with contextlib.closing(scored_items(inputs, extras)) as stream:
             begun, read_before = time.monotonic(), self.seconds["read"]
             for item in stream:
+                if isinstance(item, Listed):
+                    self.listed += 1
+                    continue
                 result = self._result(item)
                 if isinstance(result, NoFace) and self._request.inputs.on_no_face is OnNoFace.SKIP:
                     self.no_face_skipped += 1
@@ -144,28 +179,46 @@ class Scan:
                 begun, read_before = time.monotonic(), self.seconds["read"]
                 self.seconds["write"] += begun - scored
 
+    def _scored_here(self, inputs: Iterable[Input | Unreadable], extras: Extras) -> Generator[ScoredItem]:
+        request = self._request
+        spec = request.detector.load_spec(request.inputs, request.runtime, self.placement)
+        spec = replace(spec, thumbnail=request.thumbnail, face_thumbnail=request.face_thumbnail)
+        spec = replace(spec, hash_lists=request.hash_lists)
+        scorer = request.detector.scorer(self.placement)
+        with contextlib.closing(load_unknown(inputs, spec, self._is_known)) as items:
+            yield from by_image(score_stream(self._units(items), scorer, extras))
+
+    def _scored_elsewhere(self, inputs: Iterable[Input | Unreadable], extras: Extras) -> Generator[ScoredItem]:
+        assert self._elsewhere is not None  # noqa: S101 - `results` asks
+        wanted = Wanted(known=frozenset(self._earlier), near=self._evidence is not None)
+        with contextlib.closing(self._elsewhere.items(inputs, self._request, extras, wanted)) as items:
+            for item in self._until_stopped(items):
+                content = _content(item)
+                if content is not None and self._is_known(content.facts.key):
+                    yield Seen(content.path, content.facts.key)
+                else:
+                    yield item
+
     def _is_known(self, key: str) -> bool:
         return key in self._first or key in self._begun or key in self._earlier
 
     def _units(self, items: Iterator[_Item]) -> Iterator[Item]:
-        """What is scored of the items until `stop` is true; content that is being scored is not scored again."""
+        """What is scored of the items; content that is being scored is not scored again."""
+        for item in self._until_stopped(items):
+            units = list(unknown_units(item, self._is_known))
+            if isinstance(item, Loaded | LoadedClip | NoFace) and not self._is_known(item.facts.key):
+                self._begun.add(item.facts.key)
+            yield from units
+
+    def _until_stopped(self, items: Iterator[_T]) -> Iterator[_T]:
+        """The items until `stop` is true; waiting for them counts as reading."""
         while True:
             begun = time.monotonic()
             item = next(items, None)
             self.seconds["read"] += time.monotonic() - begun
             if item is None:
                 return
-            if isinstance(item, Listed):
-                self.listed += 1
-            elif isinstance(item, Loaded | LoadedClip | NoFace) and self._is_known(item.facts.key):
-                yield Seen(item.path, item.facts.key)
-            elif isinstance(item, Loaded | LoadedClip):
-                self._begun.add(item.facts.key)
-                yield from units_of(item)
-            else:
-                if isinstance(item, NoFace):
-                    self._begun.add(item.facts.key)
-                yield item
+            yield item
             if self._stop():
                 self.interrupted = True
                 return
@@ -191,7 +244,8 @@ class Scan:
         if self._evidence is not None and isinstance(result, Scored):
             from muflow_cli.images.near import near_hash  # as below
 
-            self._evidence.add(result.facts.key, near_hash(frames[len(frames) // 2].views), scored.features)
+            near = near_hash(frames[len(frames) // 2].views) if scored.near is None else scored.near
+            self._evidence.add(result.facts.key, near, scored.features)
         if self._gallery is not None and self._gallery.wants(result):
             worst = worst_frames(result.clip.frames, self._request.detector.calibration)
             strip = [(frames[index].thumbnail, None) for index in worst]
@@ -203,7 +257,8 @@ class Scan:
             from muflow_cli.images.near import near_hash  # needs SciPy, which takes a second to import
 
             # A batch is compared by the largest face of each image, as the calibration's images are.
-            self._evidence.add(result.facts.key, near_hash(scored.image.views), scored.units[0].features)
+            near = near_hash(scored.image.views) if scored.near is None else scored.near
+            self._evidence.add(result.facts.key, near, scored.units[0].features)
         if self._gallery is not None and self._gallery.wants(result):
             maps = [part_map(self._request.detector, unit.maps) for unit in scored.units]
             whole = None if scored.image.faces else maps[0]
@@ -222,6 +277,15 @@ class Scan:
             self._first[item.key] = first
             self.taken_over += 1
         return first if first.path == item.path else replace(first, path=item.path, duplicate_of=first.path)
+
+
+def _content(item: ScoredItem) -> Loaded | LoadedClip | NoFace | None:
+    """What an item is about, where it was decoded."""
+    if isinstance(item, ScoredImage):
+        return item.image
+    if isinstance(item, ScoredClip):
+        return item.clip
+    return item if isinstance(item, NoFace) else None
 
 
 def part_map(detector: Detector, maps: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32] | None:

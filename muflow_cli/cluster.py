@@ -1,0 +1,305 @@
+"""Work that a cluster of machines shares: shards in, results out in their order. The only module that imports Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Generic, TypeVar
+
+from muflow_cli.errors import BadSpec, ClusterFailed, MissingExtra, MuflowError
+
+_S = TypeVar("_S")
+_R = TypeVar("_R")
+
+# A worker with more cores than these would wait for Python's lock; machines with more hold several workers.
+_CORES: Final = 8
+# Shards that a worker has at a time, so that it decodes the next while it scores the last of one.
+_AT_A_TIME: Final = 2
+# Shards under way or finished too early, for each worker: the bound on the memory of whoever takes the results.
+_AHEAD: Final = 3
+_ATTEMPTS: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterSpec:
+    """Which cluster.
+
+    Attributes:
+        address: as Ray writes it; empty = one on this machine alone, unless RAY_ADDRESS names one.
+        cores: that each worker takes; 0 = up to 8, or its share of the machine beside each GPU.
+    """
+
+    address: str = ""
+    cores: int = 0
+
+
+def parse_engine(text: str, cores: int) -> ClusterSpec | None:
+    """`ray` or `ray:ADDRESS`; None for `local`.
+
+    Raises:
+        BadSpec: for anything else.
+    """
+    name, _, address = text.partition(":")
+    if text == "local":
+        return None
+    if name != "ray":
+        raise BadSpec("--engine", text, "local, ray or ray:ADDRESS")
+    return ClusterSpec(address=address, cores=cores)
+
+
+@contextlib.contextmanager
+def open_cluster(spec: ClusterSpec) -> Iterator[Cluster]:
+    """A connection to a cluster; one that had to be started for it ends with the block.
+
+    Raises:
+        MissingExtra: without Ray.
+        ClusterFailed: where nothing answers.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # a scan tells nobody that it ran
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtra("--engine ray", "ray") from None
+    connected = ray.is_initialized()
+    if not connected:
+        _connect(ray, spec.address)
+    try:
+        yield Cluster(ray, spec.cores)
+    finally:
+        if not connected:
+            ray.shutdown()
+
+
+def _connect(ray: ModuleType, address: str) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    quiet = {"configure_logging": False, "log_to_driver": False}
+    try:
+        ray.init(address=address or None, include_dashboard=None if address else False, **quiet)
+    except Exception as error:  # Ray raises the base class too
+        ray.shutdown()  # what it had started
+        what = f"no Ray cluster answers at {address}" if address else "Ray cannot be started on this machine"
+        reason = " ".join(str(error).split()).replace(": ", ", ")
+        raise ClusterFailed(f"{what} ({reason})", "check the address, and that the versions of Ray agree") from error
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place, which knows nothing of an output
+
+
+class Cluster:
+    """The workers of a cluster.
+
+    Attributes:
+        workers: their number: one for each GPU where there are any, else one for so many cores.
+        cores: of each.
+        has_gpus: each worker has a GPU of its own.
+    """
+
+    def __init__(self, ray: ModuleType, cores: int) -> None:
+        self._ray = ray
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+        processors = [int(node.get("CPU", 0)) for node in nodes]
+        self.has_gpus = gpus > 0
+        self.cores = cores or max(1, sum(processors) // gpus if gpus else min(_CORES, max(processors, default=1)))
+        self.workers = gpus or max(1, sum(count // self.cores for count in processors))
+
+    def ask(self, question: Callable[[], _R]) -> _R:
+        """The answer of one worker."""
+        crew = _Crew(self._ray, self, lambda _: lambda _: question(), size=1)
+        try:
+            answer: _R = next(_in_order(crew, [None]))
+            return answer
+        finally:
+            crew.close()
+
+    def map(self, make: Callable[[int], Callable[[_S], _R]], shards: Iterable[_S]) -> Generator[_R]:
+        """The result of every shard, in their order.
+
+        A shard whose worker or machine is lost is done again by another worker. Few shards are under way at a time,
+        and none is drawn far ahead of the results that were taken.
+
+        Args:
+            make: called in each worker with its number of cores; gives what is done to a shard. It is pickled.
+            shards: drawn in the calling thread; an exception of theirs comes after the results before it.
+
+        Raises:
+            MuflowError: as in a worker.
+            ClusterFailed: where a shard is lost three times.
+        """
+        crew = _Crew(self._ray, self, make, self.workers)
+        try:
+            yield from _in_order(crew, shards)
+        finally:
+            crew.close()
+
+
+@dataclass(slots=True)
+class _Task(Generic[_S]):
+    """A shard on its way."""
+
+    index: int
+    shard: _S
+    attempts: int = 0
+    worker: Any = None
+
+
+class _Crew:
+    """Workers that do the same to every shard; where one is lost, another takes its place."""
+
+    def __init__(
+        self, ray: ModuleType, cluster: Cluster, make: Callable[[int], Callable[[Any], Any]], size: int
+    ) -> None:
+        self._ray, self._cluster = ray, cluster
+        self._lost = (
+            *(ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.WorkerCrashedError),
+            *(ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError),
+        )
+        self._make = ray.put(make)  # once for each machine, however many workers it has
+        needs = {"num_cpus": cluster.cores, "num_gpus": int(cluster.has_gpus), "max_concurrency": _AT_A_TIME}
+        self._kind = ray.remote(**needs)(Worker)
+        self._workers = [self._start() for _ in range(size)]
+        self._busy: dict[Any, _Task[Any]] = {}
+
+    @property
+    def size(self) -> int:
+        """Number of workers."""
+        return len(self._workers)
+
+    @property
+    def under_way(self) -> int:
+        """Number of shards that were given out."""
+        return len(self._busy)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a worker can take a shard."""
+        return len(self._busy) < _AT_A_TIME * len(self._workers)
+
+    def give(self, task: _Task[Any]) -> None:
+        """Give a shard to the worker that has the fewest."""
+        task.worker = min(
+            self._workers, key=lambda worker: sum(other.worker is worker for other in self._busy.values())
+        )
+        task.attempts += 1
+        self._busy[task.worker.do.remote(task.shard)] = task
+
+    def finished(self) -> tuple[list[tuple[_Task[Any], Any]], list[_Task[Any]]]:
+        """Waits: shards with their results, and shards that were lost."""
+        ready, _ = self._ray.wait(list(self._busy), num_returns=1)
+        done, lost = [], []
+        for reference in ready:
+            task = self._busy.pop(reference)
+            try:
+                done.append((task, self._ray.get(reference)))
+            except self._lost as error:
+                if task.attempts >= _ATTEMPTS:
+                    reason = str(error).strip().splitlines()[-1].strip().replace(": ", ", ")
+                    problem = f"a part of the work ended {_ATTEMPTS} workers of the cluster ({reason[:200]})"
+                    remedy = "check that every machine has this version of muflow, or look for the cause on one machine"
+                    raise ClusterFailed(problem, remedy) from error
+                self._replace(task.worker)
+                lost.append(task)
+        return done, lost
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            self._ray.kill(worker)
+
+    def _replace(self, worker: Any) -> None:
+        """Start another in the place of a worker that was lost, once for all its shards."""
+        if worker in self._workers:
+            with contextlib.suppress(Exception):
+                self._ray.kill(worker)
+            self._workers[self._workers.index(worker)] = self._start()
+
+    def _start(self) -> Any:
+        return self._kind.remote(self._make, self._cluster.cores, str(Path.cwd()))
+
+
+class _Tasks(Generic[_S]):
+    """What is to be done: shards that were lost, then new ones.
+
+    Attributes:
+        failure: the exception that ended the shards too early.
+    """
+
+    def __init__(self, shards: Iterable[_S]) -> None:
+        self._drawn, self._again = enumerate(shards), deque[_Task[_S]]()
+        self._ended = False
+        self.failure: Exception | None = None
+
+    def lost(self, tasks: Iterable[_Task[_S]]) -> None:
+        """Do these again."""
+        self._again.extend(tasks)
+
+    def draw(self) -> _Task[_S] | None:
+        """The next one; None where there is none."""
+        if self._again:
+            return self._again.popleft()
+        if not self._ended:
+            try:
+                return _Task(*next(self._drawn))
+            except StopIteration:
+                self._ended = True
+            except Exception as error:  # noqa: BLE001  raised after the results before it
+                self.failure, self._ended = error, True
+        return None
+
+
+def _in_order(crew: _Crew, shards: Iterable[_S]) -> Iterator[Any]:
+    tasks, early, expected = _Tasks(shards), dict[int, Any](), 0
+    while True:
+        while crew.has_room and crew.under_way + len(early) < _AHEAD * crew.size and (task := tasks.draw()):
+            crew.give(task)
+        if expected in early:
+            yield _checked(early.pop(expected))
+            expected += 1
+        elif crew.under_way:
+            done, lost = crew.finished()
+            early.update((task.index, result) for task, result in done)
+            tasks.lost(lost)
+        elif tasks.failure is not None:
+            raise tasks.failure
+        else:
+            return
+
+
+def _checked(result: _R | MuflowError) -> _R:
+    if isinstance(result, MuflowError):
+        raise result
+    return result
+
+
+class Worker:
+    """A process of the cluster; what it does is made with its first shard, so that an error of it is an answer.
+
+    Args:
+        make: as for `Cluster.map`.
+        cores: that it has.
+        folder: in which the caller works, for relative paths.
+    """
+
+    def __init__(self, make: Callable[[int], Callable[[Any], Any]], cores: int, folder: str) -> None:
+        self._make, self._cores = make, cores
+        self._work: Callable[[Any], Any] | None = None
+        self._lock = threading.Lock()
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
+
+    def do(self, shard: Any) -> Any:
+        """The result of a shard."""
+        try:
+            with self._lock:
+                if self._work is None:
+                    self._work = self._make(self._cores)
+            return self._work(shard)
+        except MuflowError as error:
+            return error

@@ -1,0 +1,195 @@
+"""Promises of `--engine ray`: the report of one machine, whatever dies; on a cluster of this machine alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from conftest import FP32, write_faces
+from scan_runs import hostile, lines
+
+from muflow_cli.bundle import load
+from muflow_cli.cluster import Cluster, ClusterSpec, open_cluster, parse_engine
+from muflow_cli.engine.scoring import Extras
+from muflow_cli.errors import BadSpec, ClusterFailed
+from muflow_cli.images.find import find
+from muflow_cli.output.writers import OutputFormat
+from muflow_cli.records import Scored
+from muflow_cli.run_specs import InputSpec
+from muflow_cli.scan import elsewhere
+from muflow_cli.scan.elsewhere import ClusterScoring, ShardScoring
+from muflow_cli.scan.job import Job
+from muflow_cli.scan.outputs import Destination
+from muflow_cli.scan.run import run
+from muflow_cli.scan.settings import Comparison
+from muflow_cli.scan.workflow import Scan, ScanRequest, Wanted
+
+pytest.importorskip("ray", reason="needs the extra ray")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two workers of one core each."""
+    import ray
+
+    try:
+        ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    except Exception as error:
+        ray.shutdown()
+        if "timed out during startup" not in str(error):
+            raise
+        pytest.skip("Ray gives its own processes 30 s to start, and this machine is too busy")
+    with open_cluster(ClusterSpec(cores=1)) as cluster:
+        yield cluster
+    ray.shutdown()
+
+
+def processes(folder: Path) -> set[int]:
+    return {int(path.name.split(".")[0]) for path in folder.iterdir()}
+
+
+def test_shards_keep_their_order_lose_nothing_and_are_not_drawn_far_ahead(cluster: Cluster, tmp_path: Path) -> None:
+    drawn = 0
+
+    def shards() -> Iterator[int]:
+        nonlocal drawn
+        for number in range(24):
+            drawn += 1
+            yield number
+
+    def tenfold(_: int) -> Callable[[int], int]:
+        def work(number: int) -> int:
+            (tmp_path / f"{os.getpid()}.{time.monotonic_ns()}").touch()
+            time.sleep(0.1)
+            return 10 * number
+
+        return work
+
+    results = cluster.map(tenfold, shards())
+    taken = [next(results)]
+    time.sleep(1)
+    assert drawn <= 1 + 3 * cluster.workers
+    first = processes(tmp_path)
+    os.kill(min(first), signal.SIGKILL)
+    taken += results
+    assert taken == [10 * number for number in range(24)]
+    assert processes(tmp_path) - first  # another worker took the place of the killed one
+
+
+def test_work_that_ends_every_worker_is_one_sentence(cluster: Cluster) -> None:
+    def deadly(_: int) -> Callable[[int], int]:
+        return lambda _: os.kill(os.getpid(), signal.SIGKILL) or 0
+
+    with pytest.raises(ClusterFailed, match="ended 3 workers of the cluster"):
+        list(cluster.map(deadly, [1]))
+
+
+def report(path: Path, bundle: Path, folder: Path, scoring: ClusterScoring | None = None, **settings: object) -> Path:
+    job = Job(
+        **{
+            "detector": load(bundle),
+            "detector_path": str(bundle),
+            "arguments": [str(folder)],
+            "destinations": [Destination(OutputFormat.JSONL, path)],
+            "runtime": FP32,
+        }
+        | settings
+    )
+    run(job, elsewhere=scoring)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scanned") / "in"
+    hostile(folder)
+    write_faces(folder / "more", 12, seed=5)
+    return folder
+
+
+def without_times(path: Path) -> list[dict[str, object]]:
+    """The lines of a report short of the run block, of times, and of the checks over both."""
+    times = ("seconds", "images_per_second", "stages", "bottleneck")
+    absent = ("run", *times, "head_sha256", "report_sha256")
+    head, *results, end = lines(path.read_bytes())
+    summary = end["summary"]
+    assert summary["results_sha256"]
+    return [{name: value for name, value in line.items() if name not in absent} for line in (head, *results, summary)]
+
+
+class Here:
+    """The same work in this process."""
+
+    has_gpus, cores, workers = False, 1, 1
+
+    def ask(self, question: Callable[[], Any]) -> Any:
+        return question()
+
+    def map(self, make: Callable[[int], Callable[[Any], Any]], shards: Iterable[Any]) -> Iterator[Any]:
+        work = make(self.cores)
+        yield from map(work, shards)
+
+
+@pytest.mark.parametrize("where", ["here", "ray"])
+def test_the_report_is_that_of_one_machine(
+    where: str,
+    request: pytest.FixtureRequest,
+    tiny_bundle: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(elsewhere, "_SHARD", 5)  # copies of an image lie in several shards
+    cluster = cast(Cluster, Here()) if where == "here" else request.getfixturevalue("cluster")
+    fdr = Comparison(fdr=0.2)
+    alone = report(tmp_path / "alone.jsonl", tiny_bundle, folder, comparison=fdr)
+    shared = report(
+        tmp_path / "shared.jsonl", tiny_bundle, folder, ClusterScoring(cluster, tiny_bundle, FP32), comparison=fdr
+    )
+    assert without_times(alone) == without_times(shared)
+    assert any(line.get("duplicate_of") for line in without_times(shared))
+
+
+def test_what_is_known_is_not_scored_again(tiny_bundle: Path, folder: Path) -> None:
+    request = ScanRequest(detector=load(tiny_bundle), runtime=FP32)
+    scoring = ClusterScoring(cast(Cluster, Here()), tiny_bundle, FP32)
+    first = list(Scan(request).results(find([str(folder)], request.inputs)))
+    earlier = {result.facts.sha256: result for result in first[:9] if isinstance(result, Scored)}
+    resumed = Scan(request, earlier=earlier, elsewhere=scoring)
+    assert list(resumed.results(find([str(folder)], request.inputs))) == first
+    assert (resumed.taken_over, resumed.unseen) == (len(earlier), 0)
+
+
+def test_a_stop_ends_it_after_the_input(tiny_bundle: Path, folder: Path) -> None:
+    request = ScanRequest(detector=load(tiny_bundle), runtime=FP32)
+    asked = iter([False, False, True])
+    scan = Scan(request, stop=lambda: next(asked), elsewhere=ClusterScoring(cast(Cluster, Here()), tiny_bundle, FP32))
+    assert len(list(scan.results(find([str(folder)], request.inputs)))) == 3
+    assert scan.interrupted
+
+
+def test_another_detector_at_the_path_is_refused(tiny_bundle: Path) -> None:
+    shards = ShardScoring(
+        bundle=str(tiny_bundle),
+        fingerprint="0" * 64,
+        runtime=FP32,
+        inputs=InputSpec(),
+        thumbnails=(0, 0),
+        extras=Extras(),
+        wanted=Wanted(),
+    )
+    with pytest.raises(ClusterFailed, match="another detector at"):
+        shards(1)
+
+
+def test_engines_are_named_in_one_way() -> None:
+    assert parse_engine("local", 3) is None
+    assert parse_engine("ray", 3) == ClusterSpec(cores=3)
+    assert parse_engine("ray:10.0.0.1:6379", 0) == ClusterSpec(address="10.0.0.1:6379")
+    with pytest.raises(BadSpec, match="use local, ray or ray:ADDRESS"):
+        parse_engine("spark", 0)
