@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Generic, TypeVar
@@ -25,6 +26,7 @@ _AT_A_TIME: Final = 2
 # Shards under way or finished too early, for each worker: the bound on the memory of whoever takes the results.
 _AHEAD: Final = 3
 _ATTEMPTS: Final = 3
+_SAME_VERSION: Final = "check that every machine has this version of muflow"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,9 +72,11 @@ def open_cluster(spec: ClusterSpec) -> Iterator[Cluster]:
     connected = ray.is_initialized()
     if not connected:
         _connect(ray, spec.address)
+    cluster = Cluster(ray, spec.cores)
     try:
-        yield Cluster(ray, spec.cores)
+        yield cluster
     finally:
+        cluster.close()
         if not connected:
             ray.shutdown()
 
@@ -108,18 +112,18 @@ class Cluster:
         processors = [int(node.get("CPU", 0)) for node in nodes]
         self.has_gpus = gpus > 0
         self.cores = cores or max(1, sum(processors) // gpus if gpus else min(_CORES, max(processors, default=1)))
-        self.workers = gpus or max(1, sum(count // self.cores for count in processors))
+        self.workers = gpus or max(1, sum(number // self.cores for number in processors))
+        self._idle: list[Any] = []  # they have loaded what they need, which takes seconds
+        self._crews = count()
 
     def ask(self, question: Callable[[], _R]) -> _R:
         """The answer of one worker."""
-        crew = _Crew(self._ray, self, lambda _: lambda _: question(), size=1)
-        try:
-            answer: _R = next(_in_order(crew, [None]))
-            return answer
-        finally:
-            crew.close()
+        (answer,) = self.map(lambda _: lambda _: question(), [None], workers=1)
+        return answer
 
-    def map(self, make: Callable[[int], Callable[[_S], _R]], shards: Iterable[_S]) -> Generator[_R]:
+    def map(
+        self, make: Callable[[int], Callable[[_S], _R]], shards: Iterable[_S], workers: int | None = None
+    ) -> Generator[_R]:
         """The result of every shard, in their order.
 
         A shard whose worker or machine is lost is done again by another worker. Few shards are under way at a time,
@@ -128,16 +132,40 @@ class Cluster:
         Args:
             make: called in each worker with its number of cores; gives what is done to a shard. It is pickled.
             shards: drawn in the calling thread; an exception of theirs comes after the results before it.
+            workers: how many of them work; None = all.
 
         Raises:
             MuflowError: as in a worker.
             ClusterFailed: where a shard is lost three times.
         """
-        crew = _Crew(self._ray, self, make, self.workers)
+        hired = [self._idle.pop() if self._idle else self.start() for _ in range(workers or self.workers)]
+        crew = _Crew(self._ray, self, _Job(next(self._crews), [self._ray.put(make)]), hired)
         try:
             yield from _in_order(crew, shards)
         finally:
-            crew.close()
+            self._idle += crew.released()
+
+    def start(self) -> Any:
+        """A new worker."""
+        needs = {"num_cpus": self.cores, "num_gpus": int(self.has_gpus), "max_concurrency": _AT_A_TIME}
+        return self._ray.remote(**needs)(Worker).remote(self.cores, str(Path.cwd()))
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._idle:
+            self._ray.kill(worker)
+        self._idle.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What workers do to shards: its number, and a list with Ray's reference to what makes the work.
+
+    A reference within a list stays one until a worker asks for it, which it does once, not for every shard.
+    """
+
+    number: int
+    make: list[Any]
 
 
 @dataclass(slots=True)
@@ -153,18 +181,12 @@ class _Task(Generic[_S]):
 class _Crew:
     """Workers that do the same to every shard; where one is lost, another takes its place."""
 
-    def __init__(
-        self, ray: ModuleType, cluster: Cluster, make: Callable[[int], Callable[[Any], Any]], size: int
-    ) -> None:
-        self._ray, self._cluster = ray, cluster
+    def __init__(self, ray: ModuleType, cluster: Cluster, job: _Job, workers: list[Any]) -> None:
+        self._ray, self._cluster, self._job, self._workers = ray, cluster, job, workers
         self._lost = (
             *(ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.WorkerCrashedError),
             *(ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError),
         )
-        self._make = ray.put(make)  # once for each machine, however many workers it has
-        needs = {"num_cpus": cluster.cores, "num_gpus": int(cluster.has_gpus), "max_concurrency": _AT_A_TIME}
-        self._kind = ray.remote(**needs)(Worker)
-        self._workers = [self._start() for _ in range(size)]
         self._busy: dict[Any, _Task[Any]] = {}
 
     @property
@@ -188,7 +210,7 @@ class _Crew:
             self._workers, key=lambda worker: sum(other.worker is worker for other in self._busy.values())
         )
         task.attempts += 1
-        self._busy[task.worker.do.remote(task.shard)] = task
+        self._busy[task.worker.do.remote(self._job, task.shard)] = task
 
     def finished(self) -> tuple[list[tuple[_Task[Any], Any]], list[_Task[Any]]]:
         """Waits: shards with their results, and shards that were lost."""
@@ -200,28 +222,26 @@ class _Crew:
                 done.append((task, self._ray.get(reference)))
             except self._lost as error:
                 if task.attempts >= _ATTEMPTS:
-                    reason = str(error).strip().splitlines()[-1].strip().replace(": ", ", ")
-                    problem = f"a part of the work ended {_ATTEMPTS} workers of the cluster ({reason[:200]})"
-                    remedy = "check that every machine has this version of muflow, or look for the cause on one machine"
-                    raise ClusterFailed(problem, remedy) from error
+                    problem = f"a part of the work ended {_ATTEMPTS} workers of the cluster ({_reason(error)})"
+                    raise ClusterFailed(problem, f"{_SAME_VERSION}, or look for the cause on one machine") from error
                 self._replace(task.worker)
                 lost.append(task)
         return done, lost
 
-    def close(self) -> None:
-        """End the workers."""
+    def released(self) -> list[Any]:
+        """The workers that have nothing to do; the others are ended."""
+        busy = [task.worker for task in self._busy.values()]
         for worker in self._workers:
-            self._ray.kill(worker)
+            if worker in busy:
+                self._ray.kill(worker)
+        return [worker for worker in self._workers if worker not in busy]
 
     def _replace(self, worker: Any) -> None:
         """Start another in the place of a worker that was lost, once for all its shards."""
         if worker in self._workers:
             with contextlib.suppress(Exception):
                 self._ray.kill(worker)
-            self._workers[self._workers.index(worker)] = self._start()
-
-    def _start(self) -> Any:
-        return self._kind.remote(self._make, self._cluster.cores, str(Path.cwd()))
+            self._workers[self._workers.index(worker)] = self._cluster.start()
 
 
 class _Tasks(Generic[_S]):
@@ -279,27 +299,44 @@ def _checked(result: _R | MuflowError) -> _R:
 
 
 class Worker:
-    """A process of the cluster; what it does is made with its first shard, so that an error of it is an answer.
+    """A process of the cluster; what it does is made with the first shard of a job, so that an error is an answer.
 
     Args:
-        make: as for `Cluster.map`.
         cores: that it has.
         folder: in which the caller works, for relative paths.
     """
 
-    def __init__(self, make: Callable[[int], Callable[[Any], Any]], cores: int, folder: str) -> None:
-        self._make, self._cores = make, cores
-        self._work: Callable[[Any], Any] | None = None
+    def __init__(self, cores: int, folder: str) -> None:
+        self._cores = cores
+        self._number = -1  # of the job whose work it has
+        self._work: Callable[[Any], Any] = lambda shard: shard
         self._lock = threading.Lock()
         with contextlib.suppress(OSError):
             os.chdir(folder)
 
-    def do(self, shard: Any) -> Any:
+    def do(self, job: _Job, shard: Any) -> Any:
         """The result of a shard."""
         try:
             with self._lock:
-                if self._work is None:
-                    self._work = self._make(self._cores)
+                if self._number != job.number:
+                    self._work, self._number = _made(job)(self._cores), job.number
             return self._work(shard)
         except MuflowError as error:
             return error
+
+
+def _made(job: _Job) -> Callable[[int], Callable[[Any], Any]]:
+    """What makes the work of a job; ClusterFailed where this machine lacks the modules that it is of."""
+    import ray
+
+    try:
+        make: Callable[[int], Callable[[Any], Any]] = ray.get(job.make[0])
+    except Exception as error:
+        problem = f"a machine of the cluster cannot take part ({_reason(error)})"
+        raise ClusterFailed(problem, _SAME_VERSION) from error
+    return make
+
+
+def _reason(error: Exception) -> str:
+    """The last line of what an error says, for the brackets of a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().replace(": ", ", ")[:200]

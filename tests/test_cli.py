@@ -137,6 +137,12 @@ def test_help_loads_no_library_that_computes() -> None:
             "--reweight cannot be combined with --fdr, because Benjamini-Hochberg needs p-values that do not work "
             "against each other, and weighted ones may",
         ),
+        (["scan", "x", "--engine", "spark"], "--engine is spark: use local, ray or ray:ADDRESS"),
+        (
+            ["scan", "-", "--engine", "ray"],
+            "--engine ray cannot be combined with PATH -, because other machines cannot read the standard input of "
+            "this one",
+        ),
         (["calibrate", "none"], "nothing to calibrate: give real face images, or a rule for the stored scores"),
         (
             ["calibrate", "none", "--band", "1"],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,24 +21,23 @@ from muflow_cli.cluster import Cluster, ClusterSpec, open_cluster, parse_engine
 from muflow_cli.engine.scoring import Extras
 from muflow_cli.errors import BadSpec, ClusterFailed
 from muflow_cli.images.find import find
-from muflow_cli.output.writers import OutputFormat
+from muflow_cli.images.hash_lists import HashLists
+from muflow_cli.output.writers import OutputFormat, Per
 from muflow_cli.records import Scored
-from muflow_cli.run_specs import InputSpec
+from muflow_cli.run_specs import ClipSpec, InputSpec
 from muflow_cli.scan import elsewhere
-from muflow_cli.scan.elsewhere import ClusterScoring, ShardScoring
+from muflow_cli.scan.elsewhere import ClusterScoring, SameLists, ShardScoring
 from muflow_cli.scan.job import Job
 from muflow_cli.scan.outputs import Destination
 from muflow_cli.scan.run import run
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.workflow import Scan, ScanRequest, Wanted
 
-pytest.importorskip("ray", reason="needs the extra ray")
-
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two workers of one core each."""
-    import ray
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
 
     try:
         ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
@@ -81,21 +83,14 @@ def test_shards_keep_their_order_lose_nothing_and_are_not_drawn_far_ahead(cluste
     assert processes(tmp_path) - first  # another worker took the place of the killed one
 
 
-def test_work_that_ends_every_worker_is_one_sentence(cluster: Cluster) -> None:
-    def deadly(_: int) -> Callable[[int], int]:
-        return lambda _: os.kill(os.getpid(), signal.SIGKILL) or 0
-
-    with pytest.raises(ClusterFailed, match="ended 3 workers of the cluster"):
-        list(cluster.map(deadly, [1]))
-
-
 def report(path: Path, bundle: Path, folder: Path, scoring: ClusterScoring | None = None, **settings: object) -> Path:
+    kinds = (OutputFormat.JSONL, OutputFormat.CSV, OutputFormat.HTML)
     job = Job(
         **{
             "detector": load(bundle),
             "detector_path": str(bundle),
             "arguments": [str(folder)],
-            "destinations": [Destination(OutputFormat.JSONL, path)],
+            "destinations": [Destination(kind, path.with_suffix(f".{kind.value}")) for kind in kinds],
             "runtime": FP32,
         }
         | settings
@@ -106,10 +101,24 @@ def report(path: Path, bundle: Path, folder: Path, scoring: ClusterScoring | Non
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of every fate and an animation; and a video, under its own name and under that of an image."""
     folder = tmp_path_factory.mktemp("scanned") / "in"
     hostile(folder)
     write_faces(folder / "more", 12, seed=5)
+    if find_spec("av") is not None:
+        from clip_samples import filmed, write_clip
+
+        write_clip(folder / "clip.mp4", filmed(1))
+        (folder / "really a clip.jpg").write_bytes((folder / "clip.mp4").read_bytes())
     return folder
+
+
+@pytest.fixture(scope="module")
+def lists(folder: Path) -> HashLists:
+    """One file of the folder is known."""
+    path = folder.parent / "known.txt"
+    path.write_text(hashlib.sha256((folder / "grey.jpg").read_bytes()).hexdigest())
+    return HashLists([path])
 
 
 def without_times(path: Path) -> list[dict[str, object]]:
@@ -120,6 +129,10 @@ def without_times(path: Path) -> list[dict[str, object]]:
     summary = end["summary"]
     assert summary["results_sha256"]
     return [{name: value for name, value in line.items() if name not in absent} for line in (head, *results, summary)]
+
+
+def images_of(page: Path) -> list[str]:
+    return re.findall(r"data:image/[^\"')]+", page.read_text(encoding="utf-8"))
 
 
 class Here:
@@ -141,18 +154,40 @@ def test_the_report_is_that_of_one_machine(
     request: pytest.FixtureRequest,
     tiny_bundle: Path,
     folder: Path,
+    lists: HashLists,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(elsewhere, "_SHARD", 5)  # copies of an image lie in several shards
     cluster = cast(Cluster, Here()) if where == "here" else request.getfixturevalue("cluster")
-    fdr = Comparison(fdr=0.2)
-    alone = report(tmp_path / "alone.jsonl", tiny_bundle, folder, comparison=fdr)
+    wanted = {
+        "comparison": Comparison(fdr=0.2),
+        "inputs": InputSpec(all_frames=True, clips=ClipSpec(frames=3)),
+        "hash_lists": lists,
+        "per": Per.FRAME,
+    }
+    alone = report(tmp_path / "alone.jsonl", tiny_bundle, folder, **wanted)
     shared = report(
-        tmp_path / "shared.jsonl", tiny_bundle, folder, ClusterScoring(cluster, tiny_bundle, FP32), comparison=fdr
+        tmp_path / "shared.jsonl", tiny_bundle, folder, ClusterScoring(cluster, tiny_bundle, FP32), **wanted
     )
     assert without_times(alone) == without_times(shared)
-    assert any(line.get("duplicate_of") for line in without_times(shared))
+    assert alone.with_suffix(".csv").read_bytes() == shared.with_suffix(".csv").read_bytes()
+    shown = images_of(shared.with_suffix(".html"))
+    assert shown
+    assert images_of(alone.with_suffix(".html")) == shown
+    *results, summary = without_times(shared)
+    assert any(line.get("duplicate_of") for line in results)
+    assert any(line.get("frame") == 2 for line in results)
+    assert any(line.get("clip") for line in results) is (find_spec("av") is not None)
+    assert summary["known"] == 1
+
+
+def test_work_that_ends_every_worker_is_one_sentence(cluster: Cluster) -> None:
+    def deadly(_: int) -> Callable[[int], int]:
+        return lambda _: os.kill(os.getpid(), signal.SIGKILL) or 0
+
+    with pytest.raises(ClusterFailed, match="ended 3 workers of the cluster"):
+        list(cluster.map(deadly, [1]))
 
 
 def test_what_is_known_is_not_scored_again(tiny_bundle: Path, folder: Path) -> None:
@@ -185,6 +220,11 @@ def test_another_detector_at_the_path_is_refused(tiny_bundle: Path) -> None:
     )
     with pytest.raises(ClusterFailed, match="another detector at"):
         shards(1)
+
+
+def test_other_lists_of_hashes_at_the_path_are_refused(lists: HashLists) -> None:
+    with pytest.raises(ClusterFailed, match="other lists of hashes"):
+        SameLists(lists.paths, "0" * 64).opened()
 
 
 def test_engines_are_named_in_one_way() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import tarfile
@@ -22,12 +23,14 @@ from processes import alive, children, end_idle, resident, slow_ppm
 from scan_runs import encoded, hostile
 
 from muflow_cli.bundle import load as load_detector
+from muflow_cli.images.clips import LoadedClip
 from muflow_cli.images.find import find
+from muflow_cli.images.hash_lists import HashLists
 from muflow_cli.images.inputs import Input
-from muflow_cli.images.loader import Loaded, LoadSpec, Seen, load, load_unknown
+from muflow_cli.images.loader import Listed, Loaded, LoadSpec, Seen, load, load_unknown
 from muflow_cli.images.prepare import face_search
 from muflow_cli.records import NoFace, Unreadable
-from muflow_cli.run_specs import InputSpec, OnNoFace, Runtime
+from muflow_cli.run_specs import ClipSpec, InputSpec, OnNoFace, Runtime
 from muflow_cli.scan.workflow import Scan, ScanRequest
 from muflow_cli.specs import ContainerSpec, FaceSpec, View, ViewSpec
 
@@ -147,6 +150,40 @@ def test_known_content_is_only_hashed(folder: Path) -> None:
     results = list(load_unknown(items, spec(processes=True), lambda _: True))
     assert [type(result) for result in results] == [Seen, Seen]
     assert results == list(load_unknown(items, spec(), lambda _: True))
+
+
+def test_each_frame_of_an_animation_is_an_image_with_a_key_of_its_own(folder: Path) -> None:
+    items = list(find([str(folder / "in" / "animated.gif")], InputSpec(all_frames=True)))
+    first, second = both_ways(items, spec())
+    assert [each[1].frame for each in (first, second)] == [1, 2]  # type: ignore[index]  # their facts
+    key = second[1].key  # type: ignore[index]
+    known = list(load_unknown(items, spec(processes=True), lambda each: each == key))
+    assert [type(result) for result in known] == [Loaded, Seen]
+
+
+def test_files_on_a_list_of_hashes_are_told_by_the_bytes_that_the_owner_reads(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text(hashlib.sha256((folder / "in" / "plain.jpg").read_bytes()).hexdigest())
+    items = [Input(str(folder / "in" / name)) for name in ("plain.jpg", "marked.png", "truncated.jpg")]
+    listed, image, cut = both_ways(items, spec(hash_lists=HashLists([tmp_path / "list"])))
+    assert isinstance(listed, Listed)
+    assert isinstance(image, tuple)
+    assert isinstance(cut, Unreadable)
+
+
+def test_a_video_with_the_name_of_an_image_is_a_video(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs the extra video")
+    from clip_samples import plain as grey
+    from clip_samples import write_clip
+
+    named = tmp_path / "photo.jpg"
+    named.write_bytes(write_clip(tmp_path / "clip.mp4", grey(3)).read_bytes())
+    inputs = InputSpec(clips=ClipSpec(frames=2))
+    (clip,) = load_unknown([Input(str(named))], spec(inputs=inputs, processes=True), lambda _: False)
+    assert isinstance(clip, LoadedClip)
+    assert len(clip.frames) == 2
+    (refused,) = both_ways([Input(str(named))], spec())
+    assert isinstance(refused, Unreadable)
+    assert refused.code == "is_clip"
 
 
 def test_a_scan_gives_the_same_results(tiny_bundle: Path, folder: Path) -> None:

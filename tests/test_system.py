@@ -118,3 +118,22 @@ def test_what_a_system_lacks_is_left_out(monkeypatch):
     assert system.processors() >= 1
     assert system.peak_memory() == 0
     assert not system.died_of(-24, "SIGXCPU")
+
+
+def test_lifted_limits_allow_what_there_was_before():
+    code = (
+        "import resource\nfrom muflow_cli import system\n"
+        "kinds = (resource.RLIMIT_CPU, resource.RLIMIT_AS)\nbefore = list(map(resource.getrlimit, kinds))\n"
+        "system.limit_time(9)\nsystem.limit_memory(2**30)\nlimited = list(map(resource.getrlimit, kinds))\n"
+        "system.lift_limits()\nprint(limited != before, list(map(resource.getrlimit, kinds)) == before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True True\n"
+
+
+def test_a_widened_pipe_holds_more():
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as reader, os.fdopen(write, "wb", buffering=0) as writer:
+        system.widen(reader, 2**18)
+        os.set_blocking(write, False)
+        assert writer.write(bytes(2**18)) == 2**18

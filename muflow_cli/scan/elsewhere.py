@@ -52,12 +52,10 @@ class ClusterScoring:
 
     def __init__(self, cluster: Cluster, bundle: Path, runtime: Runtime) -> None:
         self._cluster, self._bundle = cluster, bundle.resolve()
-        device = runtime.device
-        if device == "auto":
-            device = "cuda" if cluster.has_gpus else "cpu"
-        asked = replace(runtime, device=device)
+        on_processors = runtime.device == "auto" and not cluster.has_gpus
+        asked = replace(runtime, device="cpu") if on_processors else runtime
         # This machine need not have a GPU.
-        self.placement = place(asked) if device == "cpu" else cluster.ask(partial(place, asked))
+        self.placement = place(asked) if asked.device == "cpu" else cluster.ask(partial(place, asked))
         self._runtime = replace(asked, device=str(self.placement.device), precision=self.placement.precision)
 
     def agreement(self, detector: Detector, *, always: bool) -> Agreement:
