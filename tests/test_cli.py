@@ -59,7 +59,10 @@ def test_a_scan_has_at_most_22_visible_options() -> None:
             | {"max_faces", "on_no_face", "face_model", "follow_links", "per", "backend", "strict", "engine"}
             | SELDOM,
         ),
-        ("fit", {"mean_size", "means", "face_detector", "face_model", "_log_file", "every", "frames"} | SELDOM),
+        (
+            "fit",
+            {"mean_size", "means", "face_detector", "face_model", "_log_file", "every", "frames", "engine"} | SELDOM,
+        ),
     ],
 )
 def test_older_spellings_and_rare_options_are_hidden(name: str, hidden: set[str]) -> None:

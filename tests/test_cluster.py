@@ -12,17 +12,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from conftest import FP32, write_faces
 from scan_runs import hostile, lines
 
 from muflow_cli.bundle import load
 from muflow_cli.cluster import Cluster, ClusterSpec, open_cluster, parse_engine
+from muflow_cli.engine.branch import Encoder
+from muflow_cli.engine.devices import place
+from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.scoring import Extras
+from muflow_cli.engine.weights import find_weights
 from muflow_cli.errors import BadSpec, ClusterFailed
+from muflow_cli.fit.elsewhere import ClusterEncoding
+from muflow_cli.fit.features import encode
+from muflow_cli.fit.work import Work
 from muflow_cli.images.find import find
 from muflow_cli.images.hash_lists import HashLists
 from muflow_cli.output.writers import OutputFormat, Per
+from muflow_cli.progress import NoProgress
 from muflow_cli.records import Scored
 from muflow_cli.run_specs import ClipSpec, InputSpec
 from muflow_cli.scan import elsewhere
@@ -32,6 +41,7 @@ from muflow_cli.scan.outputs import Destination
 from muflow_cli.scan.run import run
 from muflow_cli.scan.settings import Comparison
 from muflow_cli.scan.workflow import Scan, ScanRequest, Wanted
+from muflow_cli.specs import DetectorSpec
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +190,23 @@ def test_the_report_is_that_of_one_machine(
     assert any(line.get("frame") == 2 for line in results)
     assert any(line.get("clip") for line in results) is (find_spec("av") is not None)
     assert summary["known"] == 1
+
+
+def test_maps_that_a_cluster_encodes_are_those_of_this_machine(
+    cluster: Cluster, tiny_spec: DetectorSpec, tiny_weights: Path, tmp_path: Path
+) -> None:
+    branch = tiny_spec.branches[0]
+    found = find_weights(branch.feature.encoder, tiny_weights)
+    placement = place(FP32)
+    encoder = PlacedEncoder(Encoder.load(branch.feature, found.tensors), placement)
+    views = np.random.default_rng(0).integers(0, 256, (21, 64, 64, 3), dtype=np.uint8)
+    shared = ClusterEncoding(cluster, branch.feature, found.tensors, placement).maps
+    maps = []
+    for name, how in (("alone", None), ("shared", shared)):
+        (tmp_path / name).mkdir()
+        maps.append(encode(encoder, views, range(1, 21), Work(tmp_path / name), NoProgress(), how))
+    for alone, other in zip(*maps, strict=True):
+        assert alone.tobytes() == other.tobytes()
 
 
 def test_work_that_ends_every_worker_is_one_sentence(cluster: Cluster) -> None:

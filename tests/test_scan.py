@@ -92,8 +92,9 @@ def test_each_content_is_decoded_and_scored_once(
         shutil.copy(photos / f"{number % 2:04}.jpg", tmp_path / f"{number:02}.jpg")
     scan = Scan(request_)
     passed: list[int] = []
-    whole = scan._scorer.submit
-    monkeypatch.setattr(scan._scorer, "submit", lambda views, *more: passed.append(len(views)) or whole(views, *more))
+    scorer = request_.detector.scorer(scan.placement)  # prepared once
+    whole = scorer.submit
+    monkeypatch.setattr(scorer, "submit", lambda views, *more: passed.append(len(views)) or whole(views, *more))
     results = list(scan.results(sources(tmp_path)))
     assert passed == [2]
     assert [r.duplicate_of for r in results] == [None, None] + [str(tmp_path / f"{n % 2:02}.jpg") for n in range(2, 40)]

@@ -18,6 +18,7 @@ from muflow_cli.cli.fit_spec import branch_weights, fit_spec
 from muflow_cli.cli.fit_verdict import verdict_rows
 from muflow_cli.cli.interruption import last_words
 from muflow_cli.cli.progress import StageProgress, stderr_console
+from muflow_cli.cluster import parse_engine
 from muflow_cli.errors import BadSpec, IncompatibleOptions
 from muflow_cli.output.suffixes import check_suffix
 from muflow_cli.run_specs import Damaged, Precision
@@ -174,6 +175,7 @@ def fit_command(
     device: options.Device = "auto",
     precision: options.PrecisionOption = Precision.AUTO,
     workers: options.Workers = 0,
+    engine: options.Engine = "local",
     exclude: options.Exclude = None,
     hidden: options.Hidden = False,
     follow_links: options.FollowLinks = False,
@@ -253,6 +255,7 @@ def fit_command(
             every,
         ),
         runtime=options.runtime(device, precision, workers),
+        cluster=parse_engine(engine, workers),
         allow_declared=allow_declared,
         resume=resume,
         force=force,

@@ -34,6 +34,15 @@ Strict = Annotated[
 Workers = Annotated[
     int, typer.Option("--workers", min=0, help="Threads that decode, or processes on many cores; 0 = one per core.")
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="local, or ray or ray:ADDRESS for a cluster; --workers is then the cores of a worker.",
+        hidden=True,
+    ),
+]
 Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="GLOB", help="Skip paths, names and folders that match (repeatable)."),

@@ -89,7 +89,7 @@ def scan_command(
     verify: scan_options.Verify = None,
     workers: options.Workers = 0,
     batch_size: scan_options.BatchSize = 0,
-    engine: scan_options.Engine = "local",
+    engine: options.Engine = "local",
     device: options.Device = "auto",
     precision: options.PrecisionOption = Precision.AUTO,
     backend: options.BackendOption = Backend.TORCH,

@@ -134,17 +134,6 @@ BatchSize = Annotated[
     int, typer.Option("--batch-size", min=0, help="Views per batch; 0 = chosen for the device.", hidden=True)
 ]
 
-Engine = Annotated[
-    str,
-    typer.Option(
-        "--engine",
-        metavar="ENGINE",
-        help="local, or ray or ray:ADDRESS for a cluster; --workers is then the cores of a worker.",
-        rich_help_panel=_RUN,
-        hidden=True,
-    ),
-]
-
 FailOn = Annotated[
     str,
     typer.Option(

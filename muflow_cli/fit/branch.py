@@ -16,7 +16,7 @@ from muflow_cli.engine.encoding import PlacedEncoder
 from muflow_cli.engine.projection import Projection
 from muflow_cli.engine.train_state import Progress, TrainHooks
 from muflow_cli.engine.training import Trained, train
-from muflow_cli.fit.features import encode, project, projections_of, take
+from muflow_cli.fit.features import Encodes, encode, project, projections_of, take
 from muflow_cli.fit.selection import Chosen, Round, Rounds, select, why_stopped
 from muflow_cli.fit.sources import Fold
 from muflow_cli.fit.split import Split
@@ -62,6 +62,7 @@ class BranchFit:
         progress: told of the stages.
         pooled: per layer the pooled maps (n, C, g, g) of all views in the store, where several fits share them; None =
             the views that the fit needs are encoded.
+        elsewhere: other machines that encode them; None = this one.
     """
 
     spec: BranchSpec
@@ -73,6 +74,7 @@ class BranchFit:
     work: Work
     progress: ProgressListener
     pooled: Sequence[NDArray[np.generic]] | None = None
+    elsewhere: Encodes | None = None
 
 
 def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
@@ -81,7 +83,7 @@ def fit_branch(fit: BranchFit, store: Store, parts: Split) -> FittedBranch:
     train_rows, held_out_rows = store.rows(spec.name, parts.train), store.rows(spec.name, parts.validation)
     rows = train_rows + held_out_rows
     if fit.pooled is None:
-        pooled = encode(fit.encoder, store.views[spec.name], rows, work, fit.progress)
+        pooled = encode(fit.encoder, store.views[spec.name], rows, work, fit.progress, fit.elsewhere)
     else:
         pooled = [take(map_, rows, work.file(f"pooled.{index}")) for index, map_ in enumerate(fit.pooled)]
     trained_on = len(train_rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -76,10 +76,28 @@ def _branch_bytes(branch: BranchSpec, images: int, train: TrainSpec) -> int:
     return views * view.size**2 * 3 + vectors + checkpoint + fitted + compared
 
 
+# Batches of views (B, H, W, 3) -> their pooled maps, one (B, C, g, g) per layer, in the order of the batches.
+Encodes = Callable[[Iterable[NDArray[np.uint8]]], Iterator[list[NDArray[np.float32]]]]
+
+
 def encode(
-    encoder: PlacedEncoder, views: NDArray[np.uint8], rows: Sequence[int], work: Work, progress: ProgressListener
+    encoder: PlacedEncoder,
+    views: NDArray[np.uint8],
+    rows: Sequence[int],
+    work: Work,
+    progress: ProgressListener,
+    elsewhere: Encodes | None = None,
 ) -> list[NDArray[np.generic]]:
-    """Pooled maps of the views at `rows`, one (n, C, g, g) memory map per layer, stored for a resumed run."""
+    """Pooled maps of the views at `rows`, one (n, C, g, g) memory map per layer, stored for a resumed run.
+
+    Args:
+        encoder: says what they are.
+        views: (n, H, W, 3), of which `rows` are encoded.
+        rows: of the views.
+        work: where the maps are stored.
+        progress: told of the stage.
+        elsewhere: other machines that encode; None = this one.
+    """
     shapes = map_shapes(encoder.feature, views.shape[1])
     dtype = cache_dtype(encoder.feature)
     paths = [work.file(f"pooled.{i}") for i in range(len(shapes))]
@@ -92,16 +110,20 @@ def encode(
                 for path, shape in zip(paths, full, strict=True)
             ]
             step = encoder.placement.batch_size
-
-            def begin(start: int) -> Future[list[Tensor]]:
-                return encoder.submit(torch.from_numpy(views[list(rows[start : start + step])]).permute(0, 3, 1, 2))
-
-            for _, pooled in pipelined(range(0, len(rows), step), begin):
+            batches = (views[list(rows[start : start + step])] for start in range(0, len(rows), step))
+            for pooled in (elsewhere or _encoded_by(encoder))(batches):
                 for part, values in zip(parts, pooled, strict=True):
-                    part.write(values.numpy().astype(dtype, copy=False))
+                    part.write(values.astype(dtype, copy=False))
                 progress.advance(len(pooled[0]))
             work.finish("encode", {path.name: part.finish() for path, part in zip(paths, parts, strict=True)})
     return [np.memmap(p, dtype, "c", shape=s) for p, s in zip(paths, full, strict=True)]
+
+
+def _encoded_by(encoder: PlacedEncoder) -> Encodes:
+    def begin(views: NDArray[np.uint8]) -> Future[list[Tensor]]:
+        return encoder.submit(torch.from_numpy(views).permute(0, 3, 1, 2))
+
+    return lambda batches: ([own.numpy() for own in pooled] for _, pooled in pipelined(batches, begin))
 
 
 def projections_of(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from muflow_cli.calibration.coverage import RateBounds
+from muflow_cli.cluster import ClusterSpec
 from muflow_cli.detector import Provenance
 from muflow_cli.presets import LIGHT
 from muflow_cli.run_records import SkippedFiles
@@ -26,6 +27,7 @@ class FitRequest:
         weights: branch name -> local weights of its encoder; its library's download for the others.
         inputs: which files are read.
         runtime: device, precision, workers.
+        cluster: whose machines encode; None = this one does.
         allow_declared: also fit to images that declare themselves synthetic.
         resume: continue a run that was killed.
         force: replace an existing output.
@@ -38,6 +40,7 @@ class FitRequest:
     weights: Mapping[str, Path] = field(default_factory=dict)
     inputs: InputSpec = field(default_factory=InputSpec)
     runtime: Runtime = field(default_factory=Runtime)
+    cluster: ClusterSpec | None = None
     allow_declared: bool = False
     resume: bool = False
     force: bool = False

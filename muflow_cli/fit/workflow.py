@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from muflow_cli.calibration.features import Features
 from muflow_cli.calibration.rules import rule_class
 from muflow_cli.canonical import to_json
 from muflow_cli.claims import InputGuard, claimed
+from muflow_cli.cluster import Cluster, open_cluster
 from muflow_cli.detector import Detector, Provenance, columns_of
 from muflow_cli.engine.branch import Branch, Encoder
 from muflow_cli.engine.devices import Placement, place
@@ -31,6 +33,7 @@ from muflow_cli.environment import utc_now, versions
 from muflow_cli.errors import BadData, BadSpec, CannotWrite, IncompatibleOptions, NothingToDo
 from muflow_cli.files import write_whole
 from muflow_cli.fit.branch import BranchFit, FittedBranch, branch_history, fit_branch
+from muflow_cli.fit.elsewhere import ClusterEncoding
 from muflow_cli.fit.features import work_bytes
 from muflow_cli.fit.outlook import planned
 from muflow_cli.fit.records import FitRequest, FitSummary
@@ -85,9 +88,12 @@ def fit(request: FitRequest, progress: ProgressListener | None = None) -> FitSum
             "versions": _versions(request.spec),
             "store": "with sources and clips",
         }
-        with open_work(request.output, key, resume=request.resume, force=request.force) as work:
+        with (
+            open_work(request.output, key, resume=request.resume, force=request.force) as work,
+            nullcontext() if request.cluster is None else open_cluster(request.cluster) as cluster,
+        ):
             try:
-                summary, history = _Fit(request, placement, weights, work, timer, found).run()
+                summary, history = _Fit(request, placement, weights, work, timer, found, cluster).run()
                 for path, write in writers.items():
                     write_whole(path, write(history), force=replaced)
                 return replace(summary, skipped_files=skipped.rows)
@@ -167,9 +173,10 @@ class _Fit:
         work: Work,
         timer: StageTimer,
         found: Sequence[tuple[str, Input | Unreadable]],
+        cluster: Cluster | None,
     ) -> None:
         self.request, self.spec, self.placement = request, request.spec, placement
-        self.weights, self.work, self.timer, self.found = weights, work, timer, found
+        self.weights, self.work, self.timer, self.found, self.cluster = weights, work, timer, found, cluster
 
     def run(self) -> tuple[FitSummary, History]:
         """All stages, in order."""
@@ -284,6 +291,9 @@ class _Fit:
     def branch(self, name: str, store: Store, parts: Split, left_out: tuple[Fold, ...]) -> FittedBranch:
         """Fit one branch."""
         spec, weights = next(branch for branch in self.spec.branches if branch.name == name), self.weights[name]
+        elsewhere = None
+        if self.cluster is not None:
+            elsewhere = ClusterEncoding(self.cluster, spec.feature, weights.tensors, self.placement).maps
         fit = BranchFit(
             spec=spec,
             train=self.spec.train,
@@ -293,6 +303,7 @@ class _Fit:
             folds=left_out,
             work=self.work.branch(name, labelled=len(self.spec.branches) > 1),
             progress=self.timer,
+            elsewhere=elsewhere,
         )
         return fit_branch(fit, store, parts)
 
