@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -84,6 +85,7 @@ def open_cluster(spec: ClusterSpec) -> Iterator[Cluster]:
 def _connect(ray: ModuleType, address: str) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     quiet = {"configure_logging": False, "log_to_driver": False}
+    logging.getLogger("ray").setLevel(logging.ERROR)  # stderr is the scan's
     try:
         ray.init(address=address or None, include_dashboard=None if address else False, **quiet)
     except Exception as error:  # Ray raises the base class too

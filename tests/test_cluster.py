@@ -70,7 +70,7 @@ def test_shards_keep_their_order_lose_nothing_and_are_not_drawn_far_ahead(cluste
 
     def shards() -> Iterator[int]:
         nonlocal drawn
-        for number in range(24):
+        for number in range(16):
             drawn += 1
             yield number
 
@@ -84,12 +84,12 @@ def test_shards_keep_their_order_lose_nothing_and_are_not_drawn_far_ahead(cluste
 
     results = cluster.map(tenfold, shards())
     taken = [next(results)]
-    time.sleep(1)
+    time.sleep(0.5)
     assert drawn <= 1 + 3 * cluster.workers
     first = processes(tmp_path)
     os.kill(min(first), signal.SIGKILL)
     taken += results
-    assert taken == [10 * number for number in range(24)]
+    assert taken == [10 * number for number in range(16)]
     assert processes(tmp_path) - first  # another worker took the place of the killed one
 
 
@@ -158,25 +158,32 @@ class Here:
         yield from map(work, shards)
 
 
+@pytest.fixture(scope="module")
+def wanted(lists: HashLists) -> dict[str, Any]:
+    """Everything that a worker has a part in."""
+    inputs = InputSpec(all_frames=True, clips=ClipSpec(frames=3))
+    return {"comparison": Comparison(fdr=0.2), "inputs": inputs, "hash_lists": lists, "per": Per.FRAME}
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_bundle: Path, folder: Path, wanted: dict[str, Any]) -> Path:
+    """The report of this machine."""
+    return report(folder.parent / "alone.jsonl", tiny_bundle, folder, **wanted)
+
+
 @pytest.mark.parametrize("where", ["here", "ray"])
 def test_the_report_is_that_of_one_machine(
     where: str,
     request: pytest.FixtureRequest,
     tiny_bundle: Path,
     folder: Path,
-    lists: HashLists,
+    wanted: dict[str, Any],
+    alone: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(elsewhere, "_SHARD", 5)  # copies of an image lie in several shards
     cluster = cast(Cluster, Here()) if where == "here" else request.getfixturevalue("cluster")
-    wanted = {
-        "comparison": Comparison(fdr=0.2),
-        "inputs": InputSpec(all_frames=True, clips=ClipSpec(frames=3)),
-        "hash_lists": lists,
-        "per": Per.FRAME,
-    }
-    alone = report(tmp_path / "alone.jsonl", tiny_bundle, folder, **wanted)
     shared = report(
         tmp_path / "shared.jsonl", tiny_bundle, folder, ClusterScoring(cluster, tiny_bundle, FP32), **wanted
     )
@@ -209,11 +216,13 @@ def test_maps_that_a_cluster_encodes_are_those_of_this_machine(
         assert alone.tobytes() == other.tobytes()
 
 
-def test_work_that_ends_every_worker_is_one_sentence(cluster: Cluster) -> None:
+def test_work_that_ends_every_worker_is_one_sentence(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muflow_cli.cluster._ATTEMPTS", 2)
+
     def deadly(_: int) -> Callable[[int], int]:
         return lambda _: os.kill(os.getpid(), signal.SIGKILL) or 0
 
-    with pytest.raises(ClusterFailed, match="ended 3 workers of the cluster"):
+    with pytest.raises(ClusterFailed, match="ended 2 workers of the cluster"):
         list(cluster.map(deadly, [1]))
 
 
