@@ -48,6 +48,7 @@ _EXTRAS: Final = {
     "timm": ("timm", "encoders timm:MODEL and the preset lite"),
     "onnx": ("onnxruntime", "--backend onnxruntime and muflow export"),
     "openvino": ("openvino", "--backend openvino and muflow export"),
+    "ray": ("ray", "--engine ray"),
 }
 
 # How the names of packages begin that only a CUDA build of torch needs.

@@ -56,6 +56,7 @@ def test_a_working_installation_has_no_problem_and_names_its_detector(muflow: Mu
         "timm",
         "onnxruntime",
         "openvino",
+        "ray",
         "cache",
     }
     # CUDA: only where torch was built for GPUs and there is none

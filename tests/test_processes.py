@@ -237,14 +237,16 @@ def test_a_process_that_dies_idle_costs_nothing_and_others_are_used_again(folder
 
 
 def test_limits_of_one_image_do_not_stay_for_the_next(folder: Path, tmp_path: Path) -> None:
+    end_idle()
     slow, large = tmp_path / "slow.ppm", tmp_path / "large.png"
     slow.write_bytes(slow_ppm())
     large.write_bytes(encoded(Image.effect_noise((3000, 3000), 90), "PNG"))
-    items = [Input(str(path)) for path in (slow, large, folder / "in" / "plain.jpg")]
-    late, *others = load(items, spec(inputs=InputSpec(max_seconds=0.2), workers=1, processes=True))
+    items = [Input(str(path)) for path in (folder / "in" / "a.tif", large, large, large, slow)]
+    limited, *others, late = load(items, spec(inputs=InputSpec(max_seconds=0.2), workers=1, processes=True))
+    assert isinstance(limited, Loaded)
+    assert all(isinstance(item, Loaded) for item in others)  # which take longer together
     assert isinstance(late, Unreadable)
     assert late.code == "too_slow"
-    assert all(isinstance(item, Loaded) for item in others)
 
 
 def test_processes_decode_where_there_are_more_than_four_cores() -> None:
