@@ -49,7 +49,7 @@ def processor_seconds(pids: list[int]) -> float:
 
 def idle_processes() -> list[int]:
     """Decoding processes that wait for work."""
-    return [each._process.pid for each in worker._idle if each._process is not None]
+    return [each._process.pid for each in worker._POOLS[worker.INPUTS] if each._process is not None]
 
 
 def measured(folder: Path, spec: LoadSpec) -> dict[str, float]:

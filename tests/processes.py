@@ -39,6 +39,6 @@ def children(owner: int) -> list[int]:
         except OSError:
             continue
         mine = int(fields[1]) == owner and fields[0] != "Z"
-        if mine and b"images.decoder" in path.with_name("cmdline").read_bytes():
+        if mine and b"decoder import serve" in path.with_name("cmdline").read_bytes():
             found.append(int(path.parent.name))
     return found

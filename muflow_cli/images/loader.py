@@ -47,7 +47,7 @@ from muflow_cli.images.queued import Queue
 from muflow_cli.images.read import announced_bytes, read_input
 from muflow_cli.images.thumbnails import thumbnail_mark
 from muflow_cli.images.triage import triage
-from muflow_cli.images.worker import CLIPS, Read, Whole, Workers
+from muflow_cli.images.worker import CLIPS, IMAGES, INPUTS, Read, Whole, Workers
 from muflow_cli.records import EMBEDDED, PIXELS, Facts, Mark, NoFace, Unreadable, frame_key
 from muflow_cli.run_specs import InputSpec
 from muflow_cli.specs import ContainerSpec, View, ViewSpec
@@ -232,7 +232,8 @@ class _Crew:
         # Claimed in this order by every thread, so that none waits for another in a circle.
         self._files = Budget(_FILES)
         self._decoded = Budget(max(_DECODED, spec.workers * _DECODED_PER_THREAD))
-        self.workers, self.clip_workers = Workers(self._decoded), Workers(self._decoded, CLIPS)
+        self.workers = Workers(self._decoded, INPUTS if spec.processes else IMAGES)
+        self.clip_workers = Workers(self._decoded, CLIPS)
 
     def result(self, input_: Input | Unreadable) -> _Result:
         """The result for one input; whatever is wrong with it is a record."""

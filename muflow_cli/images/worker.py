@@ -41,6 +41,7 @@ from muflow_cli.records import Declared, Mark, NoFace, Unreadable, frame_key
 
 # What a process decodes, by the module that it runs.
 IMAGES: Final = "decoder"
+INPUTS: Final = "input_decoder"
 CLIPS: Final = "clip_decoder"
 _PIPE_BYTES: Final = 2**20  # views pass in one read, where a pipe's own 64 KiB take several
 _BYTES_PER_PIXEL: Final = 20  # at the peak, as in triage
@@ -337,7 +338,7 @@ class Workers:
 
 
 _idle: Final[list[Worker]] = []  # of earlier runs in this process too, since a start takes 0.2 s
-_POOLS: Final = {IMAGES: _idle, CLIPS: list[Worker]()}
+_POOLS: Final = {IMAGES: _idle, INPUTS: list[Worker](), CLIPS: list[Worker]()}
 
 
 def _end_idle() -> None:
