@@ -12,9 +12,10 @@ from muflow_cli.images.clip_formats import HEAD_BYTES, clip_format
 from muflow_cli.images.decoder import bug, decode_within_limits, failed, may_go_on, result, serve_requests
 from muflow_cli.images.error import ImageError
 from muflow_cli.images.formats import check_name
+from muflow_cli.images.inputs import Input, InputKind
 from muflow_cli.images.marks import read_marks
 from muflow_cli.images.prepare import out_of_memory
-from muflow_cli.images.protocol import Answer, Failure, Found, Request, send
+from muflow_cli.images.protocol import Answer, Failure, Found, Request, Source, send
 from muflow_cli.images.read import read_input
 from muflow_cli.images.triage import Triage, triage
 from muflow_cli.records import Declared
@@ -32,7 +33,7 @@ def _answer(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO
     system.lift_limits()
     try:
         if request.source is not None:
-            data = read_input(request.source.input, request.task.spec.inputs.max_bytes)
+            data = read_input(_input(request.source), request.task.spec.inputs.max_bytes)
     except ImageError as error:
         failure = Failure(code=error.code, message=error.message)
         send(answers, Found(sha256=error.sha256, bytes=error.bytes, failure=failure))
@@ -41,6 +42,17 @@ def _answer(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO
     else:
         sha256 = request.sha256 or hashlib.sha256(data).hexdigest()
         _decode(replace(request, sha256=sha256), data, requests, answers)
+
+
+def _input(source: Source) -> Input:
+    return Input(
+        os.fsdecode(source.path),
+        InputKind(source.kind),
+        os.fsdecode(source.location),
+        os.fsdecode(source.member),
+        offset=source.offset,
+        size=source.size,
+    )
 
 
 def _decode(request: Request, data: bytes, requests: BinaryIO, answers: BinaryIO) -> None:

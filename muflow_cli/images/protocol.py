@@ -5,7 +5,6 @@ No pickles: a decoder that a crafted image has taken over must not be able to ru
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from typing import BinaryIO, Final, TypeVar
 import msgspec
 
 from muflow_cli.clip_records import ClipFacts
-from muflow_cli.images.inputs import Input, InputKind
 from muflow_cli.images.prepare import PrepareSpec
 from muflow_cli.records import Declared, Face, Facts, Mark
 from muflow_cli.specs import FaceSpec
@@ -46,27 +44,14 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """An input that the process reads itself; names are bytes, since they need not be UTF-8. The task has its frame."""
+    """An input that the process reads itself, as Input has it; names are bytes, since they need not be UTF-8."""
 
-    kind: InputKind
+    kind: str
     path: bytes
     location: bytes
     member: bytes
     offset: int
     size: int
-
-    @classmethod
-    def of(cls, input_: Input) -> Source:
-        """The place of an input; its content does not come along."""
-        path, location, member = map(os.fsencode, (input_.path, input_.location, input_.member))
-        place = {"path": path, "location": location, "member": member}
-        return cls(kind=input_.kind, **place, offset=input_.offset, size=input_.size)
-
-    @property
-    def input(self) -> Input:
-        """The input at this place."""
-        path, location, member = map(os.fsdecode, (self.path, self.location, self.member))
-        return Input(path, self.kind, location, member, offset=self.offset, size=self.size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -184,7 +184,7 @@ class Worker:
             limited=False,
             sha256="" if read is None else read.sha256,
             name=os.fsencode(input_.path),
-            source=Source.of(input_) if read is None else None,
+            source=_source(input_) if read is None else None,
         )
         send(requests, request, b"" if read is None else read.data)
         found, _ = receive(answers, Found, 0)
@@ -355,6 +355,13 @@ def _forget_idle() -> None:
 
 atexit.register(_end_idle)
 system.after_fork(_forget_idle)
+
+
+def _source(input_: Input) -> Source:
+    """The place of an input; its content does not come along."""
+    path, location, member = map(os.fsencode, (input_.path, input_.location, input_.member))
+    place = {"path": path, "location": location, "member": member}
+    return Source(kind=input_.kind.value, **place, offset=input_.offset, size=input_.size)
 
 
 def _failed(failure: Failure) -> ImageError:
