@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import FP32
 from scan_runs import run
 
-from muflow_cli.agreement import TOLERANCE, agreement, computed
+from muflow_cli import agreement as of_agreement
+from muflow_cli.agreement import TOLERANCE, agreement, computed, fastest
 from muflow_cli.bundle import load, save
 from muflow_cli.calibration.computed import Computed
 from muflow_cli.detector import Detector
@@ -144,3 +146,26 @@ def test_only_torch_fits(reals: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(BadSpec, match="torch, which alone fits a detector"):
         fit(request)
+
+
+def test_auto_is_torch_wherever_nothing_else_was_measured_to_be_faster(detector: Detector) -> None:
+    assert fastest(detector, Runtime(backend=Backend.AUTO)) == Runtime(backend=Backend.TORCH)  # a ResNet-18
+    assert fastest(load(DEFAULT), Runtime(backend=Backend.AUTO)) == Runtime(backend=Backend.TORCH)
+    for backend in (Backend.TORCH, Backend.ONNXRUNTIME, Backend.OPENVINO):
+        assert fastest(detector, Runtime(backend=backend)).backend is backend
+    assert place(Runtime(backend=Backend.AUTO)) == place(Runtime())
+
+
+def test_auto_is_onnx_runtime_where_it_is_faster_and_can_be_compared(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(of_agreement, "FASTER", frozenset({"resnet18"}))
+    auto = Runtime(device="cpu", backend=Backend.AUTO)
+    here = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    assert fastest(detector, auto).backend is (Backend.ONNXRUNTIME if here else Backend.TORCH)
+    assert fastest(detector, replace(auto, precision=Precision.BF16)).backend is Backend.TORCH
+    unknown = replace(detector, calibration=replace(detector.calibration, computed=None))
+    assert fastest(unknown, auto).backend is Backend.TORCH
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert fastest(detector, auto).backend is Backend.TORCH

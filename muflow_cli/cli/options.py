@@ -25,7 +25,12 @@ PrecisionOption = Annotated[
 ]
 BackendOption = Annotated[
     Backend,
-    typer.Option("--backend", help="Library that computes; all but torch are extras, for processors.", hidden=True),
+    typer.Option(
+        "--backend",
+        help="Library that computes; all but torch are extras, for processors.",
+        envvar="MUFLOW_BACKEND",
+        hidden=True,
+    ),
 ]
 Strict = Annotated[
     bool,

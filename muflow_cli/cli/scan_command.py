@@ -92,7 +92,7 @@ def scan_command(
     engine: options.Engine = "local",
     device: options.Device = "auto",
     precision: options.PrecisionOption = Precision.AUTO,
-    backend: options.BackendOption = Backend.TORCH,
+    backend: options.BackendOption = Backend.AUTO,
     strict: options.Strict = False,
     fail_on: scan_options.FailOn = "flagged,declared",
     c2pa_trust: scan_options.C2paTrust = None,

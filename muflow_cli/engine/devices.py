@@ -73,6 +73,8 @@ def place(runtime: Runtime | None = None) -> Placement:
             torch computes.
     """
     runtime = runtime or Runtime()
+    if runtime.backend is Backend.AUTO:
+        runtime = replace(runtime, backend=Backend.TORCH)
     if runtime.backend is not Backend.TORCH:
         runtime = _on_processor(runtime)
     device, precision = choose_device(runtime.device), runtime.precision

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from muflow_cli.agreement import agreement, computing
+from muflow_cli.agreement import agreement, computing, fastest
 from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.shift import ShiftTest
 from muflow_cli.claims import InputGuard
@@ -86,6 +86,8 @@ def run(
         MuflowError: for problems that a user can solve; before the first result, no existing output is touched.
     """
     heard = listener or NoListener()
+    if elsewhere is None and job.cluster is None:
+        job = replace(job, runtime=fastest(job.detector, job.runtime))
     with nullcontext(elsewhere) if elsewhere is not None else _elsewhere(job) as machines:
         scan, summary, shows_images = _run(job, heard, stop, SkipCount(skip), machines)
     for sentence in _remarks(job, scan, summary, shows_images=shows_images):
