@@ -19,7 +19,8 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("MUFLOW_DETECTOR", raising=False)
+    for variable in ("MUFLOW_DETECTOR", "MUFLOW_BACKEND"):
+        monkeypatch.delenv(variable, raising=False)
     return tmp_path / "config.toml"
 
 
