@@ -14,6 +14,7 @@ from muflow_cli.calibration.computed import Computed, ComputedBy
 from muflow_cli.detector import Detector
 from muflow_cli.engine.backends import library
 from muflow_cli.engine.devices import Placement, choose_device, instructions_of
+from muflow_cli.engine.graphs import is_kept
 from muflow_cli.engine.probes import PROBES, probe_images
 from muflow_cli.engine.scoring import Scorer
 from muflow_cli.errors import ScoresDiffer
@@ -58,8 +59,9 @@ def fastest(detector: Detector, runtime: Runtime) -> Runtime:
     """The runtime with its backend decided where that is `auto`, by nothing but the machine and the detector.
 
     ONNX Runtime computes where it was measured to be at least 1.3 times as fast as torch (benchmarks/README.md): on
-    processors with AVX2 and without AVX-512, for the encoders in FASTER with a grid. It must be installed, and the
-    calibration must hold probe scores, by which the run sees that it computes the same.
+    processors with AVX2 and without AVX-512, for the encoders in FASTER with a grid. It must be installed, the
+    calibration must hold probe scores, by which the run sees that it computes the same, and the user's cache must be
+    able to keep the translated network.
     """
     if runtime.backend is not Backend.AUTO:
         return runtime
@@ -73,6 +75,7 @@ def fastest(detector: Detector, runtime: Runtime) -> Runtime:
         and stored is not None
         and len(stored.probes) == PROBES
         and all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx", "onnxscript"))
+        and all(is_kept(branch) for branch in detector.branches.values())
     )
     return replace(runtime, backend=Backend.ONNXRUNTIME if wins else Backend.TORCH)
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -49,10 +50,10 @@ def parse_engine(text: str, cores: int) -> ClusterSpec | None:
     Raises:
         BadSpec: for anything else.
     """
-    name, _, address = text.partition(":")
+    name, colon, address = text.partition(":")
     if text == "local":
         return None
-    if name != "ray":
+    if name != "ray" or (colon and not address):
         raise BadSpec("--engine", text, "local, ray or ray:ADDRESS")
     return ClusterSpec(address=address, cores=cores)
 
@@ -83,6 +84,7 @@ def open_cluster(spec: ClusterSpec) -> Iterator[Cluster]:
 
 
 def _connect(ray: ModuleType, address: str) -> None:
+    _check_address(address)
     handler = signal.getsignal(signal.SIGTERM)
     quiet = {"configure_logging": False, "log_to_driver": False}
     logging.getLogger("ray").setLevel(logging.ERROR)  # stderr is the scan's
@@ -96,6 +98,20 @@ def _connect(ray: ModuleType, address: str) -> None:
     finally:
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place, which knows nothing of an output
+
+
+def _check_address(address: str) -> None:
+    """ClusterFailed where nothing listens at HOST:PORT, which Ray would find out in more than a minute."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise ClusterFailed(
+            f"no Ray cluster answers at {address} ({reason})", "check the address, and that Ray runs there"
+        ) from error
 
 
 class Cluster:

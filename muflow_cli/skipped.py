@@ -94,8 +94,11 @@ def nothing_found(what: str, rows: Sequence[SkippedFiles], remedy: str) -> Nothi
     """
     if not rows:
         return NothingToDo(what, remedy)
-    if all(_is_video(row.kind) for row in rows if row.reason == Why.NOT_AN_IMAGE):
+    others = [row for row in rows if row.reason == Why.NOT_AN_IMAGE]
+    if others and all(_is_video(row.kind) for row in others):
         remedy = "videos need pip install 'muflow-cli[video]', and muflow fit takes their frames with --frames N"
+    if all(row.reason == Why.LINK for row in rows):
+        remedy = "links in folders are followed with --follow-links"
     return NothingToDo(f"{what}, only {skipped_text(rows)}", remedy)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -155,9 +156,35 @@ def test_the_calibration_is_compared_with_another_library_once_its_graph_is_cach
     assert found.now.library.startswith("onnxruntime ")
     assert found.deviation is not None
     assert 0 < found.deviation < 0.01
-    assert list((home / "muflow" / "graphs").glob("*.onnx"))
+    assert list((home / "muflow" / "graphs").glob("*.graph"))
     again = load_again(detector)
     assert again.scorer(placement).ready
+
+
+def test_a_damaged_graph_in_the_cache_is_made_again(detector: Detector) -> None:
+    installed("onnx", "onnxscript", "onnxruntime")
+    branch = detector.branches["main"]
+    graph, path = graphs.graph_of(branch), graphs.cached(branch)
+    assert path is not None
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert len(graphs.graph_of(branch)) == len(graph)
+    assert len(path.read_bytes()) == len(whole)
+
+
+def test_onnx_runtime_sends_nothing_and_writes_nothing_of_its_own(detector: Detector, home: Path) -> None:
+    installed("onnx", "onnxscript", "onnxruntime")
+    scorer = detector.scorer(place(Runtime(backend=Backend.ONNXRUNTIME)))
+    scorer.submit([{"main": probe_images(64)[:1]}]).result()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+    assert {path.name for path in home.iterdir()} == {"muflow"}
+
+
+def test_without_a_cache_that_can_be_written_auto_is_torch(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    branch = detector.branches["main"]
+    assert graphs.is_kept(branch)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
+    assert not graphs.is_kept(branch)
 
 
 def load_again(detector: Detector) -> Detector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -19,6 +20,9 @@ from muflow_cli.engine.graphs import cached, graph_of, require_exporter
 from muflow_cli.engine.inference import for_inference
 from muflow_cli.errors import MissingExtra
 from muflow_cli.run_specs import Backend
+
+# ONNX Runtime would otherwise write an identifier of the device, and try to send events to its publisher.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # Gives the outputs of a graph, in their order, of its inputs; called from several threads at a time.
 Runner = Callable[[Sequence[NDArray[np.uint8]]], list[NDArray[np.float32]]]

@@ -6,7 +6,9 @@ An export takes from ten seconds to a minute, so graphs that a run makes for its
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +31,9 @@ from muflow_cli.tensor_file import hash_tensors
 _PACKAGES: Final = ("onnx", "onnxscript")
 # Graphs that the cache holds; those not used for the longest time are removed.
 _KEPT: Final = 16
+# A graph in the cache stands behind its SHA-256.
+_SUFFIX: Final = ".graph"
+_DIGEST: Final = 32
 # More than one image, since an export takes the sizes 0 and 1 for constants.
 _IMAGES: Final = 3
 
@@ -116,7 +121,30 @@ def cached(branch: Branch) -> Path | None:
         folder = user_cache_path("muflow") / "graphs"
     except RuntimeError:
         return None
-    return folder / f"{hash_tensors(branch.state_dict(), made_by)}.onnx"
+    return folder / f"{hash_tensors(branch.state_dict(), made_by)}{_SUFFIX}"
+
+
+def is_kept(branch: Branch) -> bool:
+    """Whether the graph of a branch is in the cache, or could be kept there."""
+    path = cached(branch)
+    if path is None:
+        return False
+    nearest = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    return os.access(nearest, os.R_OK if nearest == path else os.W_OK) and (nearest == path or nearest.is_dir())
+
+
+def _kept(path: Path) -> bytes | None:
+    """The graph that lies at `path`; None where there is none, or it is not as it was written."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    graph = data[_DIGEST:]
+    if hashlib.sha256(graph).digest() != data[:_DIGEST]:
+        return None
+    with contextlib.suppress(OSError):
+        path.touch()
+    return graph
 
 
 def graph_of(branch: Branch) -> bytes:
@@ -126,17 +154,14 @@ def graph_of(branch: Branch) -> bytes:
         CannotExport: as `to_onnx`.
     """
     path = cached(branch)
-    if path is not None:
-        with contextlib.suppress(OSError):
-            graph = path.read_bytes()
-            path.touch()
-            return graph
+    if path is not None and (kept := _kept(path)) is not None:
+        return kept
     outputs = [*(f"map.{index}" for index in range(len(branch.columns))), "features"]
     graph = to_onnx(Maps(exportable(branch)), {"views": branch.spec.view.size}, outputs, {})
     if path is not None:
         with contextlib.suppress(OSError, MuflowError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, graph)
-            for old in sorted(path.parent.glob("*.onnx"), key=lambda file: file.stat().st_mtime)[:-_KEPT]:
+            write_whole(path, hashlib.sha256(graph).digest() + graph)
+            for old in sorted(path.parent.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime)[:-_KEPT]:
                 old.unlink(missing_ok=True)
     return graph

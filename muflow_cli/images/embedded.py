@@ -62,7 +62,7 @@ def embedded_video(data: bytes) -> Span | None:
         return None
     video = next((place for place in places if _is_video(data, place)), None)
     if video is None and named:
-        raise ImageError("no_video", "its metadata names a video inside it, but there is none at that place")
+        raise ImageError("no_video", "the file names a video inside it, but there is none at that place")
     return video
 
 
