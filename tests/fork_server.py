@@ -2,7 +2,8 @@
 
 Importing torch takes longer than most tests of the command. `executable()` is the path of a `muflow` that hands its
 arguments, streams, folder and environment to such a process and ends with the status of the fork. The fork runs the
-command from `main` on as any other process does; tests of the start itself, or of signals, start Python instead.
+command from `main` on as any other process does, and gets the signals that ask it to end; tests of the start itself,
+or of other signals, start Python instead.
 """
 
 from __future__ import annotations
@@ -32,7 +33,12 @@ request = json.dumps([sys.argv[1:], os.getcwd(), {{os.fsdecode(k): os.fsdecode(v
 server.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
 server.sendall(request.encode("utf-8", "surrogateescape"))
 server.shutdown(socket.SHUT_WR)
-status = int(server.recv(16))
+answers = server.makefile("r")
+process = int(answers.readline())
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, lambda number, _: os.kill(process, number))
+status = int(answers.readline())
 if status < 0:
     signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
@@ -101,6 +107,7 @@ def _watch(connection: socket.socket) -> int:
     if not process:
         connection.close()
         _run(streams, json.loads(request.decode("utf-8", "surrogateescape")))
+    connection.sendall(f"{process}\n".encode())
     for stream in streams:
         os.close(stream)
     ended = os.pidfd_open(process)
@@ -108,7 +115,7 @@ def _watch(connection: socket.socket) -> int:
     if not select.select([ended], [], [], 0)[0]:
         os.kill(process, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    connection.sendall(str(status).encode())
+    connection.sendall(f"{status}\n".encode())
     return 0
 
 

@@ -10,17 +10,26 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from conftest import draw_face
 from fork_server import executable
 from PIL import Image
 
+from muflow_cli.cli import app
+
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "muflow_cli", *map(str, arguments)]
+
+
+def forked(*arguments: object) -> list[str]:
+    """The same within milliseconds, but for how Python starts."""
+    return [str(executable()), *map(str, arguments)]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -32,6 +41,12 @@ def run(*arguments: object, **more: Any) -> subprocess.CompletedProcess[bytes]:
     """One run of the command to its end."""
     given = {"capture_output": True, "env": environment(), "timeout": 240} | more
     return subprocess.run([executable(), *map(str, arguments)], **given)  # noqa: PLW1510 # the status is what tests look at
+
+
+def begun(words: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status of a command in this process, for tests of what it says and not of how it starts and ends."""
+    monkeypatch.setattr(sys, "argv", ["muflow", *map(str, words)])
+    return app.run()
 
 
 def lines(data: bytes) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from muflow_cli.calibration.components import Sample
 from muflow_cli.calibration.groups import energy_p_value, group_p_values
 from muflow_cli.errors import TooFewForRate
 
-DRAWS = 500
+DRAWS = 300
 REALS, BATCH, FAKES, FEATURES = 100, 30, 10, 6
 RATE = 0.2
 

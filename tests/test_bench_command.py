@@ -16,6 +16,7 @@ import pytest
 import typer
 from conftest import FP32, write_faces
 from PIL import Image, ImageFilter
+from scan_runs import begun
 from test_bench import SCHEMA
 
 from muflow_cli.bench import BenchRequest, BenchResult, bench
@@ -242,32 +243,40 @@ def test_known_images_are_dropped_by_either_spelling(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--gate", "macro_acu>=1"], b"column 1, unknown metric 'macro_acu': use fpr"),
-        (["--perturb", "jpeg:q=0"], b"column 8"),
-        (["--suite", "none"], b"--suite is none"),
-        (["--perturb", "flip", "--on", "neither"], b"--on is neither"),
-        (["--scores-from", "x.csv"], b"--scores-from cannot be combined with DETECTOR"),
-        (["--ablation", "target"], b"see `muflow ablate --help`"),
-        (["--fit-on", "x"], b"--fit-on needs --protocol"),
-        (["--folds", "3"], b"--folds needs --protocol"),
-        (["--protocol", "all"], b"--protocol is all"),
-        (["--protocol", "seen", "--resume", "-o", "a.json"], b"--resume cannot be combined with --protocol"),
-        (["--protocol", "seen", "-o", "a.scores.csv"], b"-o FILE.scores.csv cannot be combined with --protocol"),
-        (["--compare", "missing.csv"], b"missing.csv is not a file"),
-        (["--on", "reals"], b"--on needs --perturb or --suite"),
-        (["--max-drop", "0.1"], b"--max-drop needs --baseline"),
-        (["--allow-overlap", "--drop-overlap"], b"cannot be combined with --drop-overlap"),
-        (["-o", "missing/folder.csv"], b"cannot write missing/folder.csv"),
-        (["-o", "report.pdf"], b"use a name that ends in .json"),
-        (["-o", "same.csv", "--csv-output", "same.csv"], b"same.csv twice"),
+        (["--gate", "macro_acu>=1"], "column 1, unknown metric 'macro_acu': use fpr"),
+        (["--perturb", "jpeg:q=0"], "column 8"),
+        (["--suite", "none"], "--suite is none"),
+        (["--perturb", "flip", "--on", "neither"], "--on is neither"),
+        (["--scores-from", "x.csv"], "--scores-from cannot be combined with DETECTOR"),
+        (["--ablation", "target"], "see `muflow ablate --help`"),
+        (["--fit-on", "x"], "--fit-on needs --protocol"),
+        (["--folds", "3"], "--folds needs --protocol"),
+        (["--protocol", "all"], "--protocol is all"),
+        (["--protocol", "seen", "--resume", "-o", "a.json"], "--resume cannot be combined with --protocol"),
+        (["--protocol", "seen", "-o", "a.scores.csv"], "-o FILE.scores.csv cannot be combined with --protocol"),
+        (["--compare", "missing.csv"], "missing.csv is not a file"),
+        (["--on", "reals"], "--on needs --perturb or --suite"),
+        (["--max-drop", "0.1"], "--max-drop needs --baseline"),
+        (["--allow-overlap", "--drop-overlap"], "cannot be combined with --drop-overlap"),
+        (["-o", "missing/folder.csv"], "cannot write missing/folder.csv"),
+        (["-o", "report.pdf"], "use a name that ends in .json"),
+        (["-o", "same.csv", "--csv-output", "same.csv"], "same.csv twice"),
     ],
 )
 def test_wrong_usage_is_one_sentence(
-    words: list[str], complaint: bytes, tiny_bundle: Path, data: Path, muflow: Run
+    words: list[str],
+    complaint: str,
+    tiny_bundle: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = muflow(*arguments(tiny_bundle, data), *words)
-    assert done.returncode == 2
-    assert complaint in done.stderr
-    assert done.stderr.count(b"\n") == 1
-    assert done.stderr.count(b": ") <= 2  # "muflow: " and one more
-    assert done.stdout == b""
+    monkeypatch.chdir(tmp_path)
+    assert begun([*arguments(tiny_bundle, data), *words], monkeypatch) == 2
+    shown, said = capsys.readouterr()
+    assert complaint in said
+    assert said.count("\n") == 1
+    assert said.count(": ") <= 2  # "muflow: " and one more
+    assert shown == ""
+    assert list(tmp_path.iterdir()) == []

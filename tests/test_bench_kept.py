@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import FP32, write_faces
-from fork_server import executable
-from scan_runs import command, environment
+from scan_runs import environment, forked
 
 from muflow_cli.bench import BenchRequest, bench
 from muflow_cli.bench.datasets import data_arguments
@@ -167,7 +166,7 @@ def test_a_signal_and_a_kill_lose_nothing_and_the_next_run_continues(
     whole = muflow(*words, "-o", tmp_path / "whole.json")
     assert whole.returncode == 0, whole.stderr
     path = kept_path(tmp_path / "a.json")
-    begun = command(*words, "-o", "a.json", "-q")
+    begun = forked(*words, "-o", "a.json", "-q")
     status, said = stopped(begun, tmp_path, signal.SIGTERM, 5)
     assert status == 130
     assert said == b"muflow: interrupted; what was scored is kept in a.json.scores.jsonl, continue with --resume\n"
@@ -176,8 +175,8 @@ def test_a_signal_and_a_kill_lose_nothing_and_the_next_run_continues(
     refused = muflow(*words, "-o", tmp_path / "a.json")
     assert (refused.returncode, refused.stderr.count(b"\n")) == (2, 1)
     assert b"holds the scores of a run that did not end" in refused.stderr
-    # The run itself is a fork here, which is killed once its caller is.
-    resume = [executable(), *map(str, words), "-o", "a.json", "-q", "--resume"]
+    # The run itself is a fork, which is killed once its caller is.
+    resume = forked(*words, "-o", "a.json", "-q", "--resume")
     assert stopped(resume, tmp_path, signal.SIGKILL, kept.count(b"\n") + 5) == (-signal.SIGKILL, b"")
     assert path.read_bytes().startswith(kept)
     done = muflow(*words, "-o", tmp_path / "a.json", "--resume")

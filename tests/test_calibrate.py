@@ -162,7 +162,8 @@ def test_another_rule_on_stored_scores_equals_calibrating_afresh(method, tiny_bu
     assert (stored.scored, stored.kept) == (0, FRESH)
     assert stored.calibration_fingerprint == anew.calibration_fingerprint
     assert stored.description == replace(anew.description, created=stored.description.created)
-    assert scanned(tmp_path / "stored", fresh / "a") == scanned(tmp_path / "anew", fresh / "a")
+    some = sorted((fresh / "a").iterdir())[:8]
+    assert scanned(tmp_path / "stored", *some) == scanned(tmp_path / "anew", *some)
 
 
 def test_a_rule_changed_there_and_back_leaves_the_file_as_it_was(calibrated, tmp_path):
@@ -260,8 +261,9 @@ def test_a_rule_that_is_nonsense_is_refused(rule, calibrated, tmp_path):
 @pytest.mark.parametrize("method", RULES)
 def test_a_scan_judges_by_the_rule_of_the_bundle(method, calibrated, reals, fresh, tmp_path):
     run(calibrated, tmp_path / "ruled", rule={"method": method, "alpha": 0.2, "tail": Tail.BOTH})
-    ruled = scanned(tmp_path / "ruled", reals)
-    plain = scanned(calibrated, reals)
+    some = sorted(reals.iterdir())[:16]
+    ruled = scanned(tmp_path / "ruled", *some)
+    plain = scanned(calibrated, *some)
     assert [result.column_scores for result in ruled] == [result.column_scores for result in plain]
     own = scanned(tmp_path / "ruled", fresh)
     assert sum(one.flagged for one in own) <= 0.5 * FRESH
@@ -320,7 +322,7 @@ def saved_again(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One portrait with other bytes at its end, and the same portrait at other qualities."""
     folder = tmp_path_factory.mktemp("again")
     original = sorted((fresh / "a").iterdir())[0]
-    for number in range(40):
+    for number in range(12):
         (folder / f"byte{number}.jpg").write_bytes(original.read_bytes() + bytes([number]))
     with Image.open(original) as image:
         for quality in (75, 85, 95):
@@ -333,10 +335,10 @@ def test_near_copies_of_one_photograph_are_one_calibration_image(tiny_bundle, fr
         run(tiny_bundle, tmp_path / "one.safetensors", saved_again)
     summary = run(tiny_bundle, tmp_path / "both.safetensors", saved_again, fresh)
     assert summary.description.images == FRESH
-    assert summary.left_out == {"near_copy": 43}
+    assert summary.left_out == {"near_copy": 15}
     assert next(iter(_rows(summary))) == (
         "images",
-        f"{FRESH} scored, n = {FRESH}; left out: none; 43 near copies of other images left out; unreadable: none",
+        f"{FRESH} scored, n = {FRESH}; left out: none; 15 near copies of other images left out; unreadable: none",
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import typer.main
-from scan_runs import command, environment, run
+from scan_runs import begun, environment, forked, run
 
 from muflow_cli.bundle import load, save
 from muflow_cli.cli.app import app
@@ -155,11 +155,15 @@ def test_help_loads_no_library_that_computes() -> None:
     ],
 )
 def test_a_mistake_is_one_sentence_with_a_remedy_and_status_2(
-    arguments: list[str], sentence: str, tmp_path: Path
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = run(*arguments, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.decode() == f"muflow: {sentence}\n"
+    monkeypatch.chdir(tmp_path)
+    assert begun(arguments, monkeypatch) == 2
+    assert capsys.readouterr() == ("", f"muflow: {sentence}\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,9 +186,9 @@ PIPES = {
 
 @pytest.mark.parametrize("name", PIPES)
 def test_a_closed_pipe_is_status_2_and_one_line_for_every_command(name: str, tiny_bundle: Path, tmp_path: Path) -> None:
-    words = command(*PIPES[name])
+    words = forked(*PIPES[name])
     if name in ("info", "calibrate"):
-        words.insert(4, str(tiny_bundle))
+        words.insert(2, str(tiny_bundle))
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), cwd=tmp_path
     ) as process:
@@ -230,20 +234,22 @@ def test_an_interruption_that_a_loading_library_swallows_still_ends_the_run(numb
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"muflow: interrupted\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_every_signal_interrupts_a_calibration(number: signal.Signals, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_every_signal_interrupts_a_calibration(tiny_bundle: Path, tmp_path: Path) -> None:
+    # A fork for each signal, from one process that has loaded the libraries.
     code = (
-        "import os\n"
+        "import os, signal\n"
+        "import muflow_cli.bundle, muflow_cli.calibrate.workflow\n"
         "from muflow_cli.cli import main\n"
-        "def fsync(_):\n"
-        f"    os.kill(os.getpid(), {number.value})\n"
-        "os.fsync = fsync\n"
-        "main()\n"
+        "for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
+        "    if not os.fork():\n"
+        "        os.fsync = lambda _: os.kill(os.getpid(), number)\n"
+        "        main()\n"
+        "    print(os.waitstatus_to_exitcode(os.wait()[1]), os.listdir(), flush=True)\n"
     )
     words = [sys.executable, "-c", code, "calibrate", tiny_bundle, "--alpha", "0.2", "-o", "out", "-q"]
     done = subprocess.run(words, capture_output=True, env=environment(), cwd=tmp_path, timeout=60, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"muflow: interrupted\n")
-    assert list(tmp_path.iterdir()) == []
+    assert done.stdout == 3 * b"130 []\n"
+    assert done.stderr == 3 * b"muflow: interrupted\n"
 
 
 def test_a_bug_is_one_sentence_a_status_that_does_not_mean_flagged_and_a_traceback_on_request() -> None:

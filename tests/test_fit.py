@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import random
 import re
 import shutil
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FP32, Muflow, draw_face, fit_arguments, write_faces
+from scan_runs import begun, environment, forked
 
 import muflow_cli
 from muflow_cli.bundle import load
@@ -101,18 +101,18 @@ def test_a_fit_that_is_killed_and_resumed_ends_in_the_same_bundle(
     muflow: Muflow, reals: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
     longer = ["--set", "train.epochs=16", "--set", "train.stop_patience=16"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     assert muflow(*fit_arguments(reals, tiny_weights, whole), *longer).returncode == 0
     work = tmp_path / "broken.safetensors.work"
     checkpoint = work / "branch.main" / "checkpoint.safetensors"
-    process = subprocess.Popen(command(*fit_arguments(reals, tiny_weights, broken), *longer), env=environment)
+    words = forked(*fit_arguments(reals, tiny_weights, broken), *longer)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, env=environment())
     deadline = time.monotonic() + 200
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(random.Random(3).random() * 0.1)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()  # the fork ends after its caller
     assert not broken.exists(), "the run ended before it could be killed"
     resumed = muflow(*fit_arguments(reals, tiny_weights, broken), *longer, "--resume")
     assert (resumed.returncode, resumed.stdout) == (0, b"")
@@ -247,22 +247,29 @@ def test_outputs_that_cannot_be_are_refused_before_anything_is_read(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--preset", "huge"], b"--preset is huge: use one of light, lite, paper"),
-        (["--set", "feature.encoder=vgg"], b"encoder is vgg: use one of resnet18"),
-        (["--set", "flow.steps=-2"], b"steps is -2: use a value from 0 to 256"),
-        (["--set", "nothing"], b"NAME=VALUE"),
-        (["--alpha", "1.5"], b"alpha is 1.5"),
-        (["--components", "many"], b"--components is many"),
-        (["--device", "abacus"], b"device is abacus"),
+        (["--preset", "huge"], "--preset is huge: use one of light, lite, paper"),
+        (["--set", "feature.encoder=vgg"], "encoder is vgg: use one of resnet18"),
+        (["--set", "flow.steps=-2"], "steps is -2: use a value from 0 to 256"),
+        (["--set", "nothing"], "NAME=VALUE"),
+        (["--alpha", "1.5"], "alpha is 1.5"),
+        (["--components", "many"], "--components is many"),
+        (["--device", "abacus"], "device is abacus"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(
-    muflow: Muflow, reals: Path, tiny_weights: Path, tmp_path: Path, words: list[str], sentence: bytes
+    reals: Path,
+    tiny_weights: Path,
+    tmp_path: Path,
+    words: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = muflow(*fit_arguments(reals, tiny_weights, tmp_path / "d.safetensors"), *words)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert sentence in done.stderr
-    assert b"Traceback" not in done.stderr
+    assert begun([*fit_arguments(reals, tiny_weights, tmp_path / "d.safetensors"), *words], monkeypatch) == 2
+    shown, said = capsys.readouterr()
+    assert shown == ""
+    assert sentence in said
+    assert "Traceback" not in said
     assert not left(tmp_path)
 
 
@@ -357,25 +364,17 @@ class Interrupt(NoProgress):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(
-    ("stage", "after"),
-    [("main encode", 0), ("main train", 2), ("grain encode", 0), ("grain train", 1), ("calibrate", 3)],
-)
 def test_two_branches_interrupted_anywhere_and_resumed_end_in_the_same_bundle(
-    two_branch_bundle: Path,
-    reals: Path,
-    tiny_weights: Path,
-    tiny_spec: DetectorSpec,
-    tmp_path: Path,
-    stage: str,
-    after: int,
+    two_branch_bundle: Path, reals: Path, tiny_weights: Path, tiny_spec: DetectorSpec, tmp_path: Path
 ) -> None:
     output = tmp_path / "two.safetensors"
     spec = two_branches(tiny_spec)
     request = FitRequest(reals=(str(reals),), output=output, spec=spec, weights={"main": tiny_weights}, runtime=FP32)
-    with pytest.raises(KeyboardInterrupt):
-        fit(request, Interrupt(stage, after))
-    assert not output.exists()
+    stages = [("main encode", 0), ("main train", 2), ("grain encode", 0), ("grain train", 1), ("calibrate", 3)]
+    for number, (stage, after) in enumerate(stages):
+        with pytest.raises(KeyboardInterrupt):
+            fit(replace(request, resume=number > 0), Interrupt(stage, after))
+        assert not output.exists()
     fit(replace(request, resume=True))
     again, whole = load(output), load(two_branch_bundle)
     assert again.fingerprint == whole.fingerprint

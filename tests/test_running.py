@@ -9,14 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from conftest import fit_arguments, write_faces
-from scan_runs import command, environment, result_lines, run
+from scan_runs import begun, command, environment, result_lines, run
 
-from muflow_cli.cli import app
 from muflow_cli.cli.progress import ScanProgress
 from muflow_cli.cli.streams import prepare
 from muflow_cli.files import locked
@@ -27,12 +25,6 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces")
     write_faces(folder, 12, seed=7)
     return folder
-
-
-def begun(words: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
-    """The exit status of a command in this process."""
-    monkeypatch.setattr(sys, "argv", ["muflow", *map(str, words)])
-    return app.run()
 
 
 # Each stage of a command stands on a function of a library or of Python, which breaks.

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from importlib.metadata import distributions
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +23,7 @@ import pytest
 from conftest import write_faces
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
-from scan_runs import command, environment, hostile, lines, result_lines, run, without_check
+from scan_runs import command, environment, forked, hostile, lines, result_lines, run, without_check
 
 from muflow_cli.bundle import load
 from muflow_cli.images.find import find
@@ -38,6 +39,9 @@ REGISTRY: Registry[Any] = Registry().with_resources(
 )
 DOCUMENT = Draft202012Validator(SCHEMAS["scan-2.json"], registry=REGISTRY)
 LINE = Draft202012Validator(SCHEMAS["scan-line-2.json"], registry=REGISTRY)
+
+
+Begin = Callable[..., list[str]]
 
 
 def state(folder: Path) -> dict[str, tuple[object, ...]]:
@@ -189,64 +193,83 @@ def test_status_3_when_only_some_are_unreadable(tiny_bundle: Path, by_flag: dict
     assert b"unreadable" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--detector", "d"], "there is nothing to scan: give files"),
-        (
-            ["photos", "--detector", "d", "--json", "--format", "csv"],
-            "--json cannot be combined with --format csv, because",
-        ),
-        (["photos", "--detector", "d", "--fields", "path,colour"], "colour"),
-        (["photos", "--detector", "d", "--fdr", "1.5"], "--fdr is 1.5: use a rate between 0 and 1"),
-        (["photos", "--detector", "d", "--resume"], "--resume needs one -o FILE.jsonl, because"),
-        (["photos", "--detector", "d", "--resume", "-o", "a.csv"], "--resume needs one -o FILE.jsonl, because"),
-        (["photos", "--resume", "-o", "a.jsonl", "-o", "b.jsonl"], "--resume needs one -o FILE.jsonl, because"),
-        (
-            ["photos", "--detector", "d", "--group-by", "account"],
-            "--group-by needs --files-from FILE without PATH, because",
-        ),
-        (
-            ["photos", "--detector", "d", "-o", "a.json", "-o", "a.groups.csv"],
-            "-o a.groups.csv needs --groups or --group-by, because it is the table of the groups",
-        ),
-        (
-            ["photos", "--detector", "d", "-o", "a.csv", "--print", "flagged"],
-            "--print needs -o FILE.html, because it chooses what that page prints",
-        ),
-        (["photos", "--detector", "d", "--case", " "], "--case is ' ': use 1 to 200 printable characters"),
-        (
-            ["photos", "--detector", "d", "--examiner", "a\nb"],
-            "--examiner is 'a\\nb': use 1 to 200 printable characters",
-        ),
-        (["photos", "--detector", "d", "--format", "groups"], "--format groups needs --groups or --group-by, because"),
-        (
-            ["photos", "--detector", "d", "--resume", "-o", "a.jsonl", "--fields", "path"],
-            "--resume cannot be combined with --fields",
-        ),
-        (["photos", "--detector", "d", "-o", "there.json"], "--force"),
-        (["photos", "--detector", "d", "-o", "a.json", "--csv-output", "./a.json"], "twice"),
-        (["photos", "--detector", "d", "-o", "a.pdf"], "-o is a.pdf: use a name that ends in .txt, .json"),
-        (["photos", "--csv-output", "."], "folder"),
-        (["photos", "-o", "no/folder/a.json"], "cannot write no/folder/a.json"),
-        (["photos", "--verify", "there.json"], "--verify cannot be combined with PATH, because"),
-        (["--verify", "there.json", "-o", "a.csv"], "--verify cannot be combined with -o, because"),
-        (["--verify", "there.json"], "report"),
-        (["--verify", "missing.json"], "missing.json"),
-        (["--no-such-option"], "no-such-option"),
-    ],
-)
-def test_wrong_usage_is_one_sentence_status_2_and_loads_no_torch(
-    arguments: list[str], said: str, tmp_path: Path
-) -> None:
-    (tmp_path / "there.json").write_text("{}")
-    spy = "import sys; from muflow_cli.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
-    words = [sys.executable, "-c", spy, "scan", *arguments]
-    done = subprocess.run(words, capture_output=True, env=environment(), cwd=tmp_path, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (2, b"False\n")
-    assert said in done.stderr.decode()
-    assert b"Traceback" not in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.json"]
+WRONG = [
+    (["--detector", "d"], "there is nothing to scan: give files"),
+    (
+        ["photos", "--detector", "d", "--json", "--format", "csv"],
+        "--json cannot be combined with --format csv, because",
+    ),
+    (["photos", "--detector", "d", "--fields", "path,colour"], "colour"),
+    (["photos", "--detector", "d", "--fdr", "1.5"], "--fdr is 1.5: use a rate between 0 and 1"),
+    (["photos", "--detector", "d", "--resume"], "--resume needs one -o FILE.jsonl, because"),
+    (["photos", "--detector", "d", "--resume", "-o", "a.csv"], "--resume needs one -o FILE.jsonl, because"),
+    (["photos", "--resume", "-o", "a.jsonl", "-o", "b.jsonl"], "--resume needs one -o FILE.jsonl, because"),
+    (
+        ["photos", "--detector", "d", "--group-by", "account"],
+        "--group-by needs --files-from FILE without PATH, because",
+    ),
+    (
+        ["photos", "--detector", "d", "-o", "a.json", "-o", "a.groups.csv"],
+        "-o a.groups.csv needs --groups or --group-by, because it is the table of the groups",
+    ),
+    (
+        ["photos", "--detector", "d", "-o", "a.csv", "--print", "flagged"],
+        "--print needs -o FILE.html, because it chooses what that page prints",
+    ),
+    (["photos", "--detector", "d", "--case", " "], "--case is ' ': use 1 to 200 printable characters"),
+    (
+        ["photos", "--detector", "d", "--examiner", "a\nb"],
+        "--examiner is 'a\\nb': use 1 to 200 printable characters",
+    ),
+    (["photos", "--detector", "d", "--format", "groups"], "--format groups needs --groups or --group-by, because"),
+    (
+        ["photos", "--detector", "d", "--resume", "-o", "a.jsonl", "--fields", "path"],
+        "--resume cannot be combined with --fields",
+    ),
+    (["photos", "--detector", "d", "-o", "there.json"], "--force"),
+    (["photos", "--detector", "d", "-o", "a.json", "--csv-output", "./a.json"], "twice"),
+    (["photos", "--detector", "d", "-o", "a.pdf"], "-o is a.pdf: use a name that ends in .txt, .json"),
+    (["photos", "--csv-output", "."], "folder"),
+    (["photos", "-o", "no/folder/a.json"], "cannot write no/folder/a.json"),
+    (["photos", "--verify", "there.json"], "--verify cannot be combined with PATH, because"),
+    (["--verify", "there.json", "-o", "a.csv"], "--verify cannot be combined with -o, because"),
+    (["--verify", "there.json"], "report"),
+    (["--verify", "missing.json"], "missing.json"),
+    (["--no-such-option"], "no-such-option"),
+]
+
+# A fork for each, from one process that has loaded the commands, which must not load torch.
+REFUSED = """
+import contextlib, json, os, sys
+import muflow_cli.verify
+from muflow_cli.cli import app, main
+sys.argv = ["muflow", "scan", "--no-such-option"]
+with contextlib.redirect_stderr(open(os.devnull, "w")): app.run()
+for number, words in enumerate(json.load(open("../wrong.json"))):
+    if not os.fork():
+        os.dup2(os.open(f"../{number}.err", os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv = ["muflow", "scan", *words]
+        try: main()
+        finally: print('torch' in sys.modules, flush=True)
+    print(os.waitstatus_to_exitcode(os.wait()[1]), os.listdir(), flush=True)
+"""
+
+
+def test_wrong_usage_is_one_sentence_status_2_and_loads_no_torch(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "there.json").write_text("{}")
+    (tmp_path / "wrong.json").write_text(json.dumps([words for words, _ in WRONG]))
+    words = [sys.executable, "-c", REFUSED]
+    done = subprocess.run(words, capture_output=True, env=environment(), cwd=folder, timeout=60, check=False)
+    assert done.stderr == b""
+    answers = done.stdout.splitlines()
+    assert len(answers) == 2 * len(WRONG)
+    for number, (arguments, sentence) in enumerate(WRONG):
+        assert answers[2 * number : 2 * number + 2] == [b"False", b"2 ['there.json']"], arguments
+        said = (tmp_path / f"{number}.err").read_text()
+        assert sentence in said, arguments
+        assert "Traceback" not in said
 
 
 def test_a_refusal_after_loading_touches_no_output(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -264,7 +287,7 @@ CLOSED = b"muflow: stopped, because the reader of the output closed the pipe\n"
 
 
 def test_a_reader_that_goes_away_ends_the_run_with_2_and_a_sentence(tiny_bundle: Path, photos: Path) -> None:
-    words = command("scan", photos, "--detector", tiny_bundle, "--batch-size", "4", "--format", "table", "-q")
+    words = forked("scan", photos, "--detector", tiny_bundle, "--batch-size", "4", "--format", "table", "-q")
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -296,10 +319,10 @@ def started(words: list[str], output: Path, results: int) -> subprocess.Popen[by
     return process
 
 
-def slow(tiny_bundle: Path, photos: Path, output: Path) -> list[str]:
+def slow(tiny_bundle: Path, photos: Path, output: Path, begin: Begin = forked) -> list[str]:
     """A run in small batches, so that there are many moments to end it."""
     settings = ("--precision", "fp32", "--batch-size", "1", "--workers", "1")
-    return command("scan", photos, "--detector", tiny_bundle, *settings, "-o", output, "--resume")
+    return begin("scan", photos, "--detector", tiny_bundle, *settings, "-o", output, "--resume")
 
 
 def test_the_older_output_options_still_work_and_leave_stdout_in_use(
@@ -330,7 +353,7 @@ def test_a_run_that_is_to_outlive_its_terminal_ignores_the_hang_up(
     tiny_bundle: Path, photos: Path, tmp_path: Path, unbroken: list[bytes]
 ) -> None:
     output = tmp_path / "out.jsonl"
-    with started(["nohup", *slow(tiny_bundle, photos, output)], output, 3) as process:
+    with started(["nohup", *slow(tiny_bundle, photos, output, command)], output, 3) as process:
         process.send_signal(signal.SIGHUP)
         process.communicate()
     assert process.returncode == 1
@@ -396,6 +419,7 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(
     for results in (1, 30):
         with started(slow(tiny_bundle, photos, output), output, results) as process:
             process.kill()
+            process.communicate()  # the fork ends after its caller
         assert result_lines(output)[:-1] == unbroken[: max(0, len(result_lines(output)) - 1)]
     subprocess.run(slow(tiny_bundle, photos, output), env=environment(), capture_output=True, timeout=240, check=False)
     assert result_lines(output) == unbroken
@@ -437,7 +461,7 @@ def on_terminal(words: list[str], **more: str) -> bytes:
 def test_a_terminal_shows_a_table_in_colour_with_progress_and_no_colour_is_heeded(
     tiny_bundle: Path, photos: Path
 ) -> None:
-    words = command("scan", photos, "--detector", tiny_bundle, "--precision", "fp32", "--batch-size", "8")
+    words = forked("scan", photos, "--detector", tiny_bundle, "--precision", "fp32", "--batch-size", "8")
     coloured = on_terminal(words)
     assert b"VERDICT" in coloured
     assert b"60/60" in coloured

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_faces
-from scan_runs import command, environment, run
+from scan_runs import begun, command, environment, run
 
 from muflow_cli.errors import CannotSign
 from muflow_cli.signatures import check_key, check_signature, sign, signature_of
@@ -161,8 +161,14 @@ def test_a_signature_that_is_wanted_must_be_there_whole_and_made_for_this_purpos
     ],
 )
 def test_what_cannot_be_signed_is_refused_in_a_sentence_before_anything_is_read(
-    words: list[str], sentence: str, keys: Path, tmp_path: Path
+    words: list[str],
+    sentence: str,
+    keys: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "there.json.sig").write_text("of an earlier run")
     (tmp_path / "device.csv").symlink_to(os.devnull)
     if words[1] == "there.json":
@@ -170,9 +176,10 @@ def test_what_cannot_be_signed_is_refused_in_a_sentence_before_anything_is_read(
     before = sorted(path.name for path in tmp_path.iterdir())
     given = [word.replace("KEYS", str(keys)) for word in words]
     paths = [] if "--signers" in words else ["photos", "--detector", "gone.safetensors"]
-    done = run("scan", *paths, *given, cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
-    assert sentence.replace("KEYS", str(keys)) in done.stderr.decode()
+    assert begun(["scan", *paths, *given], monkeypatch) == 2
+    shown, said = capsys.readouterr()
+    assert (shown, said.count("\n")) == ("", 1)
+    assert sentence.replace("KEYS", str(keys)) in said
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
