@@ -2,8 +2,8 @@
 
 Importing torch takes longer than most tests of the command. `executable()` is the path of a `muflow` that hands its
 arguments, streams, folder and environment to such a process and ends with the status of the fork. The fork runs the
-command from `main` on as any other process does, and gets the signals that ask it to end; tests of the start itself,
-or of other signals, start Python instead.
+command from `main` on as any other process does, and gets the signals that ask it to end, to stop and to go on; tests
+of the start itself, or of other signals, start Python instead.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ server.sendall(request.encode("utf-8", "surrogateescape"))
 server.shutdown(socket.SHUT_WR)
 answers = server.makefile("r")
 process = int(answers.readline())
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+stop = {{signal.SIGTSTP: signal.SIGSTOP}}
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT):
     if signal.getsignal(number) is not signal.SIG_IGN:
-        signal.signal(number, lambda number, _: os.kill(process, number))
+        signal.signal(number, lambda number, _: os.kill(process, stop.get(number, number)))
 status = int(answers.readline())
 if status < 0:
     signal.signal(-status, signal.SIG_DFL)

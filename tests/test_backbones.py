@@ -14,54 +14,72 @@ from muflow_cli.engine.backbones import build_features, import_torchvision
 from muflow_cli.engine.encoder_row import Library
 from muflow_cli.engine.encoders import ENCODERS
 
+# Each in a fork of its own, from one process that has loaded torch alone; what it prints goes to a file of its name.
+FORKS = """
+import os, sys
+import torch
+for name, code in zip(sys.argv[1::2], sys.argv[2::2]):
+    if not os.fork():
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), 1)
+        exec(code, {})
+        sys.exit()
+    if os.wait()[1]:
+        sys.exit(name)
+"""
+SCANNED = """
+import contextlib, os, sys; from muflow_cli.cli import main
+sys.argv = ["muflow", "scan", "image", "--detector", "detector"]
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(open(os.devnull, "w")): main()
+print("torchvision" in sys.modules, *[n for n in ("torch._dynamo", "sympy", "triton") if n in sys.modules])
+"""
+ASKED = """
+import sys; from muflow_cli.engine.backbones import import_torchvision
+import_torchvision()
+asked = sys.modules["torchvision.ops.roi_align"].is_compile_supported
+print([asked(device) for device in ("cpu", "cuda", "meta")])
+from torch._dynamo.utils import counters, is_compile_supported
+print([is_compile_supported(device) for device in ("cpu", "cuda", "meta")])
+"""
+ANOTHER_NAME = """
+import sys; from muflow_cli.engine import backbones
+sys.modules["torch._dynamo.utils"] = backbones._StandIn("torch._dynamo.utils")
+from torch._dynamo.utils import counters
+print(type(counters).__name__, type(sys.modules["torch._dynamo.utils"]).__name__)
+"""
+LOADED = """
+import sys, torch._dynamo.utils as before; from muflow_cli.engine.backbones import import_torchvision
+import_torchvision(); print(sys.modules["torch._dynamo.utils"] is before)
+"""
 
-def printed(code: str, *arguments: str) -> list[str]:
-    """What a Python of its own prints, line by line; it must end well."""
-    words = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+@pytest.fixture(scope="module")
+def printed(tiny_bundle: Path, reals: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What each code prints, line by line; it must end well."""
+    folder = tmp_path_factory.mktemp("compilers")
+    (folder / "image").symlink_to(min(reals.iterdir()))
+    (folder / "detector").symlink_to(tiny_bundle)
+    codes = {"scanned": SCANNED, "asked": ASKED, "another name": ANOTHER_NAME, "loaded": LOADED}
+    words = [sys.executable, "-c", FORKS, *(word for pair in codes.items() for word in pair)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return {name: (folder / name).read_text().splitlines() for name in codes}
 
 
-def test_a_scan_loads_no_compiler(tiny_bundle: Path, reals: Path) -> None:
-    image = min(reals.iterdir())
-    code = (
-        "import contextlib, os, sys; from muflow_cli.cli import main\n"
-        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(open(os.devnull, 'w')): main()\n"
-        "print('torchvision' in sys.modules, *[n for n in ('torch._dynamo', 'sympy', 'triton') if n in sys.modules])"
-    )
-    assert printed(code, "scan", str(image), "--detector", str(tiny_bundle)) == ["True"]
+def test_a_scan_loads_no_compiler(printed: dict[str, list[str]]) -> None:
+    assert printed["scanned"] == ["True"]
 
 
-def test_whoever_asks_for_the_compiler_gets_it() -> None:
-    code = (
-        "import sys; from muflow_cli.engine.backbones import import_torchvision\n"
-        "import_torchvision()\n"
-        "asked = sys.modules['torchvision.ops.roi_align'].is_compile_supported\n"
-        "print([asked(device) for device in ('cpu', 'cuda', 'meta')])\n"
-        "from torch._dynamo.utils import counters, is_compile_supported\n"
-        "print([is_compile_supported(device) for device in ('cpu', 'cuda', 'meta')])"
-    )
-    asked, answered = printed(code)
+def test_whoever_asks_for_the_compiler_gets_it(printed: dict[str, list[str]]) -> None:
+    asked, answered = printed["asked"]
     assert asked == answered
 
 
-def test_another_name_of_the_compiler_loads_it_whole() -> None:
-    code = (
-        "import sys; from muflow_cli.engine import backbones\n"
-        "sys.modules['torch._dynamo.utils'] = backbones._StandIn('torch._dynamo.utils')\n"
-        "from torch._dynamo.utils import counters\n"
-        "print(type(counters).__name__, type(sys.modules['torch._dynamo.utils']).__name__)"
-    )
-    assert printed(code) == ["defaultdict module"]
+def test_another_name_of_the_compiler_loads_it_whole(printed: dict[str, list[str]]) -> None:
+    assert printed["another name"] == ["defaultdict module"]
 
 
-def test_a_compiler_that_is_loaded_already_stays() -> None:
-    code = (
-        "import sys, torch._dynamo.utils as before; from muflow_cli.engine.backbones import import_torchvision\n"
-        "import_torchvision(); print(sys.modules['torch._dynamo.utils'] is before)"
-    )
-    assert printed(code) == ["True"]
+def test_a_compiler_that_is_loaded_already_stays(printed: dict[str, list[str]]) -> None:
+    assert printed["loaded"] == ["True"]
 
 
 @pytest.mark.parametrize("name", [name for name, row in ENCODERS.items() if row.library is Library.TORCHVISION])

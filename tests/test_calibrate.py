@@ -349,7 +349,8 @@ def test_near_copies_of_images_that_calibrate_or_were_fitted_to_add_nothing(
     again.mkdir()
     for path in sorted(reals.iterdir())[:20]:
         (again / path.name).write_bytes(path.read_bytes() + b"x")
-    fitted = {path.name for path in reals.iterdir() if hash_of(path) in fitted_on(tiny_bundle)}
+    known = fitted_on(tiny_bundle)
+    fitted = {path.name for path in reals.iterdir() if hash_of(path) in known}
     for given in (fresh, saved_again):
         with pytest.raises(NothingToDo, match=r"no image to calibrate on .*(calibrated|near copy)"):
             run(calibrated, tmp_path / "more.safetensors", given, append=True)

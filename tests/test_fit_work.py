@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import FP32, write_faces
-from scan_runs import command, environment
+from scan_runs import environment, forked
 
 from muflow_cli.bundle import load
 from muflow_cli.errors import CannotWrite
@@ -42,7 +42,7 @@ SETTINGS = (
     "train.epochs=3",
     "train.checkpoint_every=1",
     "train.calibration_share=0.4",
-    "rule.alpha=0.1",
+    "rule.alpha=0.2",
 )
 
 
@@ -59,9 +59,9 @@ class Stop(NoProgress):
 
 @pytest.fixture(scope="module")
 def request_(tmp_path_factory: pytest.TempPathFactory) -> FitRequest:
-    """A fit of a second: fixed filters, small crops, 60 images."""
+    """A fit of a second: fixed filters, small crops, 32 images."""
     folder = tmp_path_factory.mktemp("reals")
-    write_faces(folder, 60, seed=5)
+    write_faces(folder, 32, seed=5)
     return FitRequest(reals=(str(folder),), output=Path("d"), spec=override(LIGHT, SETTINGS), runtime=FP32)
 
 
@@ -138,11 +138,11 @@ def test_a_live_fit_that_goes_on_is_not_disturbed_by_a_second_one(
 ) -> None:
     shutil.copytree(stopped, tmp_path / "d.work")
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
-    words = command("fit", *request_.reals, "-o", tmp_path / "d", "--precision", "fp32", "--resume", "-q", *settings)
+    words = forked("fit", *request_.reals, "-o", tmp_path / "d", "--precision", "fp32", "--resume", "-q", *settings)
     with subprocess.Popen(words, stderr=subprocess.PIPE, env=environment()) as live:
         while not (tmp_path / ".d.work.lock").exists() and live.poll() is None:
             time.sleep(0.005)
-        live.send_signal(signal.SIGSTOP)
+        live.send_signal(signal.SIGTSTP)
         try:
             with pytest.raises(CannotWrite, match=r"/d \(another run is writing it\): wait until it has ended"):
                 fit(replace(request_, output=tmp_path / "d", resume=True))

@@ -43,6 +43,22 @@ print(json.dumps({"columns": columns, "fast": fast, "from": muflow_cli.__file__}
 """
 
 
+# Each of the two in a fork, from one process that has loaded torch alone.
+FORKS = """
+import os, sys
+import torch
+code, *folders = sys.argv[1:4]
+del sys.argv[1:4]
+for folder in folders:
+    if not os.fork():
+        sys.path.insert(0, folder)
+        exec(code, {})
+        sys.exit()
+    if os.wait()[1]:
+        sys.exit(folder)
+"""
+
+
 @pytest.fixture(scope="module")
 def spatial_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny detector with a flow of 3x3 kernels, which engine/cpu computes in another way."""
@@ -62,14 +78,12 @@ def spatial_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_without_the_folder_only_rounding_changes(tiny_bundle: Path, spatial_bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "muflow_cli", ignore=shutil.ignore_patterns("cpu", "__pycache__"))
     assert not (tmp_path / "muflow_cli" / "engine" / "cpu").exists()
-    runs = []
-    for folder in (PACKAGE.parent, tmp_path):
-        words = [sys.executable, "-c", CODE, str(tiny_bundle), str(spatial_bundle), str(DEFAULT)]
-        done = subprocess.run(words, cwd=folder, env={"PYTHONPATH": str(folder)}, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr.decode()
-        runs.append(json.loads(done.stdout))
-        assert Path(runs[-1]["from"]).parents[1] == folder
-    whole, without = runs
+    folders = (PACKAGE.parent, tmp_path)
+    words = [sys.executable, "-c", FORKS, CODE, *map(str, folders), str(tiny_bundle), str(spatial_bundle), str(DEFAULT)]
+    done = subprocess.run(words, cwd=tmp_path.parent, env={}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    whole, without = map(json.loads, done.stdout.splitlines())
+    assert [Path(one["from"]).parents[1] for one in (whole, without)] == list(folders)
     assert whole["fast"]
     assert not without["fast"]
     for name, columns in whole["columns"].items():
