@@ -97,7 +97,7 @@ def test_stored_calibration_scores_are_those_that_a_scan_gives(tiny_bundle: Path
 def test_a_fit_that_is_killed_and_resumed_ends_in_the_same_bundle(
     muflow: Muflow, reals: Path, tiny_weights: Path, tmp_path: Path
 ) -> None:
-    longer = ["--set", "train.epochs=16", "--set", "train.stop_patience=16"]
+    longer = ["--set", "train.epochs=16", "--set", "train.stop_patience=16", "--set", "target.n_averages=20"]
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     assert muflow(*fit_arguments(reals, tiny_weights, whole), *longer).returncode == 0
     work = tmp_path / "broken.safetensors.work"
