@@ -18,6 +18,11 @@ from typing import Any, Final, Generic, TypeVar
 
 from muflow_cli.errors import BadSpec, ClusterFailed, MissingExtra, MuflowError
 
+# Read when Ray is imported. A scan tells nobody that it ran; and below `uv run` Ray would start its workers by another
+# `uv run`, in a folder where there is no project.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
 _S = TypeVar("_S")
 _R = TypeVar("_R")
 
@@ -66,7 +71,6 @@ def open_cluster(spec: ClusterSpec) -> Iterator[Cluster]:
         MissingExtra: without Ray.
         ClusterFailed: where nothing answers.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # a scan tells nobody that it ran
     try:
         import ray
     except ImportError:

@@ -63,8 +63,18 @@ def slowly(seconds: float) -> Callable[[Image.Image], Image.Image]:
     return transform
 
 
+@pytest.fixture(autouse=True)
+def threads_before() -> None:
+    """Other tests of this process may have left iterators open, whose threads wait."""
+    OTHERS.clear()
+    OTHERS.update(threading.enumerate())
+
+
+OTHERS: set[threading.Thread] = set()
+
+
 def decoding_threads() -> int:
-    return sum(thread.name.startswith("decode") for thread in threading.enumerate())
+    return sum(thread.name.startswith("decode") for thread in threading.enumerate() if thread not in OTHERS)
 
 
 @settings(deadline=None, max_examples=20)

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import socket
 import sys
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from muflow_cli.cli.app import app
 from muflow_cli.cli.config import with_config
 from muflow_cli.cli.fit_command import _outputs
 from muflow_cli.cli.scan_outputs import choose_outputs
+from muflow_cli.cluster import ClusterSpec, open_cluster
 from muflow_cli.default_detector import BadConfig
-from muflow_cli.errors import BadData, BadSpec, NoSuchInput, NothingToDo, TooFewImages, TooFewScores
+from muflow_cli.errors import BadData, BadSpec, ClusterFailed, NoSuchInput, NothingToDo, TooFewImages, TooFewScores
 from muflow_cli.fit.split import images_needed, require_images
 from muflow_cli.fit.workflow import FitRequest, fit
 from muflow_cli.images.lists import read_list
@@ -142,3 +144,12 @@ def test_the_source_of_an_image_does_not_depend_on_the_order_of_folders(tmp_path
         for order in (folders, folders[::-1])
     ]
     assert sources[0] == sources[1] == {str(tmp_path / "x.jpg"): "outer", str(tmp_path / "inner/a.jpg"): "inner"}
+
+
+def test_an_address_without_a_cluster_is_one_sentence_at_once() -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    found = pytest.raises(ClusterFailed, match=f"no Ray cluster answers at {address} ")
+    with found, open_cluster(ClusterSpec(address=address)):
+        pass

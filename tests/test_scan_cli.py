@@ -377,7 +377,7 @@ def test_a_report_that_finds_no_more_room_ends_with_a_whole_line(
     def little_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    words = slow(tiny_bundle, photos, output)
+    words = slow(tiny_bundle, photos, output, command)  # a fork has the limits of its server
     done = subprocess.run(
         words, env=environment(), capture_output=True, timeout=240, check=False, preexec_fn=little_room
     )
