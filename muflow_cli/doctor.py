@@ -46,7 +46,7 @@ _EXTRAS: Final = {
     "c2pa": ("c2pa-python", "the signatures of content credentials"),
     "remote": ("fsspec", "addresses such as https://... and s3://..."),
     "timm": ("timm", "encoders timm:MODEL and the preset lite"),
-    "onnx": ("onnxruntime", "--backend onnxruntime and muflow export"),
+    "onnx": ("onnxruntime", "faster scans by light and lite detectors, and muflow export"),
     "openvino": ("openvino", "--backend openvino and muflow export"),
     "ray": ("ray", "--engine ray"),
 }

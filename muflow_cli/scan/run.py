@@ -14,7 +14,7 @@ from muflow_cli.calibration.judge import Judge
 from muflow_cli.calibration.shift import ShiftTest
 from muflow_cli.claims import InputGuard
 from muflow_cli.cluster import open_cluster
-from muflow_cli.engine.devices import place
+from muflow_cli.engine.devices import Placement, place
 from muflow_cli.environment import begin_run, deciding, utc_now
 from muflow_cli.errors import OutputIsInput
 from muflow_cli.images.find import find
@@ -115,7 +115,7 @@ def _run(
     check_comparison(job.comparison, job.detector.calibration, placement)
     options = deciding(job.inputs) | {"atypical": job.atypical.value, "per_frame": job.per is Per.FRAME}
     options |= job.comparison.options | job.own_options | computing(placement)
-    _check_agreement(job, heard, elsewhere)
+    _check_agreement(job, placement, heard, elsewhere)
     head = begin_run(str(placement.device), placement.precision, job.argv, options)
     head = replace(head, case=job.custody.case, examiner=job.custody.examiner)
     info = job.detector.info(job.detector_path)
@@ -163,10 +163,9 @@ def _request(job: Job, exhibits: Exhibits | None) -> ScanRequest:
     return replace(request, thumbnail=side, face_thumbnail=exhibits.thumbnail)
 
 
-def _check_agreement(job: Job, listener: ScanListener, elsewhere: Elsewhere | None) -> None:
+def _check_agreement(job: Job, placement: Placement, listener: ScanListener, elsewhere: Elsewhere | None) -> None:
     """Say where this run does not compute the scores of the calibration; ScoresDiffer if it must."""
     if elsewhere is None:
-        placement = place(job.runtime)
         if not job.detector.scorer(placement).ready:
             text = f"preparing the detector for {placement.backend}, which takes up to a minute the first time"
             listener.note(text)

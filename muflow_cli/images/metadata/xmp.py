@@ -86,18 +86,35 @@ def _parse(packet: bytes, reader: _Reader | _Items) -> bool:
     return len(packet) <= _MAX_BYTES
 
 
-class _Reader:
-    """Collects attributes and the text of elements."""
+class _Bounded:
+    """Follows which elements are open, as far as the bounds."""
 
     def __init__(self) -> None:
-        self.values: dict[str, list[str]] = defaultdict(list)
         self._open: list[str] = []
         self._elements = 0
 
-    def start(self, name: str, attributes: Mapping[str, str]) -> None:
+    def _within_bounds(self) -> None:
+        """Count an element; _Stop where there are too many, or too many in each other."""
         self._elements += 1
         if self._elements > _MAX_ELEMENTS or len(self._open) > 64:
             raise _Stop
+
+    def end(self, _: str) -> None:
+        self._open.pop()
+
+    def stop(self, *_: object) -> None:
+        raise _Stop
+
+
+class _Reader(_Bounded):
+    """Collects attributes and the text of elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, list[str]] = defaultdict(list)
+
+    def start(self, name: str, attributes: Mapping[str, str]) -> None:
+        self._within_bounds()
         local = name.rpartition("|")[2]
         self._open.append(self._open[-1] if local in _HOLDERS and self._open else local.lower())
         for key, value in attributes.items():
@@ -108,30 +125,21 @@ class _Reader:
         if self._open and text.strip():
             self._add(self._open[-1], text)
 
-    def end(self, _: str) -> None:
-        self._open.pop()
-
-    def stop(self, *_: object) -> None:
-        raise _Stop
-
     def _add(self, name: str, value: str) -> None:
         if name in WANTED and len(self.values[name]) < _MAX_VALUES:
             self.values[name].append(value[:_MAX_TEXT])
 
 
-class _Items:
+class _Items(_Bounded):
     """Collects the items of a container's directory, whose properties are attributes or elements."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.items: list[dict[str, str]] = []
         self.offset = ""
-        self._open: list[str] = []
-        self._elements = 0
 
     def start(self, name: str, attributes: Mapping[str, str]) -> None:
-        self._elements += 1
-        if self._elements > _MAX_ELEMENTS or len(self._open) > 64:
-            raise _Stop
+        self._within_bounds()
         if name == f"{_CONTAINER}|Item" and len(self.items) < _MAX_VALUES:
             self.items.append({"Length": "", "Semantic": ""})
         self._open.append(name)
@@ -141,12 +149,6 @@ class _Items:
     def text(self, text: str) -> None:
         if self._open:
             self._add(self._open[-1], text.strip())
-
-    def end(self, _: str) -> None:
-        self._open.pop()
-
-    def stop(self, *_: object) -> None:
-        raise _Stop
 
     def _add(self, name: str, value: str) -> None:
         if name == _OFFSET:
