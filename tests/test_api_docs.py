@@ -1,4 +1,4 @@
-"""Every example of docs/api.md runs as it stands, in the folder that the page describes."""
+"""Every example of docs/api.md runs, a fit with fewer averages, in the folder that the page describes."""
 
 from __future__ import annotations
 
